@@ -1,0 +1,229 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of LAVCap: an audio tower, a vision tower, their fusion, and a causal language model."""
+
+import math
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+FUSIONS = ("concat_time", "concat_channel", "cross_attention")
+TRANSPORT_ATTENTIONS = ("none", "joint", "barycentric")
+ALIGNMENT_WEIGHTS = ("log_plan", "plan")
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_lavcap.LavcapConfig",
+    "AutoModel": "modeling_lavcap.LavcapForConditionalGeneration",
+    "AutoModelForCausalLM": "modeling_lavcap.LavcapForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_lavcap.LavcapForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_lavcap.LavcapForConditionalGeneration",
+}
+
+
+class LavcapAudioConfig(PreTrainedConfig):
+    r"""
+    Configuration of the CED audio transformer (Dinkel et al., "CED: Consistent ensemble distillation for audio
+    tagging", arXiv 2308.11957). The defaults are CED-Base as LAVCap uses it.
+
+    Args:
+        hidden_size (`int`): width of the transformer.
+        intermediate_size (`int`): width of each MLP.
+        num_hidden_layers (`int`): number of pre-norm transformer layers.
+        num_attention_heads (`int`): attention heads per layer; divides `hidden_size`.
+        num_mel_bins (`int`): mel bands of the filter bank; a multiple of `patch_size`.
+        max_frames (`int`): longest input in filter-bank frames of 10 ms; a multiple of `patch_size`.
+        patch_size (`int`): edge of a square patch, in mel bands and in frames.
+        hidden_act (`str`): activation of the MLPs; CED uses the exact GELU.
+        layer_norm_eps (`float`): epsilon of every LayerNorm.
+        batch_norm_eps (`float`), batch_norm_momentum (`float`): the BatchNorm over the mel bands at the input.
+        hidden_dropout (`float`), attention_dropout (`float`): dropout rates in training.
+        initializer_range (`float`): standard deviation of freshly initialised weights.
+    """
+
+    model_type = "lavcap_audio_model"
+    base_config_key = "audio_config"
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_mel_bins: int = 64
+    max_frames: int = 1024
+    patch_size: int = 16
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    batch_norm_eps: float = 1e-5
+    batch_norm_momentum: float = 0.01
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        for multiple, divisor in (
+            ("hidden_size", "num_attention_heads"),
+            ("num_mel_bins", "patch_size"),
+            ("max_frames", "patch_size"),
+        ):
+            if getattr(self, multiple) % getattr(self, divisor):
+                raise ValueError(
+                    f"audio_config.{multiple} is {getattr(self, multiple)}, expected a multiple of "
+                    f"{divisor} ({getattr(self, divisor)})."
+                )
+
+    @property
+    def num_frequency_patches(self) -> int:
+        """Rows of the patch grid: 4 for CED-Base."""
+        return self.num_mel_bins // self.patch_size
+
+    @property
+    def num_time_patches(self) -> int:
+        """Columns of the patch grid for the whole window: 64 for CED-Base."""
+        return self.max_frames // self.patch_size
+
+
+class LavcapConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`LavcapForConditionalGeneration`]. Every default is what was released with the paper
+    (arXiv 2501.09291); where an option has a textbook alternative, its other value selects it.
+
+    Args:
+        audio_config (`LavcapAudioConfig` or `dict`): the audio tower.
+        vision_config (`CLIPVisionConfig` or `dict`): the CLIP vision tower; default ViT-L/14.
+        text_config (`PreTrainedConfig` or `dict`): any causal language model; default LLaMA-2-7B with `[PAD]`.
+        has_vision_tower (`bool`): `False` builds no vision tower: the model then takes `video_features` only, and
+            `vision_config` tells which tower they come from.
+        num_video_frames (`int`): frames sampled from a clip, hence video tokens.
+        fusion (`str`): `"concat_time"` puts the audio tokens and then the video tokens in one sequence;
+            `"concat_channel"` spreads the video tokens over the audio tokens and joins their channels;
+            `"cross_attention"` adds to each audio token what it attends to in the video.
+        optimal_transport (`bool`): normalise the tokens, solve for the transport plan and add the alignment loss
+            (paper, section 2.2). `False` leaves the tokens as the towers made them.
+        transport_attention (`str`): what the plan moves between the modalities (paper, section 2.3). `"joint"` uses
+            the plan with total mass 1, as released; `"barycentric"` gives each token a plan that sums to 1;
+            `"none"` moves nothing.
+        alignment_weights (`str`): `"log_plan"` weighs similarities with the logarithm of the plan, as released;
+            `"plan"` with the plan.
+        alignment_loss_weight (`float`): factor of the alignment loss.
+        sinkhorn_iterations (`int`), sinkhorn_epsilon (`float`): entropic regularisation of the transport.
+        logit_scale_init (`float`), logit_scale_max (`float`): learnable scale of the alignment logits, clamped to
+            `[0, logit_scale_max]`.
+        exponentiate_logit_scale (`bool`): `True` uses `exp(scale)` as CLIP does; the released code does not.
+        frequency_mean (`bool`): average the audio tokens of one time step over frequency.
+        token_layer_norm (`bool`): LayerNorm on the tokens of each modality before anything else.
+        av_token_id (`int`, *optional*): id of the placeholder where soft tokens stand. Default: the first id after
+            the language model's vocabulary, so that no embedding row is needed and it can never be generated.
+        text_model_name (`str`, *optional*): name of the language model that the weights were trained with.
+        bos_token_id, eos_token_id, pad_token_id (`int`, *optional*): default to those of `text_config`.
+    """
+
+    model_type = "lavcap"
+    sub_configs_defaults = {
+        "audio_config": LavcapAudioConfig,
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="clip_vision_model",
+            init_kwargs={
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "patch_size": 14,
+                "projection_dim": 768,
+            },
+        ),
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="llama",
+            init_kwargs={
+                "vocab_size": 32001,
+                "max_position_embeddings": 4096,
+                "rms_norm_eps": 1e-5,
+                "pad_token_id": 32000,
+            },
+        ),
+    }
+
+    audio_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    has_vision_tower: bool = True
+    num_video_frames: int = 20
+    fusion: str = "concat_time"
+    optimal_transport: bool = True
+    transport_attention: str = "joint"
+    alignment_weights: str = "log_plan"
+    alignment_loss_weight: float = 1.0
+    sinkhorn_iterations: int = 50
+    sinkhorn_epsilon: float = 0.1
+    logit_scale_init: float = math.log(1 / 0.07)
+    logit_scale_max: float = 4.6052
+    exponentiate_logit_scale: bool = False
+    frequency_mean: bool = True
+    token_layer_norm: bool = False
+    av_token_id: int | None = None
+    text_model_name: str | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.auto_map = dict(AUTO_MAP)
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(self.text_config, name, None))
+        if self.av_token_id is None:
+            self.av_token_id = self.text_config.vocab_size
+        self._check_options()
+        self._check_sizes()
+
+    def _check_options(self):
+        _check_choice("fusion", self.fusion, FUSIONS)
+        _check_choice("transport_attention", self.transport_attention, TRANSPORT_ATTENTIONS)
+        _check_choice("alignment_weights", self.alignment_weights, ALIGNMENT_WEIGHTS)
+        if self.transport_attention != "none" and not self.optimal_transport:
+            raise ValueError(
+                f"transport_attention={self.transport_attention!r} moves tokens along a transport plan, but "
+                'optimal_transport is False: set optimal_transport=True or transport_attention="none".'
+            )
+
+    def _check_sizes(self):
+        for name in ("num_video_frames", "sinkhorn_iterations", "sinkhorn_epsilon"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number.")
+        if self.audio_config.hidden_size != self.vision_config.projection_dim:
+            raise ValueError(
+                f"audio_config.hidden_size is {self.audio_config.hidden_size} and vision_config.projection_dim is "
+                f"{self.vision_config.projection_dim}, expected equal widths: audio and video tokens are compared."
+            )
+        if self.fusion == "concat_channel" and self.num_audio_tokens < self.num_video_frames:
+            raise ValueError(
+                f"fusion='concat_channel' spreads {self.num_video_frames} video tokens over {self.num_audio_tokens} "
+                "audio tokens, expected at least as many audio tokens: lower num_video_frames."
+            )
+        if self.av_token_id < self.text_config.vocab_size:
+            raise ValueError(
+                f"av_token_id is {self.av_token_id}, expected an id outside the language model's vocabulary of "
+                f"{self.text_config.vocab_size}: leave it unset."
+            )
+
+    @property
+    def num_audio_tokens(self) -> int:
+        """Audio tokens of a whole window after the frequency mean, if there is one."""
+        rows = 1 if self.frequency_mean else self.audio_config.num_frequency_patches
+        return rows * self.audio_config.num_time_patches
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]):
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}.")
+
+
+LavcapAudioConfig.register_for_auto_class()
+LavcapConfig.register_for_auto_class()
+
+__all__ = ["LavcapAudioConfig", "LavcapConfig"]

@@ -1,0 +1,93 @@
+"""Captions for many clips: loading a model, batching, and generation, for scripts and evaluation alike."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from media_lavcap import IMAGE_SUFFIXES, MEDIA_SUFFIXES, MediaError
+from modeling_lavcap import LavcapForConditionalGeneration
+from processing_lavcap import LavcapProcessor
+
+
+Item = TypeVar("Item")
+
+
+def load_model(
+    name_or_path: str | Path, device: str | None = None, dtype: str | None = None
+) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
+    """Model in evaluation mode, and its processor.
+
+    Args:
+        name_or_path: folder written by `save_pretrained`, or name on the Hub.
+        device: default: an accelerator if there is one, else the CPU.
+        dtype: name of a torch dtype; default: bfloat16 on an accelerator, float32 on the CPU.
+    """
+    path = Path(name_or_path)
+    if path.exists() and not (path / "config.json").is_file():
+        raise ValueError(f"{path}: holds no config.json, expected a folder written by save_pretrained or train_hf.py.")
+    if device is None:
+        device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    if dtype is None:
+        dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    processor = LavcapProcessor.from_pretrained(name_or_path)
+    model = LavcapForConditionalGeneration.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
+    return model.to(device).eval(), processor
+
+
+def caption_features(
+    model: LavcapForConditionalGeneration,
+    processor: LavcapProcessor,
+    clips: Sequence[dict[str, torch.Tensor]],
+    instruction: str | None = None,
+    **options,
+) -> list[str]:
+    """Caption one batch of clips.
+
+    Args:
+        clips: features of each clip, from [`LavcapProcessor.clip_features`].
+        instruction: what to ask; default: the processor's.
+        options: for `generate`; default: the model's `generation_config`.
+    """
+    inputs = processor.batch(clips, text=instruction).to(model.device)
+    return processor.decode_captions(model.generate(**inputs, **options), inputs)
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last one may be shorter."""
+    if size < 1:
+        raise ValueError(f"batch_size is {size}, expected at least 1.")
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def list_clips(paths: Iterable[str | Path]) -> list[Path]:
+    """Clips that are meant by some paths: files, folders of frames, and folders of clips, which are opened.
+
+    Raises:
+        MediaError: a folder holds no clip, or media files and loose images side by side.
+    """
+    return [clip for path in paths for clip in _clips_of(Path(path))]
+
+
+def _clips_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    media = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in MEDIA_SUFFIXES)
+    images = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES]
+    if media and images:
+        raise MediaError(
+            f"{path}: holds {len(media)} media files and {len(images)} images; put the frames of a clip into a folder "
+            "of their own."
+        )
+    if not media and not images:
+        raise MediaError(f"{path}: a folder with neither media files nor images; pass a clip or a folder of clips.")
+    return media or [path]
+
+
+def generation_options(**options: Any) -> dict[str, Any]:
+    """Those options of `generate` that were given; the others stay with the model's `generation_config`."""
+    return {name: value for name, value in options.items() if value is not None}

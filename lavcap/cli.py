@@ -1,0 +1,26 @@
+"""What commands share: errors of the user in one line with exit status 2, and folders that are not overwritten."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Turn bad input into `error: …` on standard error and exit status 2; other exceptions keep their traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if os.environ.get("LAVCAP_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def check_new_folder(folder: str | Path, option: str):
+    """Refuse a folder that holds anything, so that no earlier result is lost."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: holds another run; name a new folder with {option}, or move this one away.")

@@ -1,0 +1,90 @@
+"""Recipes: a YAML file of fields, overridden by options of the command line."""
+
+import dataclasses
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, PreTrainedConfig
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str):
+        # The usage of some 150 options would bury the message.
+        raise ValueError(f"{message}; --help lists every option.")
+
+
+def parse_recipe(dataclass_types: tuple[type, ...], arguments: list[str] | None = None) -> tuple[Any, ...]:
+    """Instances of the data classes from `[RECIPE.yaml] [--field value …]`.
+
+    Raises:
+        ValueError: the recipe is not a readable YAML object, or a field is unknown; the nearest known one is named.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    fields = {field.name for kind in dataclass_types for field in dataclasses.fields(kind) if field.init}
+    parser = _Parser(dataclass_types, allow_abbrev=False)
+    if arguments and not arguments[0].startswith("-"):
+        path = Path(arguments.pop(0))
+        recipe = _read_yaml(path)
+        _reject_unknown(f"field of {path}", recipe, fields)
+        arguments = [*_as_options(recipe), *arguments]
+    *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    _reject_unknown("option", [item.lstrip("-").split("=")[0] for item in unknown], fields)
+    return tuple(parsed)
+
+
+def check_config_fields(fields: dict[str, Any], config: PreTrainedConfig, path: str = "model_config"):
+    """Refuse fields that a configuration does not have: it would keep them without using them."""
+    known = {field.name for field in dataclasses.fields(config)} | {"model_type"}
+    _reject_unknown(f"field of {path}", fields, known)
+    for name, value in fields.items():
+        if isinstance(value, dict) and isinstance(getattr(config, name), PreTrainedConfig):
+            check_config_fields(value, getattr(config, name), f"{path}.{name}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such recipe; the recipes of this project are in configs/.") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not readable as YAML ({' '.join(str(error).split())}); mend it.") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path}: holds a {type(recipe).__name__}, expected `field: value` lines.")
+    return recipe
+
+
+def _as_options(recipe: dict[str, Any]) -> list[str]:
+    """Fields as the command line would give them, so that both are read by one parser."""
+    options = []
+    for name, value in recipe.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        options += [
+            f"--{name}",
+            *(json.dumps(item) if isinstance(item, (bool, dict)) else str(item) for item in values),
+        ]
+    return options
+
+
+def _reject_unknown(kind: str, names: Any, known: set[str]):
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
+            raise ValueError(f"{name!r} is not a {kind}; {hint}")
+
+
+def parse_object(text: str, name: str) -> dict[str, Any]:
+    """Object from JSON text given on the command line."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not readable as JSON ({error}); mend it, or write it in the recipe.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is a {type(value).__name__}, expected an object of fields.")
+    return value

@@ -1,0 +1,74 @@
+"""`Seq2SeqTrainer` for LAVCap: loss on prompt and caption, captions generated from the prompt alone."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Seq2SeqTrainer, Trainer
+
+
+GENERATION_PREFIX = "generation_"
+
+
+class LavcapTrainer(Seq2SeqTrainer):
+    """Trainer that generates from `generation_input_ids`, and logs caption and alignment loss apart.
+
+    Args:
+        eval_data_collator: makes the batches of evaluation, with the prompt alone under `generation_*`; the training
+            collator hides modalities and has no prompt.
+    """
+
+    def __init__(self, *args, eval_data_collator=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._eval_data_collator = eval_data_collator or self.data_collator
+        self._caption_loss = self._alignment_loss = 0.0
+        self._logged_step = 0
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        training_collator, self.data_collator = self.data_collator, self._eval_data_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training_collator
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            caption_loss = outputs["caption_loss"].detach()
+            self._caption_loss += caption_loss
+            self._alignment_loss += outputs["loss"].detach() - caption_loss
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None):
+        steps = self.state.global_step - self._logged_step
+        if "loss" in logs and steps:
+            logs["caption_loss"] = float(self._caption_loss) / steps
+            logs["alignment_loss"] = float(self._alignment_loss) / steps
+            self._caption_loss = self._alignment_loss = 0.0
+            self._logged_step = self.state.global_step
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        prompt = {name.removeprefix(GENERATION_PREFIX): inputs[name] for name in inputs if _is_prompt(name)}
+        full = {name: value for name, value in inputs.items() if not _is_prompt(name)}
+        loss, _, _ = Trainer.prediction_step(self, model, full, prediction_loss_only=True)
+        if prediction_loss_only or not self.args.predict_with_generate:
+            return loss, None, None
+        clips = {name: value for name, value in full.items() if name not in ("labels", *prompt)}
+        generate_inputs = self._prepare_inputs(clips | prompt)
+        tokens = self.model.generate(**generate_inputs, **(gen_kwargs or self._given_generation_options()))
+        return loss, tokens[:, prompt["input_ids"].shape[1] :].contiguous(), full["labels"]
+
+    def _given_generation_options(self) -> dict[str, Any]:
+        return {name: value for name, value in getattr(self, "_gen_kwargs", {}).items() if value is not None}
+
+
+def _is_prompt(name: str) -> bool:
+    return name.startswith(GENERATION_PREFIX)

@@ -1,0 +1,310 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Sound and frames from media files, decoded by PyAV: one function for every container and every gap."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+# fmt: off
+MEDIA_SUFFIXES = frozenset({
+    ".aac", ".avi", ".flac", ".flv", ".gif", ".m4a", ".m4v", ".mka", ".mkv", ".mov", ".mp3", ".mp4", ".mpeg",
+    ".mpg", ".oga", ".ogg", ".ogv", ".opus", ".ts", ".wav", ".webm", ".wma", ".wmv",
+})
+# fmt: on
+# Containers that store how long they are; elsewhere the duration is a guess from the bit rate.
+EXACT_CONTAINERS = frozenset({"avi", "flac", "matroska", "mov", "mp4", "wav", "webm"})
+CUT_SHORT_SECONDS = 0.5  # streams of a sound file may end this much before the container says
+
+
+class MediaError(ValueError):
+    """A file cannot be used as a clip. The message is one line: the file, what was found, what to do."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Decoded start of a clip.
+
+    Args:
+        waveform: mono samples in [-1, 1], `(samples,)` float32; `None` without sound.
+        frames: evenly spaced pictures, `(video_frames, height, width, 3)` uint8 RGB; `None` without picture.
+        duration: length of the whole clip in seconds; `None` if it has no time, as loose frames.
+    """
+
+    waveform: np.ndarray | None
+    frames: np.ndarray | None
+    duration: float | None
+
+    @property
+    def modalities(self) -> str:
+        """`"audio+video"`, `"audio"` or `"video"`."""
+        present = {"audio": self.waveform is not None, "video": self.frames is not None}
+        return "+".join(name for name, there in present.items() if there)
+
+
+def read_clip(
+    path: str | Path, sampling_rate: int, num_frames: int, window: float, audio: bool = True, video: bool = True
+) -> Clip:
+    """Decode the first `window` seconds of a clip.
+
+    Args:
+        path: a media file with sound, picture or both, or a folder of images (a clip without sound).
+        sampling_rate: of the returned waveform, in Hz.
+        num_frames: pictures to take, at the centres of as many equal parts of the clip.
+        window: in seconds.
+        audio, video: whether to decode the sound, the picture.
+
+    Raises:
+        MediaError: missing, unreadable, cut short, empty, or without sound and picture.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return Clip(None, read_images(list_images(path), num_frames), None)
+    with _opened(path) as container:
+        spans = _spans(container, _streams(path, container, audio, video), window)
+        duration = _checked_duration(path, container, spans)
+    waveform = _read_waveform(path, sampling_rate, window) if "audio" in spans else None
+    frames = _read_frames(path, spans["video"], num_frames, window) if "video" in spans else None
+    if waveform is None and frames is None:
+        raise MediaError(f"{path}: is empty, 0 s of sound and picture; pass a clip that holds some.")
+    return Clip(waveform, frames, duration)
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Images of a folder, `frame_2` before `frame_10`."""
+    images = [path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise MediaError(
+            f"{folder}: a folder without images, expected frames named *.jpg or *.png; pass a media file or a folder "
+            "of frames."
+        )
+    return sorted(images, key=lambda path: [int(part) if part.isdigit() else part for part in _digits(path.name)])
+
+
+def read_images(paths: Sequence[str | Path], num_frames: int) -> np.ndarray:
+    """Evenly spaced images of a sequence, `(num_frames, height, width, 3)` uint8; all must have one size."""
+    from PIL import Image, UnidentifiedImageError
+
+    frames = {}
+    for index in sorted(set(even_indices(len(paths), num_frames))):
+        try:
+            with Image.open(paths[index]) as image:
+                frames[index] = np.asarray(image.convert("RGB"))
+        except FileNotFoundError:
+            raise MediaError(f"{paths[index]}: no such file; check the path.") from None
+        except (UnidentifiedImageError, OSError) as error:
+            raise MediaError(f"{paths[index]}: not a readable image ({_one_line(error)}); replace it.") from error
+        first = next(iter(frames.values()))
+        if frames[index].shape != first.shape:
+            raise MediaError(
+                f"{paths[index]}: {frames[index].shape[1]}x{frames[index].shape[0]} pixels among frames of "
+                f"{first.shape[1]}x{first.shape[0]}; give all frames of a clip one size."
+            )
+    return np.stack([frames[index] for index in even_indices(len(paths), num_frames)])
+
+
+def even_indices(length: int, count: int) -> list[int]:
+    """Indices of the items at the centres of `count` equal parts of a sequence; short ones repeat items."""
+    return [int((part + 0.5) * length / count) for part in range(count)]
+
+
+def to_mono(waveform: np.ndarray) -> np.ndarray:
+    """Mean over channels of `(samples,)`, `(channels, samples)` or `(samples, channels)`; channels are the fewer."""
+    waveform = np.asarray(waveform)
+    if np.issubdtype(waveform.dtype, np.integer):
+        waveform = waveform / -float(np.iinfo(waveform.dtype).min)
+    if waveform.ndim == 2:
+        waveform = waveform.mean(axis=int(np.argmin(waveform.shape)))
+    if waveform.ndim != 1:
+        raise ValueError(f"audio has shape {waveform.shape}, expected (samples,) or (channels, samples).")
+    return waveform.astype(np.float32)
+
+
+def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """Mono samples `(samples,)` at another rate (Hz), by libswresample."""
+    import av
+
+    if from_rate == to_rate or not len(waveform):
+        return waveform
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform[None]), format="fltp", layout="mono")
+    frame.sample_rate = from_rate
+    resampler = av.AudioResampler(format="fltp", rate=to_rate)
+    parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
+    return np.concatenate(parts)[: round(len(waveform) * to_rate / from_rate)]
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+@dataclass
+class _Span:
+    """What the packets of a stream cover, in seconds from the start of the container."""
+
+    times: list[float] = field(default_factory=list)
+    end: float = 0.0
+    complete: bool = True  # followed to its end, not only past the end of the window
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator:
+    import av
+
+    if not path.exists():
+        raise MediaError(f"{path}: no such file; check the path.")
+    try:
+        _check_riff_size(path)
+        with av.open(str(path)) as container:
+            if container.format.name == "tty":  # FFmpeg draws plain text as a film
+                raise MediaError(f"{path}: is text, not media; pass a video, sound or image file.")
+            yield container
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(
+            f"{path}: not readable as media, or damaged ({_one_line(error.strerror)}); check that it plays, or "
+            "copy it again."
+        ) from error
+
+
+def _check_riff_size(path: Path):
+    """FFmpeg trims a RIFF file (wav, avi) to what is there, so its header is compared with the file here."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    declared = int.from_bytes(head[4:8], "little") + 8
+    streamed = declared - 8 in (0, 0xFFFFFFFF)  # written without knowing the length
+    if head[:4] == b"RIFF" and not streamed and path.stat().st_size < declared:
+        raise MediaError(
+            f"{path}: is cut short, {path.stat().st_size:,} of the {declared:,} bytes that it declares; copy the file "
+            "again."
+        )
+
+
+def _audio_stream(container):
+    return next(iter(container.streams.audio), None)
+
+
+def _video_stream(container):
+    import av
+
+    cover = av.stream.Disposition.attached_pic  # the picture on a record's sleeve is not a film
+    return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
+
+
+def _streams(path: Path, container, audio: bool, video: bool) -> dict:
+    """The wanted streams that the container holds, by modality."""
+    found = {
+        "audio": _audio_stream(container) if audio else None,
+        "video": _video_stream(container) if video else None,
+    }
+    found = {kind: stream for kind, stream in found.items() if stream is not None}
+    if not found:
+        sought = "neither sound nor picture" if audio and video else "no sound" if audio else "no picture"
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
+        raise MediaError(f"{path}: holds {sought} (found {kinds}); pass a clip that has some.")
+    return found
+
+
+def _origin(container) -> float:
+    return (container.start_time or 0) / 1e6  # FFmpeg counts a container's time in microseconds
+
+
+def _spans(container, streams: dict, window: float) -> dict[str, _Span]:
+    """Follow the packets of some streams, without decoding, to the end of the window or of the container."""
+    origin, stops_early = _origin(container), container.duration is not None
+    spans = {kind: _Span() for kind in streams}
+    by_index = {stream.index: spans[kind] for kind, stream in streams.items()}
+    for packet in container.demux(*streams.values()):
+        if packet.pts is None:
+            continue
+        span = by_index[packet.stream.index]
+        start = float(packet.pts * packet.time_base) - origin
+        span.end = max(span.end, start + float((packet.duration or 0) * packet.time_base))
+        if start < window:
+            span.times.append(start)
+        # Packets come in decoding order, a little out of step: a second more is enough.
+        span.complete = not (stops_early and start > window + 1)
+        if not any(span.complete for span in spans.values()):
+            break
+    return spans
+
+
+def _checked_duration(path: Path, container, spans: dict[str, _Span]) -> float:
+    found = max(span.end for span in spans.values())
+    declared = container.duration / 1e6 if container.duration else found
+    exact = EXACT_CONTAINERS & set(container.format.name.split(","))
+    followed = all(span.complete for span in spans.values())
+    everything = {stream.type for stream in container.streams} <= set(spans)
+    if exact and followed and everything and declared - found > CUT_SHORT_SECONDS:
+        raise MediaError(
+            f"{path}: is cut short, {found:.1f} s of the {declared:.1f} s that it declares; copy the file again."
+        )
+    return max(declared, found)
+
+
+def _read_waveform(path: Path, sampling_rate: int, window: float) -> np.ndarray | None:
+    import av
+
+    limit = int(window * sampling_rate)
+    parts, length, lead = [], 0, None
+    with _opened(path) as container:
+        resampler = av.AudioResampler(format="fltp", rate=sampling_rate)
+        for frame in _decoded_audio(container):
+            if lead is None and frame is not None:
+                lead = round(((frame.time or 0.0) - _origin(container)) * sampling_rate)
+            for part in resampler.resample(frame):
+                parts.append(part.to_ndarray().mean(axis=0))
+                length += len(parts[-1])
+            if length + (lead or 0) >= limit:
+                break
+    if not length:
+        return None
+    waveform = np.concatenate(parts)
+    # Sound may start after the picture, or before it: silence or a cut keeps the two in step.
+    waveform = np.pad(waveform, (lead, 0)) if lead > 0 else waveform[-lead:]
+    return waveform[:limit].astype(np.float32)
+
+
+def _decoded_audio(container) -> Iterator:
+    """Frames of the first sound stream, then `None`, which empties the resampler."""
+    yield from container.decode(_audio_stream(container))
+    yield None
+
+
+def _read_frames(path: Path, span: _Span, num_frames: int, window: float) -> np.ndarray | None:
+    if not span.times:
+        return None
+    end = min(max(span.end, span.times[-1]), window)
+    targets = [(part + 0.5) * end / num_frames for part in range(num_frames)]
+    taken, previous = [], None
+    with _opened(path) as container:
+        stream = _video_stream(container)
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            time = (frame.time or 0.0) - _origin(container)
+            # The frame on screen at a target is the last one that began before it.
+            while len(taken) < num_frames and previous is not None and targets[len(taken)] < time:
+                taken.append(previous)
+            previous = frame
+            if len(taken) == num_frames:
+                break
+    if previous is None:
+        return None
+    taken += [previous] * (num_frames - len(taken))
+    pictures = {id(frame): _picture(frame) for frame in taken}
+    return np.stack([pictures[id(frame)] for frame in taken])
+
+
+def _picture(frame) -> np.ndarray:
+    """RGB of a frame, `(height, width, 3)` uint8, turned upright as its display matrix says."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
+
+
+def _digits(name: str) -> list[str]:
+    return re.split(r"(\d+)", name)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

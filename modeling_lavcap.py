@@ -1,0 +1,701 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""LAVCap (arXiv 2501.09291): CED audio tokens and CLIP frame tokens, aligned by optimal transport, read by an LLM.
+
+Axes are spelled `batch, frames, mel, audio_tokens, video_tokens, hidden` throughout, and every transport plan is
+video by audio: `(batch, video_tokens, audio_tokens)`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, CLIPVisionModelWithProjection, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.output_capturing import capture_outputs
+
+
+try:  # inside a package: the Hub's module cache
+    from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
+except ImportError:  # as a plain module: a clone, or after `pip install`
+    from configuration_lavcap import LavcapAudioConfig, LavcapConfig
+
+
+FEATURE_INPUTS = ("input_features", "pixel_values_videos", "video_features", "audio_mask", "video_mask")
+LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {
+    "cache_position",
+    "logits_to_keep",
+    "return_dict",
+    "use_cache",
+}
+
+
+# ----------------------------------------------------------------------------------------------- optimal transport
+
+
+def log_sinkhorn(similarity: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
+    """Entropic optimal transport with uniform marginals, solved in the log domain (paper, eq. 2-3).
+
+    Args:
+        similarity: `(batch, video_tokens, audio_tokens)`, floating point; the negative of the transport cost.
+        epsilon: strength of the entropic regularisation.
+        iterations: number of row and column updates.
+
+    Returns:
+        Logarithm of the plan, same shape and dtype. Columns of the plan sum to `1 / audio_tokens` exactly, rows to
+        `1 / video_tokens` at convergence.
+    """
+    scores = similarity / epsilon
+    log_video = -math.log(similarity.shape[-2])
+    log_audio = -math.log(similarity.shape[-1])
+    audio_potential = torch.zeros_like(scores[..., :1, :])
+    for _ in range(iterations):
+        video_potential = log_video - torch.logsumexp(scores + audio_potential, dim=-1, keepdim=True)
+        audio_potential = log_audio - torch.logsumexp(scores + video_potential, dim=-2, keepdim=True)
+    return scores + video_potential + audio_potential
+
+
+def alignment_loss(similarity: torch.Tensor, weights: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Alignment loss of each clip (paper, eq. 4; released `models/lavcap.py`).
+
+    Each token is compared with the tokens of its own modality through the plan and should recognise itself. As
+    released, the class axis of the cross-entropy is the first token axis, the plan's side.
+
+    Args:
+        similarity: cosines, `(batch, video_tokens, audio_tokens)`.
+        weights: plan or logarithm of the plan, same shape, without gradient.
+        scale: factor of the logits, `(1,)`.
+
+    Returns:
+        `(batch,)`, the sum of the video and the audio term.
+    """
+    video_logits = scale * weights @ similarity.transpose(-1, -2)  # (batch, video_tokens, video_tokens)
+    audio_logits = scale * weights.transpose(-1, -2) @ similarity  # (batch, audio_tokens, audio_tokens)
+    return _self_recognition(video_logits) + _self_recognition(audio_logits)
+
+
+def _self_recognition(logits: torch.Tensor) -> torch.Tensor:
+    targets = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[0], -1)
+    return nn.functional.cross_entropy(logits, targets, reduction="none").mean(dim=-1)
+
+
+# ------------------------------------------------------------------------------------------------------ audio tower
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out; `query`, `key`, `value` are `(batch, heads, tokens, head_dim)`."""
+    weights = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class LavcapAudioAttention(nn.Module):
+    def __init__(self, config: LavcapAudioConfig):
+        super().__init__()
+        self.config = config
+        self.is_causal = False
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (batch, heads, audio_tokens, head_dim)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.config.attention_dropout if self.training else 0.0
+        output, weights = attention(
+            self, query, key, value, attention_mask=None, scaling=self.scaling, dropout=dropout, **kwargs
+        )
+        return self.out_proj(output.reshape(hidden_states.shape)), weights
+
+
+class LavcapAudioMLP(nn.Module):
+    def __init__(self, config: LavcapAudioConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class LavcapAudioLayer(GradientCheckpointingLayer):
+    def __init__(self, config: LavcapAudioConfig):
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = LavcapAudioAttention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = LavcapAudioMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        attended, _ = self.self_attn(self.layer_norm1(hidden_states), **kwargs)
+        hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.layer_norm2(hidden_states)))
+
+
+class LavcapPreTrainedModel(PreTrainedModel):
+    config: LavcapConfig
+    base_model_prefix = ""
+    input_modalities = ("audio", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LavcapAudioLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Statistics and the scale must not lose bits, whatever dtype the rest is loaded in.
+    _keep_in_fp32_modules_strict = ["batch_norm", "logit_scale"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, LavcapAudioModel):
+            init.trunc_normal_(module.time_pos_embed, std=self.config.initializer_range)
+            init.trunc_normal_(module.freq_pos_embed, std=self.config.initializer_range)
+        elif isinstance(module, LavcapFusion):
+            init.constant_(module.logit_scale, module.config.logit_scale_init)
+
+
+class LavcapAudioModel(LavcapPreTrainedModel):
+    """CED audio transformer: a ViT over log-mel patches, without class token or tagging head."""
+
+    config: LavcapAudioConfig
+    main_input_name = "input_features"
+    input_modalities = ("audio",)
+    _can_record_outputs = {"hidden_states": LavcapAudioLayer, "attentions": LavcapAudioAttention}
+
+    def __init__(self, config: LavcapAudioConfig):
+        super().__init__(config)
+        width, patch = config.hidden_size, config.patch_size
+        self.batch_norm = nn.BatchNorm1d(
+            config.num_mel_bins, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum
+        )
+        self.patch_embed = nn.Conv2d(1, width, kernel_size=patch, stride=patch)
+        self.time_pos_embed = nn.Parameter(torch.zeros(1, width, 1, config.num_time_patches))
+        self.freq_pos_embed = nn.Parameter(torch.zeros(1, width, config.num_frequency_patches, 1))
+        self.layers = nn.ModuleList(LavcapAudioLayer(config) for _ in range(config.num_hidden_layers))
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.patch_embed
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, input_features: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
+        """Encode a filter bank.
+
+        Args:
+            input_features: normalised log-mel, `(batch, frames, mel)`, at most `max_frames` frames.
+
+        Returns:
+            `last_hidden_state` of shape `(batch, audio_tokens, hidden)`; tokens run through time within each of the
+            frequency rows, low frequencies first.
+        """
+        self._check_input(input_features)
+        hidden_states = self.batch_norm(input_features.float().transpose(1, 2))  # (batch, mel, frames)
+        hidden_states = self.patch_embed(hidden_states.unsqueeze(1).to(self.patch_embed.weight.dtype))
+        hidden_states = hidden_states + self.time_pos_embed[..., : hidden_states.shape[-1]] + self.freq_pos_embed
+        hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (batch, audio_tokens, hidden)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.layer_norm(hidden_states))
+
+    def _check_input(self, input_features: torch.Tensor):
+        config = self.config
+        if input_features.ndim != 3 or input_features.shape[-1] != config.num_mel_bins:
+            raise ValueError(
+                f"input_features has shape {tuple(input_features.shape)}, expected (batch, frames, "
+                f"{config.num_mel_bins}): log-mel features as LavcapFeatureExtractor makes them."
+            )
+        if not config.patch_size <= input_features.shape[1] <= config.max_frames:
+            raise ValueError(
+                f"input_features has {input_features.shape[1]} frames, expected {config.patch_size} to "
+                f"{config.max_frames}: cut longer audio into windows."
+            )
+
+
+# ----------------------------------------------------------------------------------------------------------- fusion
+
+
+@dataclass
+class LavcapFusionOutput(ModelOutput):
+    """Fused tokens of a batch.
+
+    Args:
+        tokens (`torch.FloatTensor` of shape `(batch, soft_tokens, hidden)`): tokens of each clip from the left; what
+            lies beyond `counts` is filler.
+        counts (`torch.LongTensor` of shape `(batch,)`): how many tokens each clip has.
+        alignment_loss (`torch.FloatTensor` of shape `()`): weighted mean over the clips that have both modalities.
+        transport_plan (`torch.FloatTensor` of shape `(batch, video_tokens, audio_tokens)`): float32, total mass 1;
+            zero for a clip that lacks a modality.
+    """
+
+    tokens: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    transport_plan: torch.Tensor | None = None
+
+
+class LavcapFusion(nn.Module):
+    """Alignment of audio and video tokens by optimal transport, and their fusion into one sequence."""
+
+    def __init__(self, config: LavcapConfig):
+        super().__init__()
+        self.config = config
+        width = config.audio_config.hidden_size
+        self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init)))
+        if config.token_layer_norm:
+            self.audio_layer_norm = nn.LayerNorm(width)
+            self.video_layer_norm = nn.LayerNorm(width)
+        if config.fusion == "cross_attention":
+            # Heads of 64 channels as released; a width that 64 does not divide gets one head.
+            heads = width // 64 if width % 64 == 0 else 1
+            self.cross_attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    @property
+    def output_size(self) -> int:
+        """Width of the fused tokens."""
+        return self.config.audio_config.hidden_size * (2 if self.config.fusion == "concat_channel" else 1)
+
+    def forward(
+        self,
+        audio: torch.Tensor | None,
+        video: torch.Tensor | None,
+        audio_mask: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+    ) -> LavcapFusionOutput:
+        """Fuse the tokens of both modalities; either may be missing, from the batch or from single clips.
+
+        Args:
+            audio: tokens of the audio tower, `(batch, rows * time, hidden)` with `rows` frequency rows.
+            video: frame features, `(batch, video_tokens, hidden)`.
+            audio_mask, video_mask: `(batch,)` bool, whether a clip has the modality; default: every clip has.
+        """
+        dtype = next(tokens for tokens in (audio, video) if tokens is not None).dtype
+        if audio is not None:
+            audio = self._prepare_audio(audio)
+        if video is not None:
+            video = self.video_layer_norm(video) if self.config.token_layer_norm else video
+        if self.config.optimal_transport:
+            audio, video = _unit_length(audio), _unit_length(video)
+        if audio is None or video is None:
+            return self._single_modality(audio, video, audio_mask, video_mask, dtype)
+        audio_mask, video_mask = _presence(audio_mask, audio), _presence(video_mask, video)
+        output = LavcapFusionOutput()
+        if self.config.optimal_transport:
+            with torch.autocast(device_type=audio.device.type, enabled=False):
+                audio, video = self._transport(audio, video, audio_mask & video_mask, output)
+        audio, video = audio.to(dtype), video.to(dtype)
+        output.tokens, output.counts = self._combine(audio, video, audio_mask, video_mask)
+        return output
+
+    def _prepare_audio(self, audio: torch.Tensor) -> torch.Tensor:
+        if self.config.token_layer_norm:
+            audio = self.audio_layer_norm(audio)
+        if self.config.frequency_mean:
+            audio = audio.unflatten(1, (self.config.audio_config.num_frequency_patches, -1)).mean(dim=1)
+        return audio
+
+    def _transport(
+        self, audio: torch.Tensor, video: torch.Tensor, both: torch.Tensor, output: LavcapFusionOutput
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Solve for the plan, write it and the loss into `output`, and move tokens along it. All in float32."""
+        similarity = video @ audio.transpose(1, 2)  # (batch, video_tokens, audio_tokens)
+        log_plan = log_sinkhorn(similarity.detach(), self.config.sinkhorn_epsilon, self.config.sinkhorn_iterations)
+        plan = log_plan.exp() * both[:, None, None]
+        weights = log_plan if self.config.alignment_weights == "log_plan" else plan
+        per_clip = alignment_loss(similarity, weights, self._alignment_scale())
+        per_clip = torch.where(both, per_clip, 0.0)
+        output.alignment_loss = self.config.alignment_loss_weight * per_clip.sum() / both.sum().clamp(min=1)
+        output.transport_plan = plan
+        if self.config.transport_attention == "none":
+            return audio, video
+        to_audio, to_video = plan.transpose(1, 2), plan
+        if self.config.transport_attention == "barycentric":
+            to_audio, to_video = _rows_to_one(to_audio), _rows_to_one(to_video)
+        return audio + to_audio @ video, video + to_video @ audio
+
+    def _alignment_scale(self) -> torch.Tensor:
+        scale = self.logit_scale.float()
+        # The value is clamped, the gradient is not: a scale pushed over its limit can come back.
+        scale = scale + (scale.clamp(0.0, self.config.logit_scale_max) - scale).detach()
+        return scale.exp() if self.config.exponentiate_logit_scale else scale
+
+    def _combine(
+        self, audio: torch.Tensor, video: torch.Tensor, audio_mask: torch.Tensor, video_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.config.fusion == "concat_time":
+            return _pack((audio, audio_mask), (video, video_mask))
+        if self.config.fusion == "concat_channel":
+            spread = self._spread(video, audio.shape[1]) * video_mask[:, None, None]
+            tokens = torch.cat([audio * audio_mask[:, None, None], spread], dim=-1)
+            return _pack((tokens, audio_mask | video_mask))
+        attended, _ = self.cross_attention(audio, video, video, need_weights=False)
+        audio = audio + attended * video_mask[:, None, None]
+        return _pack((audio, audio_mask), (video, video_mask & ~audio_mask))
+
+    def _single_modality(self, audio, video, audio_mask, video_mask, dtype) -> LavcapFusionOutput:
+        tokens, mask = (audio, audio_mask) if video is None else (video, video_mask)
+        tokens = tokens.to(dtype)
+        if self.config.fusion == "concat_channel" and video is None:
+            tokens = torch.cat([tokens, torch.zeros_like(tokens)], dim=-1)
+        elif self.config.fusion == "concat_channel":
+            tokens = self._spread(tokens, self.config.num_audio_tokens)
+            tokens = torch.cat([torch.zeros_like(tokens), tokens], dim=-1)
+        tokens, counts = _pack((tokens, _presence(mask, tokens)))
+        return LavcapFusionOutput(tokens=tokens, counts=counts)
+
+    @staticmethod
+    def _spread(video: torch.Tensor, length: int) -> torch.Tensor:
+        """Put video token `j` at position `j * (length // video_tokens)` of `length`, zeros elsewhere."""
+        batch, video_tokens, hidden = video.shape
+        gap = length // video_tokens
+        if gap == 0:
+            raise ValueError(f"Got {video_tokens} video tokens for {length} audio tokens, expected at most {length}.")
+        spread = video.new_zeros(batch, length, hidden)
+        spread[:, : gap * video_tokens : gap] = video
+        return spread
+
+
+def _unit_length(tokens: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tokens is None else nn.functional.normalize(tokens.float(), dim=-1)
+
+
+def _rows_to_one(plan: torch.Tensor) -> torch.Tensor:
+    return plan / plan.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
+
+
+def _presence(mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:
+    if mask is None:
+        return torch.ones(tokens.shape[0], dtype=torch.bool, device=tokens.device)
+    return mask.to(tokens.device, torch.bool)
+
+
+def _pack(*parts: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Join parts `(batch, length, hidden)` along time, each clip's present tokens to the left, and count them."""
+    tokens = torch.cat([part for part, _ in parts], dim=1)
+    present = torch.cat([mask[:, None].expand(-1, part.shape[1]) for part, mask in parts], dim=1)
+    order = torch.argsort(present.int(), dim=1, descending=True, stable=True)
+    return tokens.gather(1, order[..., None].expand_as(tokens)), present.sum(dim=1)
+
+
+# ------------------------------------------------------------------------------------------------------------ model
+
+
+@dataclass
+class LavcapSoftTokens(ModelOutput):
+    """What a batch of clips looks like to the language model.
+
+    Args:
+        soft_tokens (`torch.FloatTensor` of shape `(batch, soft_tokens, text_hidden)`): fused, projected tokens of
+            each clip from the left.
+        soft_token_counts (`torch.LongTensor` of shape `(batch,)`): how many of them each clip has.
+        alignment_loss (`torch.FloatTensor` of shape `()`, *optional*): see [`LavcapFusionOutput`].
+        transport_plan (`torch.FloatTensor` of shape `(batch, video_tokens, audio_tokens)`, *optional*).
+    """
+
+    soft_tokens: torch.Tensor | None = None
+    soft_token_counts: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    transport_plan: torch.Tensor | None = None
+
+
+@dataclass
+class LavcapCausalLMOutputWithPast(ModelOutput):
+    """Output of [`LavcapForConditionalGeneration`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`): `caption_loss` plus `alignment_loss`; needs `labels`.
+        caption_loss (`torch.FloatTensor` of shape `()`): cross-entropy of the caption and its end token.
+        alignment_loss (`torch.FloatTensor` of shape `()`): weighted alignment loss; only when a clip of the batch
+            has both modalities and `optimal_transport` is on.
+        logits (`torch.FloatTensor` of shape `(batch, sequence, vocab_size)`).
+        past_key_values (`Cache`), hidden_states, attentions: of the language model.
+        transport_plan (`torch.FloatTensor` of shape `(batch, video_tokens, audio_tokens)`): float32, total mass 1.
+    """
+
+    loss: torch.Tensor | None = None
+    caption_loss: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    transport_plan: torch.Tensor | None = None
+
+
+class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
+    """LAVCap: describes what can be heard in a clip, from its sound and its frames."""
+
+    def __init__(self, config: LavcapConfig):
+        super().__init__(config)
+        self.audio_tower = LavcapAudioModel._from_config(config.audio_config)
+        self.vision_tower = None
+        if config.has_vision_tower:
+            self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config)
+        self.fusion = LavcapFusion(config)
+        self.multi_modal_projector = nn.Linear(self.fusion.output_size, config.text_config.hidden_size)
+        # The whole causal LM, not its body and a head of ours: some heads have biases, scales or soft caps.
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module):
+        self.language_model.set_output_embeddings(value)
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model.get_decoder()
+
+    def get_audio_features(self, input_features: torch.Tensor) -> torch.Tensor:
+        """Tokens of the audio tower, `(batch, audio_tokens, hidden)`, from `(batch, frames, mel)` log-mel."""
+        return self.audio_tower(input_features).last_hidden_state
+
+    def get_video_features(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """Projected CLIP image embedding of each frame.
+
+        Args:
+            pixel_values_videos: `(batch, video_frames, 3, height, width)`, normalised as CLIP expects.
+
+        Returns:
+            `(batch, video_frames, hidden)`.
+        """
+        if self.vision_tower is None:
+            raise ValueError(
+                "Got pixel_values_videos, but this model has no vision tower (config.has_vision_tower is False): "
+                "pass video_features of shape (batch, video_frames, hidden)."
+            )
+        if pixel_values_videos.ndim != 5:
+            raise ValueError(
+                f"pixel_values_videos has shape {tuple(pixel_values_videos.shape)}, expected "
+                "(batch, video_frames, 3, height, width)."
+            )
+        embeds = self.vision_tower(pixel_values_videos.flatten(0, 1)).image_embeds
+        return embeds.unflatten(0, pixel_values_videos.shape[:2])
+
+    def get_soft_tokens(
+        self,
+        input_features: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        audio_mask: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+    ) -> LavcapSoftTokens:
+        """Encode, align, fuse and project a batch of clips. Arguments as in [`forward`]."""
+        if pixel_values_videos is not None and video_features is not None:
+            raise ValueError("Got both pixel_values_videos and video_features, expected one: they are the same clip.")
+        audio = None if input_features is None else self.get_audio_features(input_features)
+        video = video_features
+        if pixel_values_videos is not None:
+            video = self.get_video_features(pixel_values_videos)
+        if audio is None and video is None:
+            raise ValueError("Got neither sound (input_features) nor picture (pixel_values_videos or video_features).")
+        if video is not None:
+            self._check_video(video)
+            video = video.to(self.multi_modal_projector.weight.dtype)
+        fused = self.fusion(audio, video, audio_mask, video_mask)
+        return LavcapSoftTokens(
+            soft_tokens=self.multi_modal_projector(fused.tokens),
+            soft_token_counts=fused.counts,
+            alignment_loss=fused.alignment_loss,
+            transport_plan=fused.transport_plan,
+        )
+
+    def _check_video(self, video: torch.Tensor):
+        width = self.config.vision_config.projection_dim
+        if video.ndim != 3 or video.shape[-1] != width:
+            raise ValueError(
+                f"video_features has shape {tuple(video.shape)}, expected (batch, video_frames, {width}): one "
+                "projected image embedding per frame."
+            )
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        audio_mask: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+        soft_tokens: torch.Tensor | None = None,
+        soft_token_counts: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LavcapCausalLMOutputWithPast:
+        """Predict the caption.
+
+        Args:
+            input_ids: `(batch, sequence)`; the clip's soft tokens stand where it is `config.av_token_id`.
+            attention_mask: `(batch, sequence)`, 0 at padding.
+            input_features: normalised log-mel, `(batch, frames, mel)`, float32.
+            pixel_values_videos: frames for CLIP, `(batch, video_frames, 3, height, width)`; or
+            video_features: projected image embeddings of the frames, `(batch, video_frames, hidden)`.
+            audio_mask, video_mask: `(batch,)` bool, whether a clip has sound, picture; default: all have.
+            soft_tokens, soft_token_counts: result of [`get_soft_tokens`] in place of the clips themselves.
+            labels: `(batch, sequence)`, -100 outside the caption and its end token.
+            num_items_in_batch: label tokens of all micro-batches of an optimiser step, by which the caption loss is
+                divided; the alignment loss is then weighed by this micro-batch's share of them.
+
+        Raises:
+            ValueError: the placeholders of a row are not as many as its soft tokens; both forms of the video or of
+                the text are given.
+            TypeError: unknown keyword.
+        """
+        _reject_unknown(kwargs)
+        features = (input_features, pixel_values_videos, video_features)
+        clips = LavcapSoftTokens(soft_tokens=soft_tokens, soft_token_counts=soft_token_counts)
+        if any(feature is not None for feature in features):
+            clips = self.get_soft_tokens(*features, audio_mask=audio_mask, video_mask=video_mask)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Got both or neither of input_ids and inputs_embeds, expected exactly one.")
+        if inputs_embeds is None:
+            inputs_embeds = self._embed(input_ids, clips)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        output = LavcapCausalLMOutputWithPast(
+            alignment_loss=clips.alignment_loss,
+            logits=outputs.logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            transport_plan=clips.transport_plan,
+        )
+        if labels is not None:
+            self._add_losses(output, labels, num_items_in_batch)
+        return output
+
+    def _embed(self, input_ids: torch.Tensor, clips: LavcapSoftTokens) -> torch.Tensor:
+        """Look up the text and put each clip's soft tokens at its placeholders: `(batch, sequence, text_hidden)`."""
+        placeholder = input_ids == self.config.av_token_id
+        # The placeholder has no row in the embedding table: any other id serves for the look-up.
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(placeholder, 0))
+        counts = torch.zeros_like(input_ids[:, 0]) if clips.soft_tokens is None else clips.soft_token_counts
+        if not torch.compiler.is_compiling():
+            self._check_placeholders(placeholder.sum(dim=1), counts)
+        if clips.soft_tokens is None:
+            return embeds
+        soft_tokens = clips.soft_tokens.to(embeds.device, embeds.dtype)
+        rank = (placeholder.cumsum(dim=1) - 1).clamp(0, soft_tokens.shape[1] - 1)
+        placed = soft_tokens.gather(1, rank[..., None].expand(-1, -1, soft_tokens.shape[-1]))
+        return torch.where(placeholder[..., None], placed, embeds)
+
+    @staticmethod
+    def _check_placeholders(placeholders: torch.Tensor, counts: torch.Tensor):
+        if placeholders.shape != counts.shape or (placeholders != counts.to(placeholders.device)).any():
+            raise ValueError(
+                f"input_ids has {placeholders.tolist()} placeholders per row for {counts.tolist()} soft tokens, "
+                "expected equal numbers: let LavcapProcessor write the placeholders for the clips that are passed."
+            )
+
+    def _add_losses(self, output: LavcapCausalLMOutputWithPast, labels: torch.Tensor, num_items_in_batch):
+        output.caption_loss = self.loss_function(
+            logits=output.logits,
+            labels=labels,
+            vocab_size=output.logits.shape[-1],
+            num_items_in_batch=num_items_in_batch,
+        )
+        output.loss = output.caption_loss
+        if output.alignment_loss is not None:
+            share = 1.0
+            if num_items_in_batch is not None:
+                share = (labels[:, 1:] != -100).sum() / num_items_in_batch
+            output.loss = output.loss + share * output.alignment_loss
+
+    @torch.no_grad()
+    def generate(self, *args, **kwargs):
+        """Generate captions; arguments are those of [`GenerationMixin.generate`] and the inputs of [`forward`].
+
+        Clips are encoded once, whatever the number of beams, returned sequences and steps.
+        """
+        features = {name: kwargs.pop(name) for name in FEATURE_INPUTS if name in kwargs}
+        if any(features.get(name) is not None for name in FEATURE_INPUTS[:3]):
+            clips = self.get_soft_tokens(**features)
+            kwargs |= {"soft_tokens": clips.soft_tokens, "soft_token_counts": clips.soft_token_counts}
+        return super().generate(*args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        soft_tokens: torch.Tensor | None = None,
+        soft_token_counts: torch.Tensor | None = None,
+        **kwargs,
+    ) -> dict:
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            model_inputs |= {"soft_tokens": soft_tokens, "soft_token_counts": soft_token_counts}
+        return model_inputs
+
+
+def _reject_unknown(kwargs: dict):
+    unknown = sorted(set(kwargs) - LANGUAGE_MODEL_KEYWORDS)
+    if unknown:
+        raise TypeError(
+            f"LavcapForConditionalGeneration got unknown keyword{'s' if len(unknown) > 1 else ''} "
+            f"{', '.join(unknown)}: check the spelling against the arguments of its forward method."
+        )
+
+
+LavcapForConditionalGeneration.register_for_auto_class("AutoModel")
+
+__all__ = [
+    "LavcapAudioModel",
+    "LavcapForConditionalGeneration",
+    "LavcapFusion",
+    "LavcapPreTrainedModel",
+    "alignment_loss",
+    "log_sinkhorn",
+]

@@ -1,0 +1,94 @@
+#!/usr/bin/env python
+"""Caption clips: video, sound, folders of frames, or folders of clips.
+
+    python scripts/caption.py clip.mp4 --model outputs/demo/model
+    python scripts/caption.py clips/ sound.wav --model outputs/demo/model --json
+
+Prints one caption per clip, after its path and a tab if there are several clips. With `--json`, one object per line:
+`clip`, `caption`, `modalities` (`audio+video`, `audio` or `video`), `duration` in seconds, `captioned` (seconds that
+were looked at); or `clip` and `error`. A clip that cannot be used is reported on standard error, the others are
+captioned, and the exit status is 2.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from lavcap.captioning import caption_features, generation_options, in_batches, list_clips, load_model
+from lavcap.cli import errors_in_one_line
+from media_lavcap import Clip, MediaError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", nargs="+", help="media files, folders of frames, or folders of clips")
+    parser.add_argument("--model", required=True, help="folder of a trained model, or its name on the Hub")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.add_argument("--instruction", help="what to ask the model; default: the instruction it was trained with")
+    parser.add_argument("--batch_size", type=int, default=8, help="clips captioned at a time")
+    parser.add_argument("--num_beams", type=int, help="default: the model's own setting")
+    parser.add_argument(
+        "--max_new_tokens", type=int, help="longest caption in tokens; default: the model's own setting"
+    )
+    parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
+    args = parser.parse_args()
+    with errors_in_one_line():
+        return _caption_all(args)
+
+
+def _caption_all(args: argparse.Namespace) -> int:
+    clips, failed = _expand(args.clips, args.json)
+    several = len(clips) + failed > 1
+    if not clips:
+        return 2
+    model, processor = load_model(args.model, args.device)
+    options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
+    for paths in in_batches(clips, args.batch_size):
+        loaded = {}
+        for path in paths:
+            try:
+                loaded[path] = processor.load_clip(path)
+            except MediaError as error:
+                _report(path, error, args.json)
+                failed += 1
+        features = [processor.clip_features(clip) for clip in loaded.values()]
+        captions = caption_features(model, processor, features, args.instruction, **options) if loaded else []
+        for (path, clip), caption in zip(loaded.items(), captions, strict=True):
+            record = _record(path, clip, caption, processor.feature_extractor.window)
+            print(json.dumps(record) if args.json else f"{path}\t{caption}" if several else caption, flush=True)
+    return 2 if failed else 0
+
+
+def _expand(paths: list[str], as_json: bool) -> tuple[list[Path], int]:
+    """Clips that the arguments mean, and the number of arguments that mean none."""
+    clips, failed = [], 0
+    for path in paths:
+        try:
+            clips += list_clips([path])
+        except MediaError as error:
+            _report(path, error, as_json)
+            failed += 1
+    return clips, failed
+
+
+def _report(path: str | Path, error: MediaError, as_json: bool):
+    print(f"error: {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"clip": str(path), "error": str(error)}), flush=True)
+
+
+def _record(path: Path, clip: Clip, caption: str, window: float) -> dict:
+    captioned = None if clip.duration is None else round(min(clip.duration, window), 3)
+    duration = None if clip.duration is None else round(clip.duration, 3)
+    return {
+        "clip": str(path),
+        "caption": caption,
+        "modalities": clip.modalities,
+        "duration": duration,
+        "captioned": captioned,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+#!/usr/bin/env python
+"""Score a checkpoint on a split: BLEU, ROUGE-L and CIDEr-D, from sound and picture, sound alone, picture alone.
+
+    python scripts/evaluate.py --model outputs/demo/model --data_dir outputs/demo/data --output outputs/demo/evaluation
+
+Prints the table and writes `results.json` and `predictions.jsonl` into the output folder.
+"""
+
+import argparse
+import sys
+import time
+
+from lavcap.captioning import generation_options, load_model
+from lavcap.cli import check_new_folder, errors_in_one_line
+from lavcap.data import ClipDataset, load_split, read_split
+from lavcap.evaluation import MODALITIES, format_table, library_versions, predict, summarise, write_results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a trained model, or its name on the Hub")
+    parser.add_argument("--data_dir", required=True, help="data set in AudioCaps' layout")
+    parser.add_argument("--split", default="test", help="name of the annotation file without .json")
+    parser.add_argument("--output", required=True, help="new folder for results.json and predictions.jsonl")
+    parser.add_argument("--modalities", nargs="+", choices=MODALITIES, default=MODALITIES)
+    parser.add_argument("--batch_size", type=int, default=32, help="clips captioned at a time")
+    parser.add_argument("--num_beams", type=int, help="default: the model's own setting")
+    parser.add_argument(
+        "--max_new_tokens", type=int, help="longest caption in tokens; default: the model's own setting"
+    )
+    parser.add_argument("--max_clips", type=int, help="score the first clips only; the result is called partial")
+    parser.add_argument("--skip_missing_media", action="store_true", help="score the clips whose media are there")
+    parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
+    args = parser.parse_args()
+    with errors_in_one_line():
+        _evaluate(args)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace):
+    check_new_folder(args.output, "--output")
+    rows = load_split(args.data_dir, args.split, args.skip_missing_media)
+    expected = len(rows) + len(read_split(args.data_dir, args.split)[1])
+    if args.max_clips is not None:
+        rows = rows.select(range(min(args.max_clips, len(rows))))
+    model, processor = load_model(args.model, args.device)
+    dataset = ClipDataset(rows, processor, cache=len(args.modalities) > 1).preload("Reading clips")
+    options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
+    start = time.perf_counter()
+    predictions = [
+        prediction
+        for modality in args.modalities
+        for prediction in predict(model, processor, dataset, modality, args.batch_size, **options)
+    ]
+    table = summarise(predictions, expected)
+    decoding = model.generation_config.to_diff_dict() | options
+    results = {
+        "model": args.model,
+        "data_dir": args.data_dir,
+        "split": args.split,
+        "decoding": {name: value for name, value in decoding.items() if name != "transformers_version"},
+        "modalities": table,
+        "seconds": round(time.perf_counter() - start, 1),
+        "libraries": library_versions(),
+    }
+    write_results(args.output, results, predictions)
+    print(format_table(table))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

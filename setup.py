@@ -1,0 +1,32 @@
+"""Packaging of LAVCap for Transformers: three flat model files, the training script and the `lavcap` package."""
+
+from setuptools import setup
+
+
+setup(
+    name="lavcap",
+    version="0.1.0",
+    description="LAVCap, an LLM-based audio-visual captioner aligned by optimal transport, for Transformers",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["lavcap"],
+    py_modules=["configuration_lavcap", "media_lavcap", "modeling_lavcap", "processing_lavcap", "train_hf"],
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.23,<6",
+        "accelerate>=1.10",
+        "datasets>=4.0",
+        "safetensors>=0.5",
+        "huggingface_hub>=1.0",
+        "av>=14",
+        "numpy>=1.26",
+        "pillow>=10",
+        "pycocoevalcap>=1.2",
+        "pyyaml>=6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "demo": ["matplotlib>=3.8", "tensorboard>=2.16"],
+        "test": ["pytest>=8", "ruff>=0.9", "matplotlib>=3.8", "tensorboard>=2.16"],
+    },
+)

@@ -1,0 +1,186 @@
+#!/usr/bin/env python
+"""Train LAVCap with the Hugging Face Trainer.
+
+One process, CPU or one GPU (tested on two CPU cores):
+
+    accelerate launch train_hf.py configs/toy.yaml
+
+The recipe is a YAML file of fields; any of them can be overridden, named as `HfArgumentParser` names them:
+
+    accelerate launch train_hf.py configs/toy.yaml --learning_rate 5e-4 --output_dir outputs/lower_rate
+
+Continue after an interruption from the last checkpoint of the output folder:
+
+    accelerate launch train_hf.py configs/toy.yaml --resume_from_checkpoint true
+
+`train_hf.py --help` lists every field. Watch the curves with `tensorboard --logdir outputs/demo/model`.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, EvalPrediction, Seq2SeqTrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from configuration_lavcap import LavcapConfig
+from lavcap.cli import check_new_folder, errors_in_one_line
+from lavcap.data import ClipDataset, EvaluationCollator, TrainingCollator, load_split, one_row_per_caption
+from lavcap.metrics import score_captions
+from lavcap.recipe import check_config_fields, parse_object, parse_recipe
+from lavcap.trainer import LavcapTrainer
+from modeling_lavcap import LavcapForConditionalGeneration
+from processing_lavcap import LavcapProcessor
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Trained LAVCap to start from: a folder or a name on the Hub."}
+    )
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of LavcapConfig for a fresh model: an object in YAML, or JSON text."}
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer of a fresh model: a folder or a name on the Hub."}
+    )
+    num_beams: int = field(default=4, metadata={"help": "Beams of the decoding that is saved with the model."})
+    max_new_tokens: int = field(default=200, metadata={"help": "Longest caption in tokens, saved with the model."})
+
+
+@dataclass
+class DataArguments:
+    data_dir: str | None = field(default=None, metadata={"help": "Data set in AudioCaps' layout."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    validation_split: str = field(default="val", metadata={"help": "Split to watch during training."})
+    skip_missing_media: bool = field(default=False, metadata={"help": "Do without clips whose media are missing."})
+    cache_features: bool = field(default=False, metadata={"help": "Keep every clip's features in memory."})
+    audio_only_rate: float = field(default=0.0, metadata={"help": "Share of training clips shown without picture."})
+    video_only_rate: float = field(default=0.0, metadata={"help": "Share of training clips shown without sound."})
+    max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first clips only."})
+    max_validation_clips: int | None = field(default=None, metadata={"help": "Validate on the first clips only."})
+
+
+@dataclass
+class TrainingArguments(Seq2SeqTrainingArguments):
+    # The Trainer knows the model's inputs, not the columns that the collator makes them of.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this off."})
+    predict_with_generate: bool = field(
+        default=True, metadata={"help": "Caption the validation clips and score them."}
+    )
+    generation_num_beams: int | None = field(default=1, metadata={"help": "Beams during training's evaluations."})
+    report_to: None | str | list[str] = field(default="tensorboard", metadata={"help": "Where to log."})
+    cpu_threads: int | None = field(
+        default=None, metadata={"help": "Threads per process on a CPU. Default: its share of the cores."}
+    )
+
+
+def main():
+    with errors_in_one_line():
+        model_args, data_args, args = parse_recipe((ModelArguments, DataArguments, TrainingArguments))
+        checkpoint = find_checkpoint(args)
+        set_seed(args.seed)
+        use_cpu_cores(args)
+        model, processor = build_model(model_args)
+        train_rows, validation_rows = load_rows(data_args)
+        collator = TrainingCollator(processor, data_args.audio_only_rate, data_args.video_only_rate)
+        train_set = ClipDataset(train_rows, processor, data_args.cache_features).preload("Reading training clips")
+        validation_set = ClipDataset(validation_rows, processor, data_args.cache_features)
+        validation_set.preload("Reading validation clips")
+    trainer = LavcapTrainer(
+        model=model,
+        args=args,
+        data_collator=collator,
+        eval_data_collator=EvaluationCollator(processor),
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        processing_class=processor,
+        compute_metrics=caption_metrics(processor, validation_rows["captions"]),
+    )
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    trainer.save_metrics("train", result.metrics | {"train_clips": len(set(train_rows["id"]))})
+    if args.eval_strategy != "no":
+        trainer.save_metrics("eval", trainer.evaluate())
+    print(f"Model and processor are in {args.output_dir}")
+
+
+def find_checkpoint(args: TrainingArguments) -> str | None:
+    """Checkpoint to continue from, if one is asked for; else the output folder must be new."""
+    wanted = args.resume_from_checkpoint
+    if wanted is None or wanted.lower() == "false":
+        if args.process_index == 0:
+            check_new_folder(args.output_dir, "--output_dir")
+        return None
+    if wanted.lower() != "true":
+        return wanted
+    last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    if last is None:
+        raise ValueError(f"{args.output_dir}: holds no checkpoint to resume from; leave --resume_from_checkpoint out.")
+    return last
+
+
+def use_cpu_cores(args: TrainingArguments):
+    """`accelerate launch` leaves a CPU process one thread; give it its share of the cores."""
+    if args.device.type == "cpu":
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // processes))
+
+
+def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
+    """Trained model and its processor, or a fresh model whose language model fits the tokenizer."""
+    if args.model_name_or_path is not None:
+        model = LavcapForConditionalGeneration.from_pretrained(args.model_name_or_path)
+        processor = LavcapProcessor.from_pretrained(args.model_name_or_path)
+    elif args.model_config is None or args.tokenizer_name is None:
+        raise ValueError("Got neither model_name_or_path nor model_config with tokenizer_name: name a model to train.")
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
+        config = fresh_config(args.model_config, tokenizer)
+        model, processor = LavcapForConditionalGeneration(config), LavcapProcessor.from_config(config, tokenizer)
+    model.generation_config.update(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens, do_sample=False)
+    return model, processor
+
+
+def fresh_config(fields: dict | str, tokenizer) -> LavcapConfig:
+    """Configuration from a recipe's fields; vocabulary and special ids are the tokenizer's."""
+    fields = parse_object(fields, "model_config") if isinstance(fields, str) else fields
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    text_config = {
+        "vocab_size": len(tokenizer),
+        **{name: getattr(tokenizer, name) for name in names},
+        **fields.get("text_config", {}),
+    }
+    config = LavcapConfig(**(fields | {"text_config": text_config}))
+    check_config_fields(fields, config)
+    return config
+
+
+def load_rows(args: DataArguments):
+    """Rows of the training and of the validation split."""
+    if args.data_dir is None:
+        raise ValueError("Got no data_dir: name a data set in AudioCaps' layout.")
+    train = load_split(args.data_dir, args.train_split, args.skip_missing_media)
+    validation = load_split(args.data_dir, args.validation_split, args.skip_missing_media)
+    train = train.select(range(min(args.max_train_clips or len(train), len(train))))
+    validation = validation.select(range(min(args.max_validation_clips or len(validation), len(validation))))
+    return one_row_per_caption(train), validation
+
+
+def caption_metrics(processor: LavcapProcessor, references: list[list[str]]) -> Callable[[EvalPrediction], dict]:
+    """Scores of the validation captions, which come in the order of the rows."""
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        tokens = torch.as_tensor(prediction.predictions)
+        tokens = tokens.masked_fill(tokens < 0, processor.tokenizer.pad_token_id)
+        return score_captions(processor.decode_captions(tokens), list(references))
+
+    return compute
+
+
+if __name__ == "__main__":
+    sys.exit(main())
