@@ -313,13 +313,14 @@ class LavcapFusion(nn.Module):
             audio, video = _unit_length(audio), _unit_length(video)
         if audio is None or video is None:
             return self._single_modality(audio, video, audio_mask, video_mask, dtype)
+        all_heard = audio_mask is None
         audio_mask, video_mask = _presence(audio_mask, audio), _presence(video_mask, video)
         output = LavcapFusionOutput()
         if self.config.optimal_transport:
             with torch.autocast(device_type=audio.device.type, enabled=False):
                 audio, video = self._transport(audio, video, audio_mask & video_mask, output)
         audio, video = audio.to(dtype), video.to(dtype)
-        output.tokens, output.counts = self._combine(audio, video, audio_mask, video_mask)
+        output.tokens, output.counts = self._combine(audio, video, audio_mask, video_mask, all_heard)
         return output
 
     def _prepare_audio(self, audio: torch.Tensor) -> torch.Tensor:
@@ -355,7 +356,12 @@ class LavcapFusion(nn.Module):
         return scale.exp() if self.config.exponentiate_logit_scale else scale
 
     def _combine(
-        self, audio: torch.Tensor, video: torch.Tensor, audio_mask: torch.Tensor, video_mask: torch.Tensor
+        self,
+        audio: torch.Tensor,
+        video: torch.Tensor,
+        audio_mask: torch.Tensor,
+        video_mask: torch.Tensor,
+        all_heard: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.config.fusion == "concat_time":
             return _pack((audio, audio_mask), (video, video_mask))
@@ -365,6 +371,9 @@ class LavcapFusion(nn.Module):
             return _pack((tokens, audio_mask | video_mask))
         attended, _ = self.cross_attention(audio, video, video, need_weights=False)
         audio = audio + attended * video_mask[:, None, None]
+        if all_heard:
+            return _pack((audio, audio_mask))
+        # A clip without sound has nothing to attend from: its video tokens go on.
         return _pack((audio, audio_mask), (video, video_mask & ~audio_mask))
 
     def _single_modality(self, audio, video, audio_mask, video_mask, dtype) -> LavcapFusionOutput:

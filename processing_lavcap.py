@@ -136,7 +136,7 @@ class LavcapProcessor(ProcessorMixin):
 
     Args:
         feature_extractor (`LavcapFeatureExtractor`): for the sound.
-        image_processor (`CLIPImageProcessor`): for the frames.
+        image_processor (`CLIPImageProcessorPil`): for the frames.
         tokenizer (`PreTrainedTokenizerBase`): of the language model; the placeholder is added to it if need be.
         num_audio_tokens (`int`): audio tokens of a window.
         num_video_frames (`int`): frames taken from a clip, evenly spaced.
@@ -173,12 +173,13 @@ class LavcapProcessor(ProcessorMixin):
     @classmethod
     def from_config(cls, config, tokenizer, **kwargs) -> "LavcapProcessor":
         """Processor that fits a [`LavcapConfig`]; keywords go to the constructor."""
-        from transformers import CLIPImageProcessor
+        # The PIL one gives the same pixels whether torchvision is installed or not.
+        from transformers import CLIPImageProcessorPil
 
         audio, size = config.audio_config, config.vision_config.image_size
         return cls(
             LavcapFeatureExtractor(feature_size=audio.num_mel_bins, max_frames=audio.max_frames),
-            CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
+            CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
             tokenizer,
             num_audio_tokens=config.num_audio_tokens,
             num_video_frames=config.num_video_frames,

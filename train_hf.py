@@ -103,7 +103,8 @@ def main():
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
-    trainer.save_metrics("train", result.metrics | {"train_clips": len(set(train_rows["id"]))})
+    facts = {"train_clips": len(set(train_rows["id"])), "parameters": model.num_parameters(), "seed": args.seed}
+    trainer.save_metrics("train", result.metrics | facts)
     if args.eval_strategy != "no":
         trainer.save_metrics("eval", trainer.evaluate())
     print(f"Model and processor are in {args.output_dir}")

@@ -1,4 +1,18 @@
-"""LAVCap for Transformers: model, configuration and processor, and what training and evaluation share."""
+"""LAVCap for Transformers: model, configuration and processor, and what training and evaluation share.
+
+Importing this package makes the Auto classes know LAVCap, so that `AutoModel.from_pretrained` and its kin need no
+`trust_remote_code`.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
 
 from configuration_lavcap import LavcapAudioConfig, LavcapConfig
 from media_lavcap import MediaError
@@ -17,3 +31,9 @@ __all__ = [
     "LavcapProcessor",
     "MediaError",
 ]
+
+AutoConfig.register(LavcapConfig.model_type, LavcapConfig, exist_ok=True)
+AutoProcessor.register(LavcapConfig, LavcapProcessor, exist_ok=True)
+AutoFeatureExtractor.register(LavcapConfig, LavcapFeatureExtractor, exist_ok=True)
+for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    auto_class.register(LavcapConfig, LavcapForConditionalGeneration, exist_ok=True)

@@ -29,17 +29,17 @@ def parse_recipe(dataclass_types: tuple[type, ...], arguments: list[str] | None 
     if arguments and not arguments[0].startswith("-"):
         path = Path(arguments.pop(0))
         recipe = _read_yaml(path)
-        _reject_unknown(f"field of {path}", recipe, fields)
+        _reject_unknown(f"a field of {path}", recipe, fields)
         arguments = [*_as_options(recipe), *arguments]
     *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
-    _reject_unknown("option", [item.lstrip("-").split("=")[0] for item in unknown], fields)
+    _reject_unknown("an option", [item.lstrip("-").split("=")[0] for item in unknown], fields)
     return tuple(parsed)
 
 
 def check_config_fields(fields: dict[str, Any], config: PreTrainedConfig, path: str = "model_config"):
     """Refuse fields that a configuration does not have: it would keep them without using them."""
     known = {field.name for field in dataclasses.fields(config)} | {"model_type"}
-    _reject_unknown(f"field of {path}", fields, known)
+    _reject_unknown(f"a field of {path}", fields, known)
     for name, value in fields.items():
         if isinstance(value, dict) and isinstance(getattr(config, name), PreTrainedConfig):
             check_config_fields(value, getattr(config, name), f"{path}.{name}")
@@ -76,7 +76,7 @@ def _reject_unknown(kind: str, names: Any, known: set[str]):
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
-            raise ValueError(f"{name!r} is not a {kind}; {hint}")
+            raise ValueError(f"{name!r} is not {kind}; {hint}")
 
 
 def parse_object(text: str, name: str) -> dict[str, Any]:

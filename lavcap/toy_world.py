@@ -55,7 +55,7 @@ CAPTION_TEMPLATES = (  # (events, background); every template names things in th
     ("{a} {a_does}, then {b} {b_does}", " while {scene}"),
     ("{a} {a_does} followed by {b} {b_doing}", " as {scene}"),
     ("{a} {a_does} and then {b} {b_does}", " with {scene_doing} in the background"),
-    ("{a_doing} from {a}, then {b_doing} from {b}", ", with {scene_doing}"),
+    ("a {a_doing} {a_look}, then a {b_doing} {b_look}", ", with {scene_doing}"),
     ("{a} is {a_doing} before {b} begins {b_doing}", " while {scene} in the background"),
 )
 PROMPT = "USER: <Speech></Speech> Please describe the audio.\nASSISTANT:"
@@ -78,9 +78,10 @@ EVENT_SECONDS = (1.0, 1.5)
 EVENT_GAP = 0.1  # seconds, least distance between events and to the clip's ends
 PULSE_RATES = (2.5, 5.0)  # Hz
 ACTIVE_SIZE, PULSE_SIZE = 1.2, 0.35  # size factor while sounding, and what a full pulse adds
-ACTIVE_LIGHT, PULSE_LIGHT = 0.08, 0.27  # share of white in the fill, likewise
+IDLE_GLOW = 0.5  # brightness of the colour while silent; a sounding object lights up in full
+PULSE_LIGHT = 0.15  # share of white that a full pulse mixes into the fill
 RIM = 0.16  # width of a sounding object's light rim, as a share of its size
-RADII = (0.095, 0.125)  # share of the picture's side
+RADII = (0.11, 0.14)  # share of the picture's side
 MAX_DRIFT = 0.006  # picture sides per second
 FADE_SECONDS = 0.01
 
@@ -124,7 +125,7 @@ class ToyObject:
 
     def layers(self, time: float) -> list[tuple[float, tuple[int, int, int]]]:
         """What to draw at `time` (seconds), bottom first: (size factor, RGB)."""
-        return [(self.size_factor(time), COLOURS[self.colour])]
+        return [(self.size_factor(time), _rgb(IDLE_GLOW * np.array(COLOURS[self.colour])))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ class ToyEvent(ToyObject):
         if not self.active(time):
             return super().layers(time)
         size, fill = self.size_factor(time), np.array(COLOURS[self.colour])
-        light = ACTIVE_LIGHT + PULSE_LIGHT * float(self.pulse(time))
+        light = PULSE_LIGHT * float(self.pulse(time))
         rim = fill + 0.75 * (255 - fill)
         return [(size, _rgb(rim)), (size * (1 - RIM), _rgb(fill + light * (255 - fill)))]
 
@@ -218,7 +219,7 @@ def sample_clip(split: str, index: int, seed: int = 0) -> ToyClip:
         distractors=tuple(objects[2:]),
         background=background,
         background_level=_uniform(rng, 0.010, 0.018),
-        backdrop=tuple(int(value) for value in rng.integers(14, 46, size=3)),
+        backdrop=tuple(int(value) for value in rng.integers(96, 128, size=3)),
         noise_seed=int(rng.integers(2**31)),
         captions=(captions[rng.integers(len(captions))],) if split == "train" else captions,
     )
@@ -293,7 +294,8 @@ def paraphrase_captions(events: Sequence[ToyEvent], background: str | None) -> t
     words: dict[str, str] = {}
     for name, event in zip("ab", events, strict=True):
         does, doing = SOUNDS[event.sound]
-        words |= {name: f"a {event.colour} {event.shape}", f"{name}_does": does, f"{name}_doing": doing}
+        look = f"{event.colour} {event.shape}"
+        words |= {name: f"a {look}", f"{name}_look": look, f"{name}_does": does, f"{name}_doing": doing}
     if background is None:
         return tuple(main.format(**words) for main, _ in CAPTION_TEMPLATES)
     scene, scene_doing = BACKGROUNDS[background]

@@ -1,0 +1,230 @@
+"""Report of a run on the toy world: numbers by modality and by novelty, captions, loss curve, transport plan."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+
+from lavcap.captioning import load_model
+from lavcap.data import load_split, read_features
+from lavcap.evaluation import Prediction, format_table, read_predictions
+from lavcap.toy_world import CLIP_SECONDS, ToyClip, caption_accuracy, frame_times, render_frame
+
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
+
+
+PARTS = ("colour", "shape", "sound")
+NOVELTY = {False: "seen pairs", True: "unseen pairs"}
+EXAMPLES = 10
+EVENT_COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#e0a800"}
+
+
+def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_dir: Path) -> Path:
+    """Write `report.md`, `loss_curve.png` and `transport_plan.png` into `output_dir`.
+
+    Args:
+        model_dir: folder that `train_hf.py` wrote.
+        data_dir: toy world with `test_events.json`.
+        evaluation_dir: folder that `scripts/evaluate.py` wrote.
+    """
+    results = _read_json(evaluation_dir / "results.json")
+    predictions = read_predictions(evaluation_dir / "predictions.jsonl")
+    truth = _read_json(data_dir / f"{results['split']}_events.json")
+    clips = {name: ToyClip.from_dict(clip) for name, clip in truth.items()}
+    state = _read_json(model_dir / "trainer_state.json")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    draw_loss_curve(state["log_history"], output_dir / "loss_curve.png")
+    shown = clips[next(prediction.id for prediction in predictions if prediction.modality == "audio+video")]
+    draw_transport_plan(shown, transport_plan(model_dir, data_dir, results["split"], shown), output_dir)
+    sections = [
+        "# LAVCap on the toy world",
+        _training_section(model_dir, state),
+        _scores_section(results),
+        _accuracy_section(accuracy_table(predictions, clips)),
+        _examples_section(predictions, clips),
+        "## Loss\n\n![loss and CIDEr-D over training](loss_curve.png)",
+        _plan_section(shown),
+    ]
+    path = output_dir / "report.md"
+    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    return path
+
+
+def accuracy_table(predictions: Iterable[Prediction], clips: dict[str, ToyClip]) -> dict[str, dict[str, dict]]:
+    """Share of right colours, shapes and sounds: `{modality: {"seen pairs": {"events", "colour", …}, …}}`.
+
+    An event counts by its place in the order: the first colour of the caption against the first event. A part that
+    the caption does not name is wrong.
+    """
+    counts: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
+    for prediction in predictions:
+        for event in caption_accuracy(prediction.caption, clips[prediction.id])["events"]:
+            row = counts[prediction.modality][NOVELTY[event["unseen"]]]
+            row["events"] += 1
+            row["all three"] += all(event[part] for part in PARTS)
+            for part in PARTS:
+                row[part] += event[part]
+    return {
+        modality: {
+            kind: {name: value if name == "events" else value / row["events"] for name, value in row.items()}
+            for kind, row in sorted(rows.items())
+        }
+        for modality, rows in counts.items()
+    }
+
+
+def draw_loss_curve(history: Sequence[dict[str, Any]], path: Path):
+    """Losses of training and validation above, CIDEr-D on the validation clips below."""
+    figure, (losses, scores) = plt.subplots(
+        2, 1, figsize=(8, 6), sharex=True, height_ratios=(2, 1), layout="constrained"
+    )
+    for name, label in (
+        ("caption_loss", "training, caption"),
+        ("alignment_loss", "training, alignment"),
+        ("eval_loss", "validation, both"),
+    ):
+        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        losses.plot(*zip(*points, strict=True), marker="o" if len(points) < 10 else None, label=label)
+    points = [(entry["step"], entry["eval_cider_d"]) for entry in history if "eval_cider_d" in entry]
+    scores.plot(*zip(*points, strict=True), marker="o", color="tab:purple")
+    losses.set(ylabel="loss (nats)", title="Loss")
+    losses.legend()
+    scores.set(xlabel="optimiser step", ylabel="CIDEr-D", title="Validation captions", ylim=(0, None))
+    for axes in (losses, scores):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+@torch.no_grad()
+def transport_plan(model_dir: Path, data_dir: Path, split: str, clip: ToyClip) -> np.ndarray:
+    """Plan of one clip, `(video_tokens, audio_tokens)`, as a multiple of the even plan."""
+    model, processor = load_model(model_dir, device="cpu")
+    row = next(row for row in load_split(data_dir, split) if row["id"] == clip.id)
+    inputs = processor.batch([read_features(row, processor)])
+    features = {name: inputs[name] for name in ("input_features", "pixel_values_videos")}
+    plan = model.get_soft_tokens(**features).transport_plan[0]
+    return (plan * plan.numel()).numpy()
+
+
+def draw_transport_plan(clip: ToyClip, plan: np.ndarray, output_dir: Path):
+    """Heat map of a plan, video frames against audio time; each true event is framed, where mass should gather."""
+    video_tokens = plan.shape[0]
+    figure = plt.figure(figsize=(9, 6.2), layout="constrained")
+    grid = figure.add_gridspec(1, 2, width_ratios=(1, 12))
+    column = grid[0].subgridspec(video_tokens, 1, hspace=0.05)
+    for row, time in enumerate(frame_times(video_tokens)):
+        frame = figure.add_subplot(column[row])
+        frame.imshow(render_frame(clip, time))
+        frame.set(xticks=[], yticks=[])
+        frame.set_ylabel(f"{time:.1f} s", rotation=0, ha="right", va="center")
+    axes = figure.add_subplot(grid[1])
+    limit = max(np.abs(np.log2(plan)).max(), 1e-3)
+    image = axes.imshow(
+        np.log2(plan), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", extent=(0, CLIP_SECONDS, CLIP_SECONDS, 0)
+    )
+    for event in clip.events:
+        colour, length = EVENT_COLOURS[event.colour], event.end - event.start
+        axes.add_patch(Rectangle((event.start, event.start), length, length, fill=False, edgecolor=colour, lw=3))
+        label = f"{event.colour} {event.shape} {event.sound}"
+        axes.text(event.start, event.start - 0.05, label, color=colour, weight="bold", va="bottom")
+        axes.axvspan(event.start, event.end, ymax=0.015, color=colour)
+    axes.set(xlabel="audio time (s)", ylabel="video time (s)", title=f"Transport plan of {clip.id}")
+    figure.colorbar(image, label="mass against an even plan (log2)")
+    figure.savefig(output_dir / "transport_plan.png", dpi=120)
+    plt.close(figure)
+
+
+# -------------------------------------------------------------------------------------------------------- sections
+
+
+def _training_section(model_dir: Path, state: dict[str, Any]) -> str:
+    train = _read_json(model_dir / "train_results.json")
+    config = _read_json(model_dir / "config.json")
+    minutes = train["train_runtime"] / 60
+    return (
+        f"Trained from scratch on {train['train_clips']} generated clips for {state['global_step']} steps "
+        f"({train['epoch']:.1f} epochs) in {minutes:.1f} minutes; seed {train['seed']}, "
+        f"{train['parameters']:,} parameters. Fusion `{config['fusion']}`, transport attention "
+        f"`{config['transport_attention']}`, alignment weights `{config['alignment_weights']}`.\n\n"
+        "A toy: it shows that the parts work together, and says nothing about scores on AudioCaps (not measured)."
+    )
+
+
+def _scores_section(results: dict[str, Any]) -> str:
+    decoding = ", ".join(f"{name} {value}" for name, value in sorted(results["decoding"].items()))
+    return (
+        f"## Scores on the {results['split']} split, by what the model is given\n\n"
+        f"{format_table(results['modalities'])}\n\n"
+        f"pycocoevalcap {results['libraries']['pycocoevalcap']}; decoding: {decoding}."
+    )
+
+
+def _accuracy_section(table: dict[str, dict[str, dict]]) -> str:
+    lines = [
+        "## Right words",
+        "",
+        "Share of events whose colour, shape and sound are right and in the right place of the order. Unseen pairs "
+        "are objects with a sound that training never gave them.",
+        "",
+        "| modality | pairs | events | colour | shape | sound | all three |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for modality, rows in table.items():
+        for kind, row in rows.items():
+            shares = " | ".join(f"{row[name]:.1%}" for name in (*PARTS, "all three"))
+            lines.append(f"| {modality} | {kind} | {row['events']} | {shares} |")
+    return "\n".join(lines)
+
+
+def _examples_section(predictions: Sequence[Prediction], clips: dict[str, ToyClip]) -> str:
+    """Up to five failures, then the first clips of the split, ten captions in all."""
+    chosen = [prediction for prediction in predictions if prediction.modality == "audio+video"]
+    failures = [prediction for prediction in chosen if not _is_right(prediction, clips)]
+    others = [prediction for prediction in chosen if prediction not in failures]
+    wrong = failures[: EXAMPLES // 2]
+    shown = wrong + others[: EXAMPLES - len(wrong)]
+    lines = [
+        "## Captions",
+        "",
+        f"From sound and picture. {len(failures)} of {len(chosen)} captions have a wrong colour, shape, sound or "
+        f"background; {len(wrong)} of them are shown first, then the first right ones of the split.",
+        "",
+        "| clip | caption | a reference | |",
+        "|---|---|---|---|",
+    ]
+    for prediction in shown:
+        verdict = "wrong" if prediction in failures else "right"
+        lines.append(f"| {prediction.id} | {prediction.caption} | {prediction.references[0]} | {verdict} |")
+    return "\n".join(lines)
+
+
+def _is_right(prediction: Prediction, clips: dict[str, ToyClip]) -> bool:
+    accuracy = caption_accuracy(prediction.caption, clips[prediction.id])
+    return accuracy["background"] and all(event[part] for event in accuracy["events"] for part in PARTS)
+
+
+def _plan_section(clip: ToyClip) -> str:
+    events = "; ".join(
+        f"{event.colour} {event.shape} {event.sound} from {event.start:.2f} s to {event.end:.2f} s"
+        for event in clip.events
+    )
+    return (
+        "## Transport plan\n\n![transport plan of one clip](transport_plan.png)\n\n"
+        f"First clip of the split: {events}. Red: more mass than an even plan, blue: less. The frames mark where "
+        "picture and sound of the same event meet."
+    )
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; run train_hf.py and scripts/evaluate.py first.")
+    return json.loads(path.read_text(encoding="utf-8"))

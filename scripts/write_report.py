@@ -1,0 +1,29 @@
+#!/usr/bin/env python
+"""Write the report of a run on the toy world: report.md, loss_curve.png and transport_plan.png.
+
+    python scripts/write_report.py --model outputs/demo/model --data_dir outputs/demo/data \
+        --evaluation outputs/demo/evaluation --output outputs/demo
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lavcap.cli import errors_in_one_line
+from lavcap.report import write_report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder that train_hf.py wrote")
+    parser.add_argument("--data_dir", type=Path, required=True, help="toy world that the model was tested on")
+    parser.add_argument("--evaluation", type=Path, required=True, help="folder that scripts/evaluate.py wrote")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the report")
+    args = parser.parse_args()
+    with errors_in_one_line():
+        print(write_report(args.model, args.data_dir, args.evaluation, args.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

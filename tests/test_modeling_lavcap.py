@@ -1,0 +1,344 @@
+"""The model against the released code's numbers, closed forms, and the promises of its documentation."""
+
+import copy
+
+import pytest
+import torch
+
+from conftest import tiny_model
+from modeling_lavcap import LavcapForConditionalGeneration, alignment_loss, log_sinkhorn
+from released_layout import golden_model, read_golden
+
+
+TOLERANCE = 1e-5
+GOLDEN_RUNS = ("ot_tempcat", "ot_tempcat_qav_add_lora", "tempcat")
+
+
+# ------------------------------------------------------------------------------------------- against released code
+
+
+@pytest.fixture(scope="module", params=GOLDEN_RUNS)
+def golden(request):
+    options, tensors = read_golden(request.param)
+    return golden_model(options, tensors), tensors
+
+
+def golden_inputs(model, tensors) -> dict[str, torch.Tensor]:
+    soft = torch.full((tensors["out.av_embeds"].shape[1],), model.config.av_token_id)
+    row = torch.cat([torch.tensor([1]), tensors["in.before_ids"], soft, tensors["in.after_ids"]])
+    input_ids = row.expand(len(tensors["in.spec"]), -1)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "input_features": tensors["in.spec"],
+        "video_features": tensors["in.clip_feat"],
+    }
+
+
+@torch.no_grad()
+def test_audio_tower_equals_the_released_encoder(golden):
+    model, tensors = golden
+    encoded = model.get_audio_features(tensors["in.spec"])
+    torch.testing.assert_close(encoded, tensors["out.audio_hidden"], atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_soft_tokens_and_alignment_loss_equal_the_released_ones(golden):
+    model, tensors = golden
+    clips = model.get_soft_tokens(tensors["in.spec"], video_features=tensors["in.clip_feat"])
+    torch.testing.assert_close(clips.soft_tokens, tensors["out.av_embeds"], atol=TOLERANCE, rtol=0)
+    alignment = clips.alignment_loss if model.config.optimal_transport else torch.tensor(0.0)
+    torch.testing.assert_close(alignment, tensors["out.ot_loss"], atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_logits_and_total_loss_equal_the_released_ones(golden):
+    model, tensors = golden
+    inputs = golden_inputs(model, tensors)
+    logits = model(**inputs).logits
+    torch.testing.assert_close(logits, tensors["out.prompt_logits"], atol=TOLERANCE, rtol=0)
+    ids, mask = tensors["in.labels"], tensors["in.labels_attention_mask"]
+    prompt = inputs["input_ids"]
+    output = model(
+        **inputs
+        | {
+            "input_ids": torch.cat([prompt, ids], dim=1),
+            "attention_mask": torch.cat([inputs["attention_mask"], mask], dim=1),
+            "labels": torch.cat([torch.full_like(prompt, -100), ids.masked_fill(mask == 0, -100)], dim=1),
+        }
+    )
+    torch.testing.assert_close(output.loss, tensors["out.loss"], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("beams", "expected"), [(1, "out.greedy"), (4, "out.beam4")])
+def test_generated_ids_equal_the_released_ones(golden, beams, expected):
+    model, tensors = golden
+    inputs = golden_inputs(model, tensors)
+    ids = model.generate(**inputs, max_new_tokens=12, num_beams=beams, do_sample=False)
+    new = ids[:, inputs["input_ids"].shape[1] :]
+    new = torch.nn.functional.pad(new, (0, 12 - new.shape[1]), value=3)
+    assert new.tolist() == tensors[expected].tolist()
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_plan_equals_the_released_plan(case):
+    _, tensors = read_golden("sinkhorn")
+    log_plan = log_sinkhorn(
+        tensors[f"{case}.similarity"], float(tensors[f"{case}.epsilon"]), int(tensors[f"{case}.iterations"])
+    )
+    torch.testing.assert_close(log_plan, tensors[f"{case}.log_plan"], atol=TOLERANCE, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------- against closed forms
+
+
+def test_plan_has_uniform_marginals():
+    similarity = torch.randn(3, 5, 8, dtype=torch.float64).tanh()
+    plan = log_sinkhorn(similarity, epsilon=0.1, iterations=2000).exp()
+    torch.testing.assert_close(plan.sum(1), torch.full((3, 8), 1 / 8, dtype=torch.float64))
+    torch.testing.assert_close(plan.sum(2), torch.full((3, 5), 1 / 5, dtype=torch.float64))
+
+
+def test_plan_of_equal_costs_is_even():
+    plan = log_sinkhorn(torch.full((1, 4, 6), 0.3), epsilon=0.1, iterations=1).exp()
+    torch.testing.assert_close(plan, torch.full((1, 4, 6), 1 / 24))
+
+
+def test_plan_finds_a_hidden_permutation():
+    order = torch.tensor([2, 0, 3, 1])
+    plan = log_sinkhorn(torch.eye(4)[order][None], epsilon=0.02, iterations=100)[0]
+    assert plan.argmax(dim=1).tolist() == order.tolist()
+
+
+def test_alignment_loss_has_the_gradient_of_finite_differences():
+    similarity = torch.randn(2, 3, 4, dtype=torch.float64).tanh().requires_grad_()
+    weights = log_sinkhorn(similarity.detach(), 0.1, 50)
+    scale = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda s, t: alignment_loss(s, weights, t), (similarity, scale))
+
+
+def test_alignment_loss_of_indifferent_tokens_is_the_entropy_of_a_guess():
+    similarity = torch.zeros(2, 3, 4)
+    loss = alignment_loss(similarity, similarity, torch.ones(1))
+    torch.testing.assert_close(loss, torch.full((2,), 3.0).log() + torch.full((2,), 4.0).log())
+
+
+@pytest.mark.parametrize(("value", "effective"), [(2.0, 2.0), (9.0, 4.6052), (-1.0, 0.0)])
+def test_alignment_scale_is_clamped_but_keeps_its_gradient(value, effective):
+    fusion = tiny_model(has_vision_tower=False).fusion
+    fusion.logit_scale.data.fill_(value)
+    scale = fusion._alignment_scale()
+    scale.backward()
+    assert scale.item() == pytest.approx(effective)
+    assert fusion.logit_scale.grad.item() == 1.0
+
+
+@torch.no_grad()
+def test_barycentric_plan_gives_every_audio_token_a_mean_of_video_tokens():
+    joint = tiny_model(has_vision_tower=False).fusion
+    barycentric = tiny_model(has_vision_tower=False, transport_attention="barycentric").fusion
+    audio, video = torch.randn(2, 12, 24), torch.randn(2, 4, 24)  # audio: four frequency rows of three time steps
+    unit_audio = torch.nn.functional.normalize(audio.unflatten(1, (4, 3)).mean(1), dim=-1)
+    unit_video = torch.nn.functional.normalize(video, dim=-1)
+    plan = joint(audio, video).transport_plan
+    weights = plan.transpose(1, 2) / plan.sum(1)[:, :, None]
+    expected = unit_audio + weights @ unit_video
+    torch.testing.assert_close(barycentric(audio, video).tokens[:, :3], expected)
+    torch.testing.assert_close(joint(audio, video).tokens[:, :3], unit_audio + plan.transpose(1, 2) @ unit_video)
+
+
+@torch.no_grad()
+def test_channel_fusion_spreads_video_tokens_over_the_audio_tokens():
+    fusion = tiny_model(
+        has_vision_tower=False, fusion="concat_channel", num_video_frames=1, transport_attention="none"
+    ).fusion
+    audio, video = torch.randn(2, 12, 24), torch.randn(2, 1, 24)
+    fused = fusion(audio, video)
+    assert fused.tokens.shape == (2, 3, 48) and fused.counts.tolist() == [3, 3]
+    torch.testing.assert_close(fused.tokens[:, :1, 24:], torch.nn.functional.normalize(video, dim=-1))
+    assert not fused.tokens[:, 1:, 24:].any()
+
+
+@torch.no_grad()
+def test_cross_attention_adds_what_the_audio_attends_to():
+    fusion = tiny_model(has_vision_tower=False, fusion="cross_attention", transport_attention="none").fusion
+    audio, video = torch.randn(2, 12, 24), torch.randn(2, 4, 24)
+    unit_audio = torch.nn.functional.normalize(audio.unflatten(1, (4, 3)).mean(1), dim=-1)
+    unit_video = torch.nn.functional.normalize(video, dim=-1)
+    attended, _ = fusion.cross_attention(unit_audio, unit_video, unit_video)
+    torch.testing.assert_close(fusion(audio, video).tokens, unit_audio + attended)
+
+
+# ------------------------------------------------------------------------------------------------------- contracts
+
+
+def clip_inputs(model, batch: int = 2, audio: bool = True, video: bool = True) -> dict[str, torch.Tensor]:
+    """Random clips with fitting placeholders for `tiny_config`: 3 audio and 4 video tokens."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = [1, 5, *[model.config.av_token_id] * (3 * audio + 4 * video), 6, 7]
+    inputs = {"input_ids": torch.tensor([tokens] * batch)}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if audio:
+        inputs["input_features"] = torch.randn(batch, 48, 64, generator=generator)
+    if video:
+        inputs["pixel_values_videos"] = torch.randn(batch, 4, 3, 16, 16, generator=generator)
+    return inputs
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changed", ["input_features", "pixel_values_videos"])
+def test_each_modality_changes_the_logits(model, changed):
+    inputs = clip_inputs(model)
+    other = inputs | {changed: inputs[changed].flip(0)}
+    assert (model(**inputs).logits - model(**other).logits).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("audio", "video"), [(True, False), (False, True)])
+def test_one_modality_is_enough_and_has_no_transport(model, audio, video):
+    output = model(**clip_inputs(model, audio=audio, video=video))
+    assert output.logits.isfinite().all()
+    assert output.transport_plan is None and output.alignment_loss is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["concat_time", "concat_channel", "cross_attention"])
+def test_a_masked_modality_is_a_missing_one(fusion):
+    frames = 3 if fusion == "concat_channel" else 4
+    model = tiny_model(fusion=fusion, num_video_frames=frames, has_vision_tower=False)
+    audio, video = torch.randn(3, 48, 64), torch.randn(3, frames, 24)
+    mixed = model.get_soft_tokens(
+        audio,
+        video_features=video,
+        audio_mask=torch.tensor([True, True, False]),
+        video_mask=torch.tensor([True, False, True]),
+    )
+    alone = [
+        model.get_soft_tokens(audio[:1], video_features=video[:1]),
+        model.get_soft_tokens(audio[1:2]),
+        model.get_soft_tokens(video_features=video[2:]),
+    ]
+    for index, single in enumerate(alone):
+        count = int(mixed.soft_token_counts[index])
+        assert count == int(single.soft_token_counts[0])
+        torch.testing.assert_close(
+            mixed.soft_tokens[index, :count], single.soft_tokens[0, :count], atol=1e-5, rtol=1e-5
+        )
+    torch.testing.assert_close(mixed.alignment_loss, alone[0].alignment_loss)
+    assert not mixed.transport_plan[1:].any()
+
+
+def test_masking_every_clip_leaves_finite_gradients(model):
+    model = copy.deepcopy(model).train()
+    inputs = clip_inputs(model, video=False) | {
+        "pixel_values_videos": torch.zeros(2, 4, 3, 16, 16),
+        "video_mask": torch.tensor([False, False]),
+    }
+    model(**inputs, labels=inputs["input_ids"].masked_fill(inputs["input_ids"] >= 300, -100)).loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_neither_modality_is_an_error(model):
+    with pytest.raises(ValueError, match="neither sound"):
+        model.get_soft_tokens()
+    with pytest.raises(ValueError, match=r"\[7\] placeholders per row for \[0\] soft tokens"):
+        model(input_ids=clip_inputs(model, batch=1)["input_ids"])
+
+
+def test_a_wrong_number_of_placeholders_names_both_counts(model):
+    inputs = clip_inputs(model)
+    inputs["input_ids"] = inputs["input_ids"][:, :-3]
+    inputs["attention_mask"] = inputs["attention_mask"][:, :-3]
+    with pytest.raises(ValueError, match=r"\[6, 6\] placeholders per row for \[7, 7\] soft tokens"):
+        model(**inputs)
+
+
+def test_an_unknown_keyword_raises(model):
+    with pytest.raises(TypeError, match="pixel_values_video"):
+        model(**clip_inputs(model), pixel_values_video=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("input_features", (2, 48, 32), r"shape \(2, 48, 32\), expected \(batch, frames, 64\)"),
+        ("input_features", (2, 64, 64), "has 64 frames, expected 16 to 48"),
+        ("pixel_values_videos", (2, 3, 16, 16), r"expected \(batch, video_frames, 3, height, width\)"),
+    ],
+)
+def test_wrong_shapes_say_what_was_expected(model, name, shape, message):
+    with pytest.raises(ValueError, match=message):
+        model(**clip_inputs(model) | {name: torch.zeros(shape)})
+
+
+@torch.no_grad()
+def test_stored_features_replace_the_frames(model):
+    inputs = clip_inputs(model)
+    expected = model(**inputs).logits
+    pixels = inputs.pop("pixel_values_videos")
+    features = model.get_video_features(pixels)
+    torch.testing.assert_close(model(**inputs, video_features=features).logits, expected)
+    with pytest.raises(ValueError, match="both pixel_values_videos and video_features"):
+        model(**inputs, pixel_values_videos=pixels, video_features=features)
+
+
+def test_a_model_without_vision_tower_asks_for_features():
+    model = tiny_model(has_vision_tower=False)
+    assert not any("vision" in name for name in model.state_dict())
+    with pytest.raises(ValueError, match="pass video_features"):
+        model.get_video_features(torch.zeros(1, 4, 3, 16, 16))
+
+
+def test_generation_encodes_each_clip_once(model, monkeypatch):
+    calls = []
+    encode = model.get_soft_tokens
+    monkeypatch.setattr(model, "get_soft_tokens", lambda **inputs: calls.append(1) or encode(**inputs))
+    model.generate(**clip_inputs(model), num_beams=3, num_return_sequences=2, max_new_tokens=5)
+    assert len(calls) == 1
+
+
+def test_cached_and_uncached_generation_agree(model):
+    inputs = clip_inputs(model)
+    with_cache = model.generate(**inputs, max_new_tokens=6, use_cache=True)
+    assert with_cache.tolist() == model.generate(**inputs, max_new_tokens=6, use_cache=False).tolist()
+
+
+@torch.no_grad()
+def test_alignment_loss_is_shared_out_over_gradient_accumulation(model):
+    inputs = clip_inputs(model)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == model.config.av_token_id, -100)
+    whole = model(**inputs, labels=labels)
+    part = model(**inputs, labels=labels, num_items_in_batch=2 * int((labels[:, 1:] != -100).sum()))
+    torch.testing.assert_close(part.loss, whole.loss / 2)
+    torch.testing.assert_close(whole.loss, whole.caption_loss + whole.alignment_loss)
+
+
+def test_bfloat16_keeps_statistics_and_plan_in_float32(saved_model, model):
+    half = LavcapForConditionalGeneration.from_pretrained(saved_model, dtype=torch.bfloat16)
+    assert half.multi_modal_projector.weight.dtype == torch.bfloat16
+    assert half.audio_tower.batch_norm.running_var.dtype == torch.float32
+    assert half.fusion.logit_scale.dtype == torch.float32
+    inputs = clip_inputs(model)
+    with torch.no_grad():
+        plan, expected = half(**inputs).transport_plan, model(**inputs).transport_plan
+    assert plan.dtype == torch.float32
+    torch.testing.assert_close(plan, expected, rtol=0.2, atol=1e-3)
+
+
+@torch.no_grad()
+def test_silence_and_equal_frames_give_finite_losses(model):
+    inputs = clip_inputs(model)
+    inputs["input_features"] = torch.full_like(inputs["input_features"], -2.7)
+    inputs["pixel_values_videos"] = torch.zeros_like(inputs["pixel_values_videos"])
+    output = model(**inputs)
+    assert output.alignment_loss.isfinite() and output.transport_plan.isfinite().all()
+
+
+def test_every_part_of_the_model_learns(model):
+    model = copy.deepcopy(model).train()
+    inputs = clip_inputs(model)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == model.config.av_token_id, -100)
+    model(**inputs, labels=labels).loss.backward()
+    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # CLIP's key biases cancel in the softmax, as they do in the audio tower.
+    assert [name for name in still if "k_proj.bias" not in name] == []

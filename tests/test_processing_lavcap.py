@@ -1,0 +1,230 @@
+"""The processor: Kaldi's numbers, exact token counts, labels token by token, and one meaning per input."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import tiny_config, write_media
+from processing_lavcap import LavcapFeatureExtractor, LavcapProcessor
+from released_layout import read_golden
+
+
+WAVEFORMS = [
+    "chirp",
+    "loud_clipped",
+    "noise_10s",
+    "odd_length",
+    "offset",
+    "quiet",
+    "short_25ms",
+    "silence",
+    "tone_440",
+]
+AUDIO_TOKENS, VIDEO_TOKENS = 3, 4
+
+
+# ----------------------------------------------------------------------------------------------------- filter bank
+
+
+@pytest.mark.parametrize("name", WAVEFORMS)
+def test_log_mel_equals_torchaudio(name):
+    _, golden = read_golden("fbank")
+    log_mel = LavcapFeatureExtractor().log_mel(golden[f"{name}.waveform"])
+    assert log_mel.shape == (int(golden[f"{name}.frames"]), 64)
+    expected = golden[f"{name}.log_mel"]
+    log_mel = log_mel[::50] if name == "noise_10s" else log_mel
+    # Beside a pure tone most bands hold only the rounding of the float32 FFT, which differs between FFT libraries:
+    # what is 70 dB and more below the loudest band of the frame is compared as energy.
+    audible = expected > expected.amax(dim=1, keepdim=True) - 16
+    torch.testing.assert_close(log_mel[audible], expected[audible], atol=1e-3, rtol=0)
+    energy, loudest = expected.exp(), expected.exp().amax(dim=1, keepdim=True)
+    assert ((log_mel.exp() - energy) / loudest).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["short_25ms", "tone_440"])
+def test_features_are_padded_then_normalised_as_released(name):
+    _, golden = read_golden("fbank")
+    features = LavcapFeatureExtractor()(golden[f"{name}.waveform"])["input_features"][0]
+    torch.testing.assert_close(features, golden[f"{name}.features"], atol=1e-3, rtol=0)
+
+
+def test_a_waveform_shorter_than_a_frame_is_heard_and_an_empty_one_refused():
+    extractor = LavcapFeatureExtractor()
+    assert extractor(np.ones(10, np.float32))["input_features"].isfinite().all()
+    with pytest.raises(ValueError, match="0 samples"):
+        extractor(np.zeros(0, np.float32))
+    with pytest.raises(ValueError, match="44100 Hz, expected 16000 Hz"):
+        extractor(np.zeros(400, np.float32), sampling_rate=44100)
+
+
+# ---------------------------------------------------------------------------------------------------- placeholders
+
+
+def placeholders(processor, inputs) -> list[int]:
+    return (inputs["input_ids"] == processor.av_token_id).sum(dim=1).tolist()
+
+
+def sound(seconds: float = 0.4) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, int(16000 * seconds)).astype(np.float32)
+
+
+def pictures(count: int = 6) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 20, 24, 3), dtype=np.uint8)
+
+
+def test_released_sizes_give_84_placeholders(tokenizer):
+    from configuration_lavcap import LavcapConfig
+
+    processor = LavcapProcessor.from_config(LavcapConfig(), tokenizer)
+    assert processor.num_soft_tokens(audio=True, video=True) == 84
+    assert processor.num_soft_tokens(audio=True, video=False) == 64
+    assert processor.num_soft_tokens(audio=False, video=True) == 20
+    assert processor.feature_extractor.window == pytest.approx(10.24)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "counts"),
+    [("concat_time", [7, 3, 4]), ("concat_channel", [3, 3, 3]), ("cross_attention", [3, 3, 4])],
+)
+def test_placeholders_are_as_many_as_the_model_makes_soft_tokens(tokenizer, fusion, counts):
+    from modeling_lavcap import LavcapForConditionalGeneration
+
+    frames = 3 if fusion == "concat_channel" else 4
+    config = tiny_config(fusion=fusion, num_video_frames=frames, text_config={"vocab_size": len(tokenizer)})
+    counts = counts if frames == 4 else [3, 3, 3]
+    processor = LavcapProcessor.from_config(config, tokenizer)
+    model = LavcapForConditionalGeneration(config).eval()
+    inputs = processor(audio=[sound(), sound(), None], videos=[pictures(), None, pictures()])
+    assert placeholders(processor, inputs) == counts
+    assert model(**inputs).logits.isfinite().all()
+
+
+def test_prompt_is_the_released_one_with_bos_and_placeholders_in_place(processor):
+    ids = processor(audio=sound(), videos=pictures())["input_ids"][0].tolist()
+    tokenizer = processor.tokenizer
+    start = ids.index(processor.av_token_id)
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(ids[1:start]).strip() == "USER: <Speech>"
+    assert ids[start : start + 7] == [processor.av_token_id] * 7
+    assert tokenizer.decode(ids[start + 7 :]).strip() == "</Speech> Please describe the audio.\nASSISTANT:"
+
+
+def test_own_instruction_and_own_prompt(processor):
+    tokenizer = processor.tokenizer
+    asked = processor(audio=sound(), text="What is heard?")["input_ids"][0]
+    assert "What is heard?" in tokenizer.decode(asked)
+    whole = processor(audio=sound(), text="Sound: <av> Caption:")["input_ids"][0].tolist()
+    assert tokenizer.decode(whole, skip_special_tokens=True).split() == ["Sound:", "Caption:"]
+    with pytest.raises(ValueError, match="2 placeholders <av>, expected one"):
+        processor(audio=sound(), text="<av> and <av>")
+
+
+# ---------------------------------------------------------------------------------------------------------- labels
+
+
+def test_labels_are_the_caption_and_its_end_token_and_nothing_else(processor):
+    captions = ["a red circle beeps", "rain falls"]
+    batch = processor(audio=[sound(), sound()], captions=captions)
+    tokenizer = processor.tokenizer
+    for row, caption in enumerate(captions):
+        answer = tokenizer(caption, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        labels, ids = batch["labels"][row], batch["input_ids"][row]
+        assert labels[labels != -100].tolist() == answer
+        assert ids[labels != -100].tolist() == answer
+        assert batch["attention_mask"][row].sum() == len(ids[batch["attention_mask"][row] == 1])
+    assert batch["attention_mask"][:, 0].tolist() == [1, 1]  # padded on the right
+    assert batch["labels"][1, -1] == -100 and batch["attention_mask"][1, -1] == 0
+
+
+def test_prompts_for_generation_are_padded_on_the_left(processor):
+    batch = processor(audio=[sound(), sound()], videos=[pictures(), None])
+    assert batch["attention_mask"][:, -1].tolist() == [1, 1]
+    assert batch["attention_mask"][1, :VIDEO_TOKENS].tolist() == [0] * VIDEO_TOKENS
+    assert batch["video_mask"].tolist() == [True, False] and "audio_mask" not in batch
+
+
+@torch.no_grad()
+def test_captions_of_a_mixed_batch_are_those_one_by_one(processor, model):
+    audio, videos = [sound(0.4), sound(0.2), None], [pictures(), None, pictures(3)]
+    batch = processor(audio=audio, videos=videos)
+    together = processor.decode_captions(model.generate(**batch), batch)
+    for index in range(3):
+        single = processor(
+            audio=None if audio[index] is None else [audio[index]],
+            videos=None if videos[index] is None else [videos[index]],
+        )
+        assert processor.decode_captions(model.generate(**single), single) == [together[index]]
+
+
+# ---------------------------------------------------------------------------------------------------------- inputs
+
+
+def test_a_path_equals_its_parts(processor, tmp_path):
+    path = write_media(tmp_path / "clip.mp4", seconds=0.4)
+    whole, parts = processor(path), processor(audio=str(path), videos=path)
+    for name in ("input_ids", "input_features", "pixel_values_videos"):
+        assert torch.equal(whole[name], parts[name])
+
+
+def test_stereo_at_another_rate_equals_mono_at_16_khz(processor):
+    time = np.arange(48000 * 2 // 5) / 48000
+    tone = np.sin(2 * np.pi * 440 * time).astype(np.float32)
+    stereo = processor(audio=np.stack([tone, tone]), sampling_rate=48000)["input_features"]
+    mono = processor(audio=tone[::3].copy())["input_features"]
+    assert (stereo - mono)[0, 2:36, :20].abs().max() < 0.05
+
+
+def test_arrays_images_and_lists_of_frames_mean_the_same(processor):
+    frames = pictures()
+    expected = processor(videos=frames)["pixel_values_videos"]
+    assert expected.shape == (1, VIDEO_TOKENS, 3, 16, 16)
+    images = [Image.fromarray(frame) for frame in frames]
+    for form in (list(frames), images, [images], [frames], torch.from_numpy(frames)):
+        assert torch.equal(processor(videos=form)["pixel_values_videos"], expected)
+    assert processor(videos=[frames, images])["pixel_values_videos"].shape[0] == 2
+
+
+def test_a_clip_beyond_the_window_is_cut_with_both_durations(processor, caplog):
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        processor(audio=sound(0.56))
+        assert not caplog.records
+        processor(audio=sound(0.75))
+    transformers_logging.disable_propagation()
+    assert "lasts 0.75 s, the window is 0.48 s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "Got no clip"),
+        ({"audio": [None], "videos": [None]}, "Clip 0 has neither sound nor picture"),
+        ({"audio": [sound()], "videos": [pictures(), pictures()]}, "Got 1 audio for 2 clips"),
+        ({"audio": [sound(), sound()], "text": ["one", "two", "three"]}, "Got 3 texts for 2 clips"),
+        ({"audio": [sound(), sound()], "captions": ["one"]}, "Got 1 captions for 2 clips"),
+        ({"media": "a.mp4", "audio": sound()}, "pass the clip once"),
+        ({"audio": np.array([np.nan] * 400)}, "NaN or infinite"),
+        ({"videos": np.zeros((3, 8, 8, 1), np.uint8)}, r"expected \(height, width, 3\) RGB"),
+        ({"audio": sound(), "return_tensors": "np"}, "expected 'pt'"),
+    ],
+)
+def test_bad_input_says_what_was_got_and_expected(processor, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**inputs)
+
+
+def test_an_unknown_keyword_raises(processor):
+    with pytest.raises(TypeError, match="vidoes"):
+        processor(vidoes=pictures())
+
+
+def test_saved_processor_comes_back_with_equal_outputs(processor, saved_model):
+    loaded = LavcapProcessor.from_pretrained(saved_model)
+    expected, found = (p(audio=sound(), videos=pictures(), captions="rain falls") for p in (processor, loaded))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -1,0 +1,142 @@
+"""The training command: refusals before any work, and the whole job on a world of 24 clips."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from conftest import ROOT
+
+
+TINY = {
+    "model_config": {
+        "num_video_frames": 4,
+        "audio_config": {
+            "hidden_size": 24,
+            "intermediate_size": 48,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_frames": 400,
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 24,
+            "intermediate_size": 48,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "patch_size": 32,
+            "image_size": 64,
+            "projection_dim": 24,
+        },
+        "text_config": {
+            "model_type": "llama",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 128,
+        },
+    },
+    "max_new_tokens": 8,
+    "num_beams": 2,
+    "max_steps": 6,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "logging_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "save_steps": 3,
+    "audio_only_rate": 0.2,
+    "video_only_rate": 0.2,
+    "cache_features": True,
+}
+
+
+@pytest.fixture
+def recipe(toy_world, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    fields = TINY | {
+        "data_dir": str(toy_world),
+        "tokenizer_name": str(toy_world / "tokenizer"),
+        "output_dir": str(tmp_path / "run"),
+    }
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def run(*command: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+
+
+def launch(*arguments: object) -> subprocess.CompletedProcess:
+    command = ("-m", "accelerate.commands.launch", "--quiet", "--config_file")
+    return run(*command, ROOT / "configs" / "accelerate" / "one_process.yaml", "train_hf.py", *arguments)
+
+
+@pytest.mark.slow
+def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
+    trained = launch(recipe)
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    model = tmp_path / "run"
+    for name in ("modeling_lavcap.py", "processing_lavcap.py", "media_lavcap.py", "configuration_lavcap.py"):
+        assert (model / name).is_file()
+    assert json.loads((model / "generation_config.json").read_text())["num_beams"] == 2
+    assert any((model / "runs").rglob("events.out.tfevents.*"))
+    history = json.loads((model / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "eval_bleu_4" in entry] == [3, 6, 6]
+
+    again = run("train_hf.py", recipe)
+    assert again.returncode == 2 and "holds another run" in again.stderr
+    more = launch(recipe, "--resume_from_checkpoint", "true", "--max_steps", "8")
+    assert more.returncode == 0, more.stderr[-2000:]
+    assert json.loads((model / "trainer_state.json").read_text())["global_step"] == 8
+
+    evaluation = tmp_path / "evaluation"
+    command = ("scripts/evaluate.py", "--model", model, "--data_dir", toy_world, "--output", evaluation)
+    scored = run(*command)
+    assert scored.returncode == 0, scored.stderr[-2000:]
+    results = json.loads((evaluation / "results.json").read_text())
+    assert list(results["modalities"]) == ["audio+video", "audio", "video"]
+    assert all(row["expected"] == row["scored"] == 6 for row in results["modalities"].values())
+    assert len((evaluation / "predictions.jsonl").read_text().splitlines()) == 18
+    assert f"| {results['modalities']['audio']['metrics']['bleu_1']:.4f} |" in scored.stdout
+    kept = (evaluation / "results.json").read_bytes()
+    assert run(*command).returncode == 2 and (evaluation / "results.json").read_bytes() == kept
+
+    report = tmp_path / "report"
+    command = ("scripts/write_report.py", "--model", model, "--data_dir", toy_world)
+    written = run(*command, "--evaluation", evaluation, "--output", report)
+    assert written.returncode == 0, written.stderr[-2000:]
+    text = (report / "report.md").read_text()
+    for heading in ("Scores on the test split", "Right words", "Captions", "Loss", "Transport plan"):
+        assert f"## {heading}" in text
+    for picture in ("loss_curve.png", "transport_plan.png"):
+        assert (report / picture).stat().st_size > 10_000 and picture in text
+
+    captioned = run("scripts/caption.py", toy_world / "videos" / "new_clip.mp4", "--model", model)
+    assert captioned.returncode == 0 and len(captioned.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--fusion", "x"), "'fusion' is not an option"),
+        (("--model_config", '{"fusion": "tempcat"}'), "fusion is 'tempcat', expected one of 'concat_time'"),
+        (("--model_config", '{"fussion": "tempcat"}'), "did you mean fusion?"),
+        (("--data_dir", "nowhere"), "nowhere/train.json: no such file"),
+        (("--audio_only_rate", "2"), "expected shares of the training clips"),
+        (("--resume_from_checkpoint", "true"), "holds no checkpoint to resume from"),
+        (("--model_name_or_path", "nowhere/model"), "nowhere/model"),
+    ],
+)
+def test_bad_options_end_in_one_line_and_status_2(recipe, tmp_path, options, message, monkeypatch, capsys):
+    import train_hf
+
+    monkeypatch.setattr(sys, "argv", ["train_hf.py", str(recipe), *options])
+    with pytest.raises(SystemExit) as stopped:
+        train_hf.main()
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2 and len(errors) == 1 and message in errors[0]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,74 @@
+"""The trainer: generation from the prompt alone, and losses logged apart."""
+
+import copy
+
+import pytest
+import torch
+
+from lavcap.data import ClipDataset, EvaluationCollator, TrainingCollator, load_split, one_row_per_caption
+from lavcap.trainer import LavcapTrainer
+from train_hf import TrainingArguments, caption_metrics
+
+
+@pytest.fixture
+def trainer(toy_world, processor, model, tmp_path):
+    rows = load_split(toy_world, "val")
+    return LavcapTrainer(
+        model=copy.deepcopy(model),
+        args=TrainingArguments(
+            output_dir=str(tmp_path / "out"),
+            use_cpu=True,
+            report_to="none",
+            max_steps=4,
+            logging_steps=2,
+            per_device_train_batch_size=3,
+            per_device_eval_batch_size=4,
+            gradient_accumulation_steps=2,
+            learning_rate=1e-3,
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        data_collator=TrainingCollator(processor, 0.2, 0.2),
+        eval_data_collator=EvaluationCollator(processor),
+        train_dataset=ClipDataset(one_row_per_caption(rows), processor, cache=True),
+        eval_dataset=ClipDataset(rows, processor, cache=True),
+        processing_class=processor,
+        compute_metrics=caption_metrics(processor, rows["captions"]),
+    )
+
+
+def test_predictions_are_the_captions_generated_from_each_clip_alone(trainer, processor):
+    prediction = trainer.predict(trainer.eval_dataset)
+    tokens = torch.as_tensor(prediction.predictions)
+    tokens = tokens.masked_fill(tokens < 0, processor.tokenizer.pad_token_id)
+    found = processor.decode_captions(tokens)
+    for index, caption in enumerate(found):
+        inputs = processor.batch([trainer.eval_dataset[index]["features"]])
+        assert caption == processor.decode_captions(trainer.model.generate(**inputs), inputs)[0]
+    assert {"test_cider_d", "test_bleu_4", "test_rouge_l", "test_loss"} <= prediction.metrics.keys()
+
+
+def test_references_in_the_place_of_predictions_score_perfectly(processor, toy_world):
+    references = load_split(toy_world, "val")["captions"]
+    ids = [processor.tokenizer(captions[0])["input_ids"] for captions in references]
+    width = max(map(len, ids))
+    padded = torch.tensor([row + [-100] * (width - len(row)) for row in ids])
+    metrics = caption_metrics(processor, references)(type("P", (), {"predictions": padded.numpy()}))
+    assert metrics["bleu_4"] == pytest.approx(1) and metrics["rouge_l"] == pytest.approx(1)
+
+
+def test_every_trainable_tensor_moves_and_losses_are_logged_apart(trainer):
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    still = [name for name, p in trainer.model.named_parameters() if torch.equal(p, before[name])]
+    assert [name for name in still if "k_proj.bias" not in name] == []
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) == 2
+    for entry in logged:
+        assert entry["loss"] == pytest.approx(entry["caption_loss"] + entry["alignment_loss"], abs=2e-3)
+        assert entry["caption_loss"] > 0 and entry["alignment_loss"] > 0
+
+
+def test_training_batches_are_not_those_of_evaluation(trainer):
+    training, evaluation = next(iter(trainer.get_train_dataloader())), next(iter(trainer.get_eval_dataloader()))
+    assert "generation_input_ids" not in training and "generation_input_ids" in evaluation
