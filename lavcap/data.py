@@ -22,7 +22,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import BatchFeature
 
-from media_lavcap import Clip, read_images
+from media_lavcap import Clip, MediaError, read_images
 from processing_lavcap import LavcapProcessor
 
 
@@ -112,12 +112,30 @@ class ClipDataset(torch.utils.data.Dataset):
         return {"id": row["id"], "captions": row["captions"], "features": self._features(row)}
 
     def preload(self, description: str, threads: int = 2) -> "ClipDataset":
-        """Fill the cache, with a progress bar; does nothing without one."""
-        if self._cache is not None:
-            with ThreadPoolExecutor(threads) as pool, tqdm(total=len(self), desc=description, unit="clip") as progress:
-                for _ in pool.map(self.__getitem__, range(len(self))):
-                    progress.update()
+        """Fill the cache, with a progress bar; does nothing without one.
+
+        Raises:
+            DataError: some clips cannot be read; all of them are listed.
+        """
+        if self._cache is None:
+            return self
+        errors = []
+        with ThreadPoolExecutor(threads) as pool, tqdm(total=len(self), desc=description, unit="clip") as progress:
+            for error in pool.map(self._try, range(len(self))):
+                errors += [error] if error else []
+                progress.update()
+        if errors:
+            listed = "".join(f"\n  {error}" for error in dict.fromkeys(errors))
+            raise DataError(f"{len(errors)} of {len(self)} clips cannot be read; replace them, or their rows:{listed}")
         return self
+
+    def _try(self, index: int) -> str | None:
+        """Read a clip into the cache; the reason if that fails."""
+        try:
+            self[index]
+        except MediaError as error:
+            return str(error)
+        return None
 
     def _features(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
         if self._cache is None:

@@ -28,13 +28,17 @@ EVENT_COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yello
 
 
 def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_dir: Path) -> Path:
-    """Write `report.md`, `loss_curve.png` and `transport_plan.png` into `output_dir`.
+    """Write `report.md`, `loss_curve.png` and `transport_plan.png` into `output_dir`, which has none yet.
 
     Args:
         model_dir: folder that `train_hf.py` wrote.
         data_dir: toy world with `test_events.json`.
         evaluation_dir: folder that `scripts/evaluate.py` wrote.
     """
+    if (output_dir / "report.md").exists():
+        raise ValueError(
+            f"{output_dir}: holds another report; name a new folder with --output, or move report.md away."
+        )
     results = _read_json(evaluation_dir / "results.json")
     predictions = read_predictions(evaluation_dir / "predictions.jsonl")
     truth = _read_json(data_dir / f"{results['split']}_events.json")

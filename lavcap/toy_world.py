@@ -77,12 +77,14 @@ VOCABULARY_SIZE = 512
 EVENT_SECONDS = (1.0, 1.5)
 EVENT_GAP = 0.1  # seconds, least distance between events and to the clip's ends
 PULSE_RATES = (2.5, 5.0)  # Hz
-ACTIVE_SIZE, PULSE_SIZE = 1.2, 0.35  # size factor while sounding, and what a full pulse adds
+ACTIVE_SIZE, PULSE_SIZE = 1.15, 0.25  # size factor while sounding, and what a full pulse adds
 IDLE_GLOW = 0.5  # brightness of the colour while silent; a sounding object lights up in full
 PULSE_LIGHT = 0.15  # share of white that a full pulse mixes into the fill
 RIM = 0.16  # width of a sounding object's light rim, as a share of its size
-RADII = (0.11, 0.14)  # share of the picture's side
-MAX_DRIFT = 0.006  # picture sides per second
+BOARD_CELLS = 4  # per side; each object stands in a cell of its own, however large it grows
+RADII = (0.078, 0.09)  # share of the picture's side
+JITTER = 0.008  # picture sides, from the middle of the cell, along each axis
+MAX_DRIFT = 0.0015  # picture sides per second
 FADE_SECONDS = 0.01
 
 
@@ -113,11 +115,9 @@ class ToyObject:
     drift_x: float  # per second
     drift_y: float
 
-    @property
-    def reach(self) -> float:
-        """Largest distance from the starting centre that the object can cover in a clip, when it sounds too."""
-        drift = math.hypot(self.drift_x, self.drift_y) * CLIP_SECONDS
-        return self.radius * (ACTIVE_SIZE + PULSE_SIZE) + drift
+    def position(self, time: float) -> tuple[float, float]:
+        """Centre (x, y) at `time` (seconds)."""
+        return self.x + self.drift_x * time, self.y + self.drift_y * time
 
     def size_factor(self, time: float) -> float:
         """Drawn size at `time` (seconds) relative to `radius`."""
@@ -226,30 +226,25 @@ def sample_clip(split: str, index: int, seed: int = 0) -> ToyClip:
 
 
 def _sample_objects(rng: np.random.Generator, looks: Sequence[tuple[str, str]]) -> list[ToyObject]:
-    """Places objects one by one where they can touch no other at any time, and starts over when that takes long."""
-    objects: list[ToyObject] = []
-    misses = 0
-    while len(objects) < len(looks):
-        candidate = _sample_object(rng, *looks[len(objects)])
-        if all(_stay_apart(candidate, other) for other in objects):
-            objects.append(candidate)
-            continue
-        misses += 1
-        if misses % 20 == 0:
-            objects.clear()
-    return objects
+    """Objects of given colours and shapes in cells of their own on the board."""
+    cells = rng.choice(BOARD_CELLS**2, size=len(looks), replace=False)
+    return [
+        _sample_object(rng, *look, *divmod(int(cell), BOARD_CELLS)) for look, cell in zip(looks, cells, strict=True)
+    ]
 
 
-def _stay_apart(one: ToyObject, other: ToyObject) -> bool:
-    return math.hypot(one.x - other.x, one.y - other.y) > one.reach + other.reach
-
-
-def _sample_object(rng: np.random.Generator, colour: str, shape: str) -> ToyObject:
-    look = {"colour": colour, "shape": shape, "radius": _uniform(rng, *RADII), "angle": _uniform(rng, -0.2, 0.2)}
+def _sample_object(rng: np.random.Generator, colour: str, shape: str, row: int, column: int) -> ToyObject:
     direction, speed = rng.uniform(0, 2 * math.pi), rng.uniform(0, MAX_DRIFT)
-    drift = {"drift_x": round(speed * math.cos(direction), 5), "drift_y": round(speed * math.sin(direction), 5)}
-    reach = ToyObject(**look, **drift, x=0.0, y=0.0).reach
-    return ToyObject(**look, **drift, x=_uniform(rng, reach, 1 - reach), y=_uniform(rng, reach, 1 - reach))
+    return ToyObject(
+        colour=colour,
+        shape=shape,
+        x=_uniform(rng, -JITTER, JITTER) + (column + 0.5) / BOARD_CELLS,
+        y=_uniform(rng, -JITTER, JITTER) + (row + 0.5) / BOARD_CELLS,
+        radius=_uniform(rng, *RADII),
+        angle=_uniform(rng, -0.2, 0.2),
+        drift_x=round(speed * math.cos(direction), 5),
+        drift_y=round(speed * math.sin(direction), 5),
+    )
 
 
 def _sample_spans(rng: np.random.Generator) -> list[tuple[float, float]]:
@@ -464,7 +459,7 @@ def render_frame(clip: ToyClip, time: float, size: int = FRAME_SIZE) -> np.ndarr
     for item in (*clip.distractors, *clip.events):
         cos, sin = math.cos(item.angle), math.sin(item.angle)
         corners = _OUTLINES[item.shape] @ np.array([[cos, sin], [-sin, cos]])
-        centre = (item.x + item.drift_x * time, item.y + item.drift_y * time)
+        centre = item.position(time)
         for factor, colour in item.layers(time):
             points = side * (centre + factor * item.radius * corners) - 0.5
             draw.polygon(points.ravel().tolist(), fill=colour)

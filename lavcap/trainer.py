@@ -1,5 +1,7 @@
 """`Seq2SeqTrainer` for LAVCap: loss on prompt and caption, captions generated from the prompt alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,9 +27,18 @@ class LavcapTrainer(Seq2SeqTrainer):
         self._logged_step = 0
 
     def get_eval_dataloader(self, eval_dataset=None):
+        with self._evaluation_collator():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._evaluation_collator():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _evaluation_collator(self) -> Iterator[None]:
         training_collator, self.data_collator = self.data_collator, self._eval_data_collator
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            yield
         finally:
             self.data_collator = training_collator
 

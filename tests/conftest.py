@@ -83,15 +83,19 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def processor(tokenizer) -> LavcapProcessor:
-    """Processor of `tiny_config` with a vocabulary that fits."""
-    config = tiny_config(text_config={"vocab_size": len(tokenizer)})
-    return LavcapProcessor.from_config(config, tokenizer)
+def fitting_config(tokenizer) -> LavcapConfig:
+    """`tiny_config` with the tokenizer's vocabulary, before a processor adds the placeholder to it."""
+    return tiny_config(text_config={"vocab_size": len(tokenizer)})
 
 
 @pytest.fixture(scope="session")
-def model(tokenizer) -> LavcapForConditionalGeneration:
-    model = tiny_model(text_config={"vocab_size": len(tokenizer)})
+def processor(fitting_config, tokenizer) -> LavcapProcessor:
+    return LavcapProcessor.from_config(fitting_config, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def model(fitting_config) -> LavcapForConditionalGeneration:
+    model = tiny_model(text_config={"vocab_size": fitting_config.text_config.vocab_size})
     model.generation_config.update(max_new_tokens=6, num_beams=1, do_sample=False)
     return model
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +105,15 @@ def test_cached_features_are_read_once_and_equal(toy_world, processor):
     assert cached[2]["features"]["input_features"] is cached[2]["features"]["input_features"]
     for name, value in plain[2]["features"].items():
         assert torch.equal(value, cached[2]["features"][name])
+
+
+def test_all_unreadable_clips_are_listed_before_anything_is_done(world, processor):
+    rows = load_split(world, "val")
+    Path(rows[1]["audio"]).write_bytes(b"noise")
+    Path(rows[4]["frames"][7]).write_bytes(b"noise")
+    with pytest.raises(DataError, match="2 of 6 clips cannot be read") as caught:
+        ClipDataset(rows, processor, cache=True).preload("Reading")
+    assert rows[1]["audio"] in str(caught.value) and rows[4]["frames"][7] in str(caught.value)
 
 
 def test_hidden_modalities_come_at_the_set_rates_and_stay_in_the_batch(toy_world, processor):

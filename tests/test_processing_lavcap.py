@@ -89,11 +89,12 @@ def test_released_sizes_give_84_placeholders(tokenizer):
     ("fusion", "counts"),
     [("concat_time", [7, 3, 4]), ("concat_channel", [3, 3, 3]), ("cross_attention", [3, 3, 4])],
 )
-def test_placeholders_are_as_many_as_the_model_makes_soft_tokens(tokenizer, fusion, counts):
+def test_placeholders_are_as_many_as_the_model_makes_soft_tokens(fitting_config, tokenizer, fusion, counts):
     from modeling_lavcap import LavcapForConditionalGeneration
 
     frames = 3 if fusion == "concat_channel" else 4
-    config = tiny_config(fusion=fusion, num_video_frames=frames, text_config={"vocab_size": len(tokenizer)})
+    vocabulary = {"vocab_size": fitting_config.text_config.vocab_size}
+    config = tiny_config(fusion=fusion, num_video_frames=frames, text_config=vocabulary)
     counts = counts if frames == 4 else [3, 3, 3]
     processor = LavcapProcessor.from_config(config, tokenizer)
     model = LavcapForConditionalGeneration(config).eval()
