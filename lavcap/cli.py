@@ -1,17 +1,36 @@
 """What commands share: errors of the user in one line with exit status 2, and folders that are not overwritten."""
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser with a script's docstring as its help, and errors in one line."""
+
+    def __init__(self, description: str | None, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(description=description, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turn bad input into `error: …` on standard error and exit status 2; other exceptions keep their traceback."""
+    """Turn bad input into `error: …` on standard error and exit status 2; other exceptions keep their traceback.
+
+    With `LAVCAP_TRACEBACK=1` in the environment bad input shows its traceback too.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("LAVCAP_TRACEBACK"):
             raise

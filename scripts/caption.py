@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 
 from lavcap.captioning import caption_features, generation_options, in_batches, list_clips, load_model
-from lavcap.cli import errors_in_one_line
+from lavcap.cli import Parser, errors_in_one_line
 from media_lavcap import Clip, MediaError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("clips", nargs="+", help="media files, folders of frames, or folders of clips")
     parser.add_argument("--model", required=True, help="folder of a trained model, or its name on the Hub")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")

@@ -11,13 +11,16 @@ import sys
 import time
 
 from lavcap.captioning import generation_options, load_model
-from lavcap.cli import check_new_folder, errors_in_one_line
+from lavcap.cli import Parser, check_new_folder, errors_in_one_line
 from lavcap.data import ClipDataset, load_split, read_split
 from lavcap.evaluation import MODALITIES, format_table, library_versions, predict, summarise, write_results
 
 
+DECODING = ("num_beams", "max_new_tokens", "do_sample", "length_penalty", "repetition_penalty")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--model", required=True, help="folder of a trained model, or its name on the Hub")
     parser.add_argument("--data_dir", required=True, help="data set in AudioCaps' layout")
     parser.add_argument("--split", default="test", help="name of the annotation file without .json")
@@ -53,12 +56,12 @@ def _evaluate(args: argparse.Namespace):
         for prediction in predict(model, processor, dataset, modality, args.batch_size, **options)
     ]
     table = summarise(predictions, expected)
-    decoding = model.generation_config.to_diff_dict() | options
+    decoding = {name: getattr(model.generation_config, name) for name in DECODING} | options
     results = {
         "model": args.model,
         "data_dir": args.data_dir,
         "split": args.split,
-        "decoding": {name: value for name, value in decoding.items() if name != "transformers_version"},
+        "decoding": {name: value for name, value in decoding.items() if value is not None},
         "modalities": table,
         "seconds": round(time.perf_counter() - start, 1),
         "libraries": library_versions(),

@@ -5,16 +5,15 @@
         --evaluation outputs/demo/evaluation --output outputs/demo
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from lavcap.cli import errors_in_one_line
+from lavcap.cli import Parser, errors_in_one_line
 from lavcap.report import write_report
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder that train_hf.py wrote")
     parser.add_argument("--data_dir", type=Path, required=True, help="toy world that the model was tested on")
     parser.add_argument("--evaluation", type=Path, required=True, help="folder that scripts/evaluate.py wrote")

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from lavcap.evaluation import Prediction
-from lavcap.report import accuracy_table
+from lavcap.report import accuracy_table, event_mass
 from lavcap.toy_world import paraphrase_captions, sample_clip
 
 
@@ -33,3 +34,13 @@ def test_seen_and_unseen_pairs_are_counted_apart():
     unseen = sum(event.unseen for clip in clips.values() for event in clip.events)
     assert table["unseen pairs"]["events"] == unseen and table["seen pairs"]["events"] == 80 - unseen
     assert table["unseen pairs"]["all three"] == 0
+
+
+def test_event_mass_is_one_for_an_even_plan_and_more_for_an_aligned_one():
+    clips = {clip.id: clip for clip in (sample_clip("test", index) for index in range(20))}
+    even = dict.fromkeys(clips, np.ones((10, 25)))
+    assert event_mass(even, clips) == pytest.approx(1)
+    video, audio = (np.arange(10) + 0.5) * 0.4, (np.arange(25) + 0.5) * 0.16
+    diagonal = np.exp(-((video[:, None] - audio[None]) ** 2) / 0.5)
+    aligned = dict.fromkeys(clips, diagonal / diagonal.mean())
+    assert event_mass(aligned, clips) > 1.5
