@@ -1,6 +1,8 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """Configuration of LAVCap: an audio tower, a vision tower, their fusion, and a causal language model."""
 
+import dataclasses
+import difflib
 import math
 from typing import Any
 
@@ -60,6 +62,7 @@ class LavcapAudioConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        _reject_misspelt(self, kwargs)
         super().__post_init__(**kwargs)
         for multiple, divisor in (
             ("hidden_size", "num_attention_heads"),
@@ -170,6 +173,7 @@ class LavcapConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        _reject_misspelt(self, kwargs)
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
@@ -205,17 +209,21 @@ class LavcapConfig(PreTrainedConfig):
                 f"fusion='concat_channel' spreads {self.num_video_frames} video tokens over {self.num_audio_tokens} "
                 "audio tokens, expected at least as many audio tokens: lower num_video_frames."
             )
-        if self.av_token_id < self.text_config.vocab_size:
-            raise ValueError(
-                f"av_token_id is {self.av_token_id}, expected an id outside the language model's vocabulary of "
-                f"{self.text_config.vocab_size}: leave it unset."
-            )
 
     @property
     def num_audio_tokens(self) -> int:
         """Audio tokens of a whole window after the frequency mean, if there is one."""
         rows = 1 if self.frequency_mean else self.audio_config.num_frequency_patches
         return rows * self.audio_config.num_time_patches
+
+
+def _reject_misspelt(config: PreTrainedConfig, extra: dict[str, Any]):
+    """Refuse an extra field that looks like a known one; others are kept, as every configuration does."""
+    known = [field.name for field in dataclasses.fields(config)]
+    for name in extra:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if near and not name.startswith("_"):
+            raise ValueError(f"{name!r} is not an option of {type(config).__name__}; did you mean {near[0]}?")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]):

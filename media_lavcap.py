@@ -13,12 +13,14 @@ import numpy as np
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 # fmt: off
 MEDIA_SUFFIXES = frozenset({
-    ".aac", ".avi", ".flac", ".flv", ".gif", ".m4a", ".m4v", ".mka", ".mkv", ".mov", ".mp3", ".mp4", ".mpeg",
-    ".mpg", ".oga", ".ogg", ".ogv", ".opus", ".ts", ".wav", ".webm", ".wma", ".wmv",
+    ".3gp", ".aac", ".aif", ".aiff", ".amr", ".avi", ".flac", ".flv", ".gif", ".m2ts", ".m4a", ".m4v",
+    ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg", ".mts", ".oga", ".ogg", ".ogv", ".opus",
+    ".ts", ".wav", ".webm", ".wma", ".wmv",
 })
 # fmt: on
 # Containers that store how long they are; elsewhere the duration is a guess from the bit rate.
 EXACT_CONTAINERS = frozenset({"avi", "flac", "matroska", "mov", "mp4", "wav", "webm"})
+LOUDEST_SAMPLE = 8.0  # decoders and filters overshoot full scale, which is 1, but not by this much
 CUT_SHORT_SECONDS = 0.5  # streams of a sound file may end this much before the container says
 
 
@@ -65,6 +67,15 @@ def read_clip(
     path = Path(path)
     if path.is_dir():
         return Clip(None, read_images(list_images(path), num_frames), None)
+    try:
+        return _read_file(path, sampling_rate, num_frames, window, audio, video)
+    except MediaError:
+        raise
+    except Exception as error:  # whatever a decoder makes of a strange file: the other clips must not suffer
+        raise MediaError(f"{path}: cannot be decoded ({_one_line(error)}); convert it, to mp4 or wav say.") from error
+
+
+def _read_file(path: Path, sampling_rate: int, num_frames: int, window: float, audio: bool, video: bool) -> Clip:
     with _opened(path) as container:
         spans = _spans(container, _streams(path, container, audio, video), window)
         duration = _checked_duration(path, container, spans)
@@ -75,9 +86,17 @@ def read_clip(
     return Clip(waveform, frames, duration)
 
 
+def list_folder(folder: str | Path) -> list[Path]:
+    """Entries of a folder by name."""
+    try:
+        return sorted(Path(folder).iterdir())
+    except OSError as error:
+        raise MediaError(f"{folder}: cannot be listed ({error.strerror}); check its permissions.") from error
+
+
 def list_images(folder: str | Path) -> list[Path]:
     """Images of a folder, `frame_2` before `frame_10`."""
-    images = [path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in list_folder(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise MediaError(
             f"{folder}: a folder without images, expected frames named *.jpg or *.png; pass a media file or a folder "
@@ -88,16 +107,16 @@ def list_images(folder: str | Path) -> list[Path]:
 
 def read_images(paths: Sequence[str | Path], num_frames: int) -> np.ndarray:
     """Evenly spaced images of a sequence, `(num_frames, height, width, 3)` uint8; all must have one size."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     frames = {}
     for index in sorted(set(even_indices(len(paths), num_frames))):
         try:
             with Image.open(paths[index]) as image:
-                frames[index] = np.asarray(image.convert("RGB"))
+                frames[index] = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         except FileNotFoundError:
             raise MediaError(f"{paths[index]}: no such file; check the path.") from None
-        except (UnidentifiedImageError, OSError) as error:
+        except (Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise MediaError(f"{paths[index]}: not a readable image ({_one_line(error)}); replace it.") from error
         first = next(iter(frames.values()))
         if frames[index].shape != first.shape:
@@ -116,12 +135,21 @@ def even_indices(length: int, count: int) -> list[int]:
 def to_mono(waveform: np.ndarray) -> np.ndarray:
     """Mean over channels of `(samples,)`, `(channels, samples)` or `(samples, channels)`; channels are the fewer."""
     waveform = np.asarray(waveform)
-    if np.issubdtype(waveform.dtype, np.integer):
+    if np.issubdtype(waveform.dtype, np.unsignedinteger):
+        waveform = waveform / (np.iinfo(waveform.dtype).max / 2) - 1
+    elif np.issubdtype(waveform.dtype, np.integer):
         waveform = waveform / -float(np.iinfo(waveform.dtype).min)
     if waveform.ndim == 2:
         waveform = waveform.mean(axis=int(np.argmin(waveform.shape)))
     if waveform.ndim != 1:
         raise ValueError(f"audio has shape {waveform.shape}, expected (samples,) or (channels, samples).")
+    if not np.isfinite(waveform).all():
+        raise ValueError("audio holds NaN or infinite samples, expected finite ones in [-1, 1].")
+    if np.abs(waveform).max(initial=0) > LOUDEST_SAMPLE:
+        raise ValueError(
+            f"audio holds samples up to {np.abs(waveform).max():.0f}, expected floating point in [-1, 1]: divide by "
+            "full scale, or pass integers with their own dtype."
+        )
     return waveform.astype(np.float32)
 
 
@@ -135,7 +163,7 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     frame.sample_rate = from_rate
     resampler = av.AudioResampler(format="fltp", rate=to_rate)
     parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
-    return np.concatenate(parts)[: round(len(waveform) * to_rate / from_rate)]
+    return np.concatenate([*parts, np.zeros(1, np.float32)])[: round(len(waveform) * to_rate / from_rate)]
 
 
 # -------------------------------------------------------------------------------------------------------- internals
@@ -158,7 +186,7 @@ def _opened(path: Path) -> Iterator:
         raise MediaError(f"{path}: no such file; check the path.")
     try:
         _check_riff_size(path)
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:  # a relative name with a colon would be a protocol
             if container.format.name == "tty":  # FFmpeg draws plain text as a film
                 raise MediaError(f"{path}: is text, not media; pass a video, sound or image file.")
             yield container
@@ -245,16 +273,14 @@ def _checked_duration(path: Path, container, spans: dict[str, _Span]) -> float:
 
 
 def _read_waveform(path: Path, sampling_rate: int, window: float) -> np.ndarray | None:
-    import av
-
     limit = int(window * sampling_rate)
     parts, length, lead = [], 0, None
     with _opened(path) as container:
-        resampler = av.AudioResampler(format="fltp", rate=sampling_rate)
+        resamplers: list[tuple] = []  # (form of the frames, resampler)
         for frame in _decoded_audio(container):
             if lead is None and frame is not None:
                 lead = round(((frame.time or 0.0) - _origin(container)) * sampling_rate)
-            for part in resampler.resample(frame):
+            for part in _resampled(resamplers, frame, sampling_rate):
                 parts.append(part.to_ndarray().mean(axis=0))
                 length += len(parts[-1])
             if length + (lead or 0) >= limit:
@@ -265,6 +291,19 @@ def _read_waveform(path: Path, sampling_rate: int, window: float) -> np.ndarray 
     # Sound may start after the picture, or before it: silence or a cut keeps the two in step.
     waveform = np.pad(waveform, (lead, 0)) if lead > 0 else waveform[-lead:]
     return waveform[:limit].astype(np.float32)
+
+
+def _resampled(resamplers: list, frame, sampling_rate: int) -> Iterator:
+    """Resample a frame; a change of channels or rate within the stream (broadcasts) begins a new resampler."""
+    import av
+
+    form = None if frame is None else (frame.layout.name, frame.sample_rate, frame.format.name)
+    if frame is not None and (not resamplers or resamplers[-1][0] != form):
+        if resamplers:
+            yield from resamplers[-1][1].resample(None)
+        resamplers.append((form, av.AudioResampler(format="fltp", rate=sampling_rate)))
+    if resamplers:
+        yield from resamplers[-1][1].resample(frame)
 
 
 def _decoded_audio(container) -> Iterator:
@@ -293,13 +332,15 @@ def _read_frames(path: Path, span: _Span, num_frames: int, window: float) -> np.
     if previous is None:
         return None
     taken += [previous] * (num_frames - len(taken))
-    pictures = {id(frame): _picture(frame) for frame in taken}
+    size = taken[0].width, taken[0].height  # a broadcast may change its own within the stream
+    pictures = {id(frame): _picture(frame, *size) for frame in taken}
     return np.stack([pictures[id(frame)] for frame in taken])
 
 
-def _picture(frame) -> np.ndarray:
-    """RGB of a frame, `(height, width, 3)` uint8, turned upright as its display matrix says."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
+def _picture(frame, width: int, height: int) -> np.ndarray:
+    """RGB of a frame, `(height, width, 3)` uint8, then turned upright as its display matrix says."""
+    picture = frame.to_ndarray(format="rgb24", width=width, height=height)
+    return np.rot90(picture, k=round(frame.rotation / 90))
 
 
 def _digits(name: str) -> list[str]:

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 
@@ -33,7 +33,6 @@ FEATURE_INPUTS = ("input_features", "pixel_values_videos", "video_features", "au
 LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {
     "cache_position",
     "logits_to_keep",
-    "return_dict",
     "use_cache",
 }
 
@@ -225,7 +224,9 @@ class LavcapAudioModel(LavcapPreTrainedModel):
             frequency rows, low frequencies first.
         """
         self._check_input(input_features)
-        hidden_states = self.batch_norm(input_features.float().transpose(1, 2))  # (batch, mel, frames)
+        # float32, as loaded; a model that was cast as a whole goes on in its own dtype
+        features = input_features.to(self.batch_norm.weight.dtype)
+        hidden_states = self.batch_norm(features.transpose(1, 2))  # (batch, mel, frames)
         hidden_states = self.patch_embed(hidden_states.unsqueeze(1).to(self.patch_embed.weight.dtype))
         hidden_states = hidden_states + self.time_pos_embed[..., : hidden_states.shape[-1]] + self.freq_pos_embed
         hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (batch, audio_tokens, hidden)
@@ -558,6 +559,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
                 "projected image embedding per frame."
             )
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -613,7 +615,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         )
         output = LavcapCausalLMOutputWithPast(
             alignment_loss=clips.alignment_loss,
-            logits=outputs.logits,
+            logits=self._without_placeholder(outputs.logits),
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -637,6 +639,13 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         rank = (placeholder.cumsum(dim=1) - 1).clamp(0, soft_tokens.shape[1] - 1)
         placed = soft_tokens.gather(1, rank[..., None].expand(-1, -1, soft_tokens.shape[-1]))
         return torch.where(placeholder[..., None], placed, embeds)
+
+    def _without_placeholder(self, logits: torch.Tensor) -> torch.Tensor:
+        """Rule the placeholder out where a resized vocabulary has a row for it; it is never a word."""
+        token = self.config.av_token_id
+        if token >= logits.shape[-1]:
+            return logits
+        return logits.index_fill(-1, torch.tensor([token], device=logits.device), torch.finfo(logits.dtype).min)
 
     @staticmethod
     def _check_placeholders(placeholders: torch.Tensor, counts: torch.Tensor):

@@ -14,9 +14,9 @@ from transformers.utils import logging
 
 
 try:  # inside a package: the Hub's module cache
-    from .media_lavcap import Clip, even_indices, read_clip, resample, to_mono
+    from .media_lavcap import IMAGE_SUFFIXES, Clip, even_indices, read_clip, read_images, resample, to_mono
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from media_lavcap import Clip, even_indices, read_clip, resample, to_mono
+    from media_lavcap import IMAGE_SUFFIXES, Clip, even_indices, read_clip, read_images, resample, to_mono
 
 
 logger = logging.get_logger(__name__)
@@ -101,7 +101,7 @@ class LavcapFeatureExtractor(SequenceFeatureExtractor):
             )
         single = getattr(raw_speech, "ndim", None) == 1 or np.isscalar(raw_speech[0])
         waveforms = [raw_speech] if single else raw_speech
-        features = torch.stack([self._window(waveform) for waveform in waveforms])
+        features = torch.stack([self._window(to_mono(_to_numpy(waveform))) for waveform in waveforms])
         return BatchFeature({"input_features": (features - self.mean) / self.std}, tensor_type=return_tensors)
 
     def _window(self, waveform: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -160,6 +160,8 @@ class LavcapProcessor(ProcessorMixin):
         prompt: str = "USER: <Speech>{av}</Speech> {instruction}\nASSISTANT:",
         instruction: str = "Please describe the audio.",
     ):
+        if tokenizer.eos_token_id is None:
+            raise ValueError("The tokenizer has no end token, expected eos_token: a caption could not end.")
         tokenizer.add_special_tokens({"extra_special_tokens": [av_token]}, replace_extra_special_tokens=False)
         self.num_audio_tokens = num_audio_tokens
         self.num_video_frames = num_video_frames
@@ -170,10 +172,16 @@ class LavcapProcessor(ProcessorMixin):
         self.instruction = instruction
         super().__init__(feature_extractor, image_processor, tokenizer, chat_template=chat_template)
 
+    @property
+    def _pad_token_id(self) -> int:
+        """Padding is masked, so that any id serves where the tokenizer has none, as LLaMA-2's."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
     @classmethod
     def from_config(cls, config, tokenizer, **kwargs) -> "LavcapProcessor":
         """Processor that fits a [`LavcapConfig`]; keywords go to the constructor."""
-        # The PIL one gives the same pixels whether torchvision is installed or not.
+        # The PIL one does without torchvision.
         from transformers import CLIPImageProcessorPil
 
         audio, size = config.audio_config, config.vision_config.image_size
@@ -215,8 +223,9 @@ class LavcapProcessor(ProcessorMixin):
 
         Args:
             media: path of a file with sound, picture or both, or of a folder of frames. Or, apart:
-            audio: path or samples, `(samples,)` or `(channels, samples)`.
-            videos: path, folder, list of images or array `(video_frames, height, width, 3)` uint8.
+            audio: path, samples `(samples,)` or `(channels, samples)`, or `{"array": …, "sampling_rate": …}`.
+            videos: path, folder, list of images or of their paths, or array `(video_frames, height, width, 3)`:
+                uint8, or floating point in [0, 1]. Channels may come first.
             video_features: projected image embeddings, `(video_frames, hidden)`.
                 In a list, `None` stands for a clip that lacks the modality.
             text: instruction, or a whole prompt that holds `av_token` once; default: `instruction`.
@@ -289,8 +298,8 @@ class LavcapProcessor(ProcessorMixin):
             raise ValueError("Got no clip: pass media, audio, videos or video_features.")
         data: dict[str, torch.Tensor] = {}
         video_name = "video_features" if any("video_features" in clip for clip in clips) else "pixel_values_videos"
-        if any("video_features" in clip and "pixel_values_videos" in clip for clip in clips):
-            raise ValueError("Got both pixels and video_features for a clip, expected one.")
+        if video_name == "video_features" and any("pixel_values_videos" in clip for clip in clips):
+            raise ValueError("Got pixels and video_features in one batch, expected one of them for all clips.")
         heard = self._add_modality(data, clips, "input_features", "audio_mask", audio_mask)
         seen = self._add_modality(data, clips, video_name, "video_mask", video_mask)
         for index, present in enumerate(zip(heard, seen, strict=True)):
@@ -320,11 +329,11 @@ class LavcapProcessor(ProcessorMixin):
         prompts = _broadcast("texts", self.instruction if text is None else text, len(counts))
         rows = [self._prompt_ids(prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
         if captions is None:
-            ids, mask = self._pad(rows, self.tokenizer.pad_token_id, left=True)
+            ids, mask = self._pad(rows, self._pad_token_id, left=True)
             return {"input_ids": ids, "attention_mask": mask}
         answers = [self._answer_ids(caption) for caption in _broadcast("captions", captions, len(counts))]
         pairs = list(zip(rows, answers, strict=True))
-        ids, mask = self._pad([row + answer for row, answer in pairs], self.tokenizer.pad_token_id)
+        ids, mask = self._pad([row + answer for row, answer in pairs], self._pad_token_id)
         labels, _ = self._pad([[-100] * len(row) + answer for row, answer in pairs], -100)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
@@ -354,23 +363,30 @@ class LavcapProcessor(ProcessorMixin):
         if _is_path(audio):
             return self.load_clip(audio, video=False).waveform
         rate = self.feature_extractor.sampling_rate
-        waveform = to_mono(audio)
-        if not np.isfinite(waveform).all():
-            raise ValueError("audio holds NaN or infinite samples, expected finite ones in [-1, 1].")
-        self._warn_if_long("audio", len(waveform) / (sampling_rate or rate))
-        waveform = waveform[: int(self.feature_extractor.window * (sampling_rate or rate))]
-        return resample(waveform, sampling_rate or rate, rate)
+        if isinstance(audio, dict):
+            audio, sampling_rate = audio["array"], audio["sampling_rate"]
+        sampling_rate = rate if sampling_rate is None else sampling_rate
+        if sampling_rate <= 0:
+            raise ValueError(f"sampling_rate is {sampling_rate}, expected samples per second, such as 44100.")
+        waveform = to_mono(_to_numpy(audio))
+        self._warn_if_long("audio", len(waveform) / sampling_rate)
+        return resample(waveform[: int(self.feature_extractor.window * sampling_rate)], sampling_rate, rate)
 
     def _frames(self, video) -> np.ndarray | None:
         if video is None:
             return None
         if _is_path(video):
             return self.load_clip(video, audio=False).frames
+        if hasattr(video, "convert"):
+            video = [video]
         if not len(video):
             raise ValueError("Got a video of 0 frames, expected at least one: pass videos=None for no picture.")
-        frames = [np.asarray(video[index]) for index in even_indices(len(video), self.num_video_frames)]
-        if any(frame.ndim != 3 or frame.shape[-1] != 3 for frame in frames):
-            raise ValueError(f"A video frame has shape {frames[0].shape}, expected (height, width, 3) RGB.")
+        if _is_path(video[0]):
+            return read_images(video, self.num_video_frames)
+        frames = [_to_rgb(video[index]) for index in even_indices(len(video), self.num_video_frames)]
+        sizes = {frame.shape[:2] for frame in frames}
+        if len(sizes) > 1:
+            raise ValueError(f"The frames of a video have sizes {sorted(sizes)}, expected one (height, width).")
         return np.stack(frames)
 
     def _warn_if_long(self, name: str, duration: float | None):
@@ -386,8 +402,8 @@ class LavcapProcessor(ProcessorMixin):
         if not any(present):
             return present
         template = clips[present.index(True)][name]
-        filler = torch.full_like(template, 0.0)
-        data[name] = torch.stack([_same_shape(name, clip.get(name, filler), template) for clip in clips])
+        # A real clip fills the gaps: made-up values would move the statistics of BatchNorm in training.
+        data[name] = torch.stack([_same_shape(name, clip.get(name, template), template) for clip in clips])
         if mask is not None:
             present = [there and bool(wanted) for there, wanted in zip(present, mask, strict=True)]
         if not all(present):
@@ -427,20 +443,50 @@ def _is_path(item: Any) -> bool:
 
 
 def _is_single_audio(item: Any) -> bool:
-    if _is_path(item) or np.isscalar(item):
+    if _is_path(item) or isinstance(item, dict) or np.isscalar(item):
         return True
     return hasattr(item, "ndim") or (len(item) > 0 and np.isscalar(item[0]) and not _is_path(item[0]))
 
 
 def _is_single_video(item: Any) -> bool:
-    """One path, one array of frames, or one list of images; a list of those is a batch."""
-    if _is_path(item):
+    """One path, one image, one array of frames, or one list of images or their paths; a list of those is a batch."""
+    if _is_path(item) or hasattr(item, "convert"):
         return True
     if hasattr(item, "ndim"):
         return item.ndim == 4
     first = next((part for part in item if part is not None), None)
-    is_image = hasattr(first, "convert") or getattr(first, "ndim", None) == 3
-    return is_image
+    if _is_path(first):
+        return all(_is_path(part) and Path(part).suffix.lower() in IMAGE_SUFFIXES for part in item)
+    return hasattr(first, "convert") or getattr(first, "ndim", None) in (2, 3)
+
+
+def _to_numpy(array: Any) -> np.ndarray:
+    """Array of whatever holds numbers: a tensor on any device and of any dtype, a list, an array."""
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+        return array.numpy()
+    return np.asarray(array)
+
+
+def _to_rgb(image: Any) -> np.ndarray:
+    """Image as `(height, width, 3)` uint8: PIL in any mode, or an array, grey or RGB, channels last or first."""
+    if hasattr(image, "convert"):
+        return np.asarray(image.convert("RGB"))
+    array = _to_numpy(image)
+    if array.ndim == 3 and array.shape[-1] not in (1, 3) and array.shape[0] in (1, 3):
+        array = array.transpose(1, 2, 0)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[-1] not in (1, 3):
+        raise ValueError(f"A video frame has shape {array.shape}, expected (height, width, 3) RGB.")
+    if np.issubdtype(array.dtype, np.floating):
+        if array.min() < 0 or array.max() > 1:
+            raise ValueError(
+                f"A video frame holds values from {array.min():.3g} to {array.max():.3g}, expected floating point in "
+                "[0, 1] or uint8 in [0, 255]."
+            )
+        array = (array * 255).round()
+    return np.broadcast_to(array.astype(np.uint8), (*array.shape[:2], 3))
 
 
 def _as_list(items: Any, is_single) -> list:

@@ -25,15 +25,21 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, EvalPrediction, Seq2SeqTrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
 
 from configuration_lavcap import LavcapConfig
+from lavcap.captioning import check_model_name
 from lavcap.cli import check_new_folder, errors_in_one_line
-from lavcap.data import ClipDataset, EvaluationCollator, TrainingCollator, load_split, one_row_per_caption
+from lavcap.data import ClipDataset, EvaluationCollator, TrainingCollator, load_splits, one_row_per_caption
 from lavcap.metrics import score_captions
 from lavcap.recipe import check_config_fields, parse_object, parse_recipe
 from lavcap.trainer import LavcapTrainer
+from media_lavcap import MediaError
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -47,8 +53,14 @@ class ModelArguments:
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Tokenizer of a fresh model: a folder or a name on the Hub."}
     )
-    num_beams: int = field(default=4, metadata={"help": "Beams of the decoding that is saved with the model."})
-    max_new_tokens: int = field(default=200, metadata={"help": "Longest caption in tokens, saved with the model."})
+    num_beams: int | None = field(
+        default=None,
+        metadata={"help": "Beams of the decoding saved with the model. Default: 4, or the model's own."},
+    )
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Longest caption, saved with the model. Default: 200 tokens, or the model's own."},
+    )
 
 
 @dataclass
@@ -84,12 +96,14 @@ def main():
         checkpoint = find_checkpoint(args)
         set_seed(args.seed)
         use_cpu_cores(args)
-        model, processor = build_model(model_args)
         train_rows, validation_rows = load_rows(data_args)
+        model, processor = build_model(model_args)
         collator = TrainingCollator(processor, data_args.audio_only_rate, data_args.video_only_rate)
-        train_set = ClipDataset(train_rows, processor, data_args.cache_features).preload("Reading training clips")
+        train_set = ClipDataset(train_rows, processor, data_args.cache_features)
         validation_set = ClipDataset(validation_rows, processor, data_args.cache_features)
-        validation_set.preload("Reading validation clips")
+        if data_args.cache_features:
+            train_set.preload("Reading training clips")
+            validation_set.preload("Reading validation clips")
     trainer = LavcapTrainer(
         model=model,
         args=args,
@@ -100,10 +114,17 @@ def main():
         processing_class=processor,
         compute_metrics=caption_metrics(processor, validation_rows["captions"]),
     )
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    with errors_in_one_line((MediaError,)):
+        result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
-    facts = {"train_clips": len(set(train_rows["id"])), "parameters": model.num_parameters(), "seed": args.seed}
+    facts = {
+        "train_clips": len(set(train_rows["id"])),
+        "parameters": model.num_parameters(),
+        "seed": args.seed,
+        "start": model_args.model_name_or_path or "scratch",
+        "resumed_from": checkpoint,
+    }
     trainer.save_metrics("train", result.metrics | facts)
     if args.eval_strategy != "no":
         trainer.save_metrics("eval", trainer.evaluate())
@@ -118,6 +139,10 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
             check_new_folder(args.output_dir, "--output_dir")
         return None
     if wanted.lower() != "true":
+        if not Path(wanted).is_dir():
+            raise ValueError(f"{wanted}: no such checkpoint; check --resume_from_checkpoint.")
+        if Path(wanted).resolve().parent != Path(args.output_dir).resolve():
+            check_new_folder(args.output_dir, "--output_dir")
         return wanted
     last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
     if last is None:
@@ -135,16 +160,30 @@ def use_cpu_cores(args: TrainingArguments):
 def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
     """Trained model and its processor, or a fresh model whose language model fits the tokenizer."""
     if args.model_name_or_path is not None:
+        check_model_name(args.model_name_or_path)
+        if args.model_config is not None:
+            logger.warning("model_name_or_path is given: model_config and tokenizer_name of the recipe are not used.")
         model = LavcapForConditionalGeneration.from_pretrained(args.model_name_or_path)
         processor = LavcapProcessor.from_pretrained(args.model_name_or_path)
     elif args.model_config is None or args.tokenizer_name is None:
         raise ValueError("Got neither model_name_or_path nor model_config with tokenizer_name: name a model to train.")
     else:
+        check_tokenizer(args.tokenizer_name)
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
         config = fresh_config(args.model_config, tokenizer)
         model, processor = LavcapForConditionalGeneration(config), LavcapProcessor.from_config(config, tokenizer)
-    model.generation_config.update(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens, do_sample=False)
+        model.generation_config.update(num_beams=4, max_new_tokens=200, do_sample=False)
+    given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
+    model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
     return model, processor
+
+
+def check_tokenizer(name: str):
+    path = Path(name)
+    if not path.exists() and len(path.parts) > 2:
+        raise ValueError(
+            f"{path}: no such tokenizer; the toy world's is written by scripts/make_toy_world.py, into its --output."
+        )
 
 
 def fresh_config(fields: dict | str, tokenizer) -> LavcapConfig:
@@ -165,8 +204,7 @@ def load_rows(args: DataArguments):
     """Rows of the training and of the validation split."""
     if args.data_dir is None:
         raise ValueError("Got no data_dir: name a data set in AudioCaps' layout.")
-    train = load_split(args.data_dir, args.train_split, args.skip_missing_media)
-    validation = load_split(args.data_dir, args.validation_split, args.skip_missing_media)
+    train, validation = load_splits(args.data_dir, [args.train_split, args.validation_split], args.skip_missing_media)
     train = train.select(range(min(args.max_train_clips or len(train), len(train))))
     validation = validation.select(range(min(args.max_validation_clips or len(validation), len(validation))))
     return one_row_per_caption(train), validation

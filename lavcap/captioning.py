@@ -1,13 +1,16 @@
 """Captions for many clips: loading a model, batching, and generation, for scripts and evaluation alike."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 
-from media_lavcap import IMAGE_SUFFIXES, MEDIA_SUFFIXES, MediaError
+from configuration_lavcap import LavcapConfig
+from media_lavcap import IMAGE_SUFFIXES, MEDIA_SUFFIXES, MediaError, list_folder
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
@@ -25,16 +28,42 @@ def load_model(
         device: default: an accelerator if there is one, else the CPU.
         dtype: name of a torch dtype; default: bfloat16 on an accelerator, float32 on the CPU.
     """
-    path = Path(name_or_path)
-    if path.exists() and not (path / "config.json").is_file():
-        raise ValueError(f"{path}: holds no config.json, expected a folder written by save_pretrained or train_hf.py.")
+    check_model_name(name_or_path)
     if device is None:
         device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    _check_device(device)
     if dtype is None:
         dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     processor = LavcapProcessor.from_pretrained(name_or_path)
-    model = LavcapForConditionalGeneration.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
+    try:
+        model = LavcapForConditionalGeneration.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
+    except SafetensorError as error:
+        raise ValueError(f"{name_or_path}: its weights are damaged ({error}); copy or train it again.") from error
     return model.to(device).eval(), processor
+
+
+def check_model_name(name_or_path: str | Path):
+    """Refuse a folder that is missing or holds no LAVCap model, before anything is looked up on the Hub."""
+    path = Path(name_or_path)
+    if not path.exists():
+        if len(path.parts) != 2 or path.is_absolute() or path.parts[0] in (".", ".."):
+            raise ValueError(f"{path}: no such folder, and not a name on the Hub (owner/model); check the path.")
+        return
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path}: holds no config.json, expected a folder written by save_pretrained or train_hf.py.")
+    kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind != LavcapConfig.model_type:
+        raise ValueError(f"{path}: holds a model of type {kind!r}, expected 'lavcap'; pass a LAVCap model.")
+
+
+def _check_device(device: str):
+    try:
+        torch.zeros(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device {device!r} cannot be used here ({reason}); leave --device out, or use cpu."
+        ) from error
 
 
 def caption_features(
@@ -76,8 +105,9 @@ def list_clips(paths: Iterable[str | Path]) -> list[Path]:
 def _clips_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    media = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in MEDIA_SUFFIXES)
-    images = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES]
+    entries = list_folder(path)
+    media = [entry for entry in entries if entry.suffix.lower() in MEDIA_SUFFIXES]
+    images = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES]
     if media and images:
         raise MediaError(
             f"{path}: holds {len(media)} media files and {len(images)} images; put the frames of a clip into a folder "

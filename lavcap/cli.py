@@ -20,9 +20,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
+def positive(text: str) -> int:
+    """Argument type of counts: 1, 2, …"""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
 @contextmanager
-def errors_in_one_line() -> Iterator[None]:
+def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError)) -> Iterator[None]:
     """Turn bad input into `error: …` on standard error and exit status 2; other exceptions keep their traceback.
+
+    `kinds` are the exceptions that bad input raises.
 
     With `LAVCAP_TRACEBACK=1` in the environment bad input shows its traceback too.
     """
@@ -31,7 +40,7 @@ def errors_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError) as error:
+    except kinds as error:
         if os.environ.get("LAVCAP_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

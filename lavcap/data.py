@@ -21,9 +21,13 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import BatchFeature
+from transformers.utils import logging
 
 from media_lavcap import Clip, MediaError, read_images
 from processing_lavcap import LavcapProcessor
+
+
+logger = logging.get_logger(__name__)
 
 
 class DataError(ValueError):
@@ -44,9 +48,24 @@ def load_split(data_dir: str | Path, split: str, skip_missing_media: bool = Fals
             f"{path}: {len(missing)} of {total} clips lack media; restore the files, or pass --skip_missing_media to "
             f"do without these clips:{listed}"
         )
+    if missing:
+        logger.warning(f"{path}: {len(missing)} of {total} clips lack media and are left out.")
     if not len(rows):
         raise DataError(f"{path}: none of its {total} clips has its media; check --data_dir.")
     return rows
+
+
+def load_splits(data_dir: str | Path, splits: Sequence[str], skip_missing_media: bool = False) -> list[Dataset]:
+    """Several splits by [`load_split`]; what is wrong with them is said at once."""
+    loaded, complaints = [], []
+    for split in splits:
+        try:
+            loaded.append(load_split(data_dir, split, skip_missing_media))
+        except DataError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise DataError("\n".join(complaints))
+    return loaded
 
 
 def read_split(data_dir: str | Path, split: str) -> tuple[Dataset, dict[str, str]]:
@@ -65,13 +84,21 @@ def read_split(data_dir: str | Path, split: str) -> tuple[Dataset, dict[str, str
     finder = _MediaFinder(data_dir, split)
     clips, missing = {}, {}
     for row in _read_rows(data_dir / f"{split}.json"):
-        name = _clip_id(row)
-        if name not in clips:
-            clips[name] = finder.find(row, missing)
-        if row["caption"] not in clips[name]["captions"]:
-            clips[name]["captions"].append(row["caption"])
+        name, found = _clip_id(row), finder.find(row, missing)
+        clip = clips.setdefault(name, found)
+        if (clip["audio"], clip["frames"]) != (found["audio"], found["frames"]):
+            raise DataError(
+                f"{data_dir / split}.json: id {name} stands for {clip['audio'] or clip['frames'][0]} and for "
+                f"{found['audio'] or found['frames'][0]}; give each clip an id of its own."
+            )
+        clip["captions"].append(row["caption"])
     for name, clip in clips.items():
-        clip["captions"] = references.get(name, clip["captions"])
+        clip["captions"] = list(dict.fromkeys(clip["captions"] + references.get(name, [])))
+    if references and (absent := [name for name in clips if name not in references]):
+        raise DataError(
+            f"{data_dir / split}_coco.json: has no captions for {len(absent)} of {len(clips)} clips of {split}.json: "
+            f"{', '.join(absent)}; its image_id must be the youtube_id of a row."
+        )
     return Dataset.from_list([clip for name, clip in clips.items() if name not in missing]), missing
 
 
@@ -112,13 +139,11 @@ class ClipDataset(torch.utils.data.Dataset):
         return {"id": row["id"], "captions": row["captions"], "features": self._features(row)}
 
     def preload(self, description: str, threads: int = 2) -> "ClipDataset":
-        """Fill the cache, with a progress bar; does nothing without one.
+        """Read every clip once, with a progress bar, and keep its features if there is a cache.
 
         Raises:
             DataError: some clips cannot be read; all of them are listed.
         """
-        if self._cache is None:
-            return self
         errors = []
         with ThreadPoolExecutor(threads) as pool, tqdm(total=len(self), desc=description, unit="clip") as progress:
             for error in pool.map(self._try, range(len(self))):
@@ -218,7 +243,8 @@ def _read_json(path: Path) -> Any:
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     rows = _read_json(path)
     if not isinstance(rows, list) or not rows:
-        raise DataError(f"{path}: expected a list of rows, one per clip, found {type(rows).__name__} of {len(rows)}.")
+        found = f"list of {len(rows)}" if isinstance(rows, list) else type(rows).__name__
+        raise DataError(f"{path}: expected a list of rows, one per clip, found {found}.")
     bad = [f"{index} ({reason})" for index, row in enumerate(rows) if (reason := _complaint(row))]
     if bad:
         raise DataError(f"{path}: {len(bad)} of {len(rows)} rows cannot be used: row {', row '.join(bad)}; mend them.")
@@ -229,7 +255,10 @@ def _complaint(row: Any) -> str | None:
     """Why a row cannot be used, or `None`."""
     if not isinstance(row, dict):
         return f"a {type(row).__name__}, expected an object"
-    if not str(row.get("caption") or "").strip():
+    for name in ("caption", "audio_path", "video_path"):
+        if not isinstance(row.get(name), (str, type(None))):
+            return f"{name} is a {type(row[name]).__name__}, expected text"
+    if not (row.get("caption") or "").strip():
         return "no caption"
     if not (row.get("audio_path") or row.get("video_path")):
         return "neither audio_path nor video_path"
@@ -238,9 +267,17 @@ def _complaint(row: Any) -> str | None:
 
 def _read_references(path: Path) -> dict[str, list[str]]:
     """Captions by clip id from a COCO file; none if there is no such file."""
-    references = defaultdict(list)
-    for annotation in _read_json(path)["annotations"] if path.exists() else []:
-        references[annotation["image_id"]].append(annotation["caption"])
+    references: dict[str, list[str]] = defaultdict(list)
+    content = _read_json(path) if path.exists() else {"annotations": []}
+    try:
+        for annotation in content["annotations"]:
+            if annotation["caption"].strip():
+                references[str(annotation["image_id"])].append(annotation["caption"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not in COCO's layout ({type(error).__name__}: {error}), expected an object with `annotations`, "
+            "each with `image_id` and `caption`."
+        ) from error
     return references
 
 
@@ -253,8 +290,8 @@ class _MediaFinder:
 
     def __init__(self, data_dir: Path, split: str):
         self.root = data_dir / split if (data_dir / split).is_dir() else data_dir
-        folders = sorted((self.root / "frames").glob("frame_*"), key=lambda path: int(path.name.rpartition("_")[2]))
-        self.frame_folders = folders or [self.root / "frames" / "frame_0"]
+        folders = [path for path in (self.root / "frames").glob("frame_*") if path.name[6:].isdecimal()]
+        self.frame_folders = sorted(folders, key=lambda path: int(path.name[6:])) or [self.root / "frames" / "frame_0"]
         self._listings: dict[Path, frozenset[str]] = {}
 
     def find(self, row: dict[str, Any], missing: dict[str, str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def parse_recipe(dataclass_types: tuple[type, ...], arguments: list[str] | None 
         path = Path(arguments.pop(0))
         recipe = _read_yaml(path)
         _reject_unknown(f"a field of {path}", recipe, fields)
-        arguments = [*_as_options(recipe), *arguments]
+        arguments = [*_as_options(recipe), *_merged(arguments, recipe)]
     *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     _reject_unknown("an option", [item.lstrip("-").split("=")[0] for item in unknown], fields)
     return tuple(parsed)
@@ -50,7 +50,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such recipe; the recipes of this project are in configs/.") from None
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not readable as YAML ({' '.join(str(error).split())}); mend it.") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{path}: holds a {type(recipe).__name__}, expected `field: value` lines.")
@@ -69,6 +69,26 @@ def _as_options(recipe: dict[str, Any]) -> list[str]:
             *(json.dumps(item) if isinstance(item, (bool, dict)) else str(item) for item in values),
         ]
     return options
+
+
+def _merged(arguments: list[str], recipe: dict[str, Any]) -> list[str]:
+    """Options whose value is an object change fields of the recipe's object; they do not replace it."""
+    merged = list(arguments)
+    for index, name in enumerate(merged[:-1]):
+        fields = recipe.get(name.removeprefix("--"))
+        if name.startswith("--") and isinstance(fields, dict):
+            merged[index + 1] = json.dumps(_update(fields, parse_object(merged[index + 1], name)))
+    return merged
+
+
+def _update(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`fields` with `changes`, object by object."""
+    both = {name: _update(fields[name], value) for name, value in changes.items() if _are_objects(fields, name, value)}
+    return fields | changes | both
+
+
+def _are_objects(fields: dict[str, Any], name: str, value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(fields.get(name), dict)
 
 
 def _reject_unknown(kind: str, names: Any, known: set[str]):

@@ -77,14 +77,14 @@ VOCABULARY_SIZE = 512
 EVENT_SECONDS = (1.0, 1.5)
 EVENT_GAP = 0.1  # seconds, least distance between events and to the clip's ends
 PULSE_RATES = (2.5, 5.0)  # Hz
-ACTIVE_SIZE, PULSE_SIZE = 1.15, 0.25  # size factor while sounding, and what a full pulse adds
+ACTIVE_SIZE, PULSE_SIZE = 1.25, 0.15  # size factor while sounding, and what a full pulse adds
 IDLE_GLOW = 0.5  # brightness of the colour while silent; a sounding object lights up in full
-PULSE_LIGHT = 0.15  # share of white that a full pulse mixes into the fill
+PULSE_LIGHT = 0.25  # share of white that a full pulse mixes into the fill
 RIM = 0.16  # width of a sounding object's light rim, as a share of its size
-BOARD_CELLS = 4  # per side; each object stands in a cell of its own, however large it grows
-RADII = (0.078, 0.09)  # share of the picture's side
-JITTER = 0.008  # picture sides, from the middle of the cell, along each axis
-MAX_DRIFT = 0.0015  # picture sides per second
+BOARD_CELLS = 2  # per side; each object stands in a cell of its own, however large it grows
+RADII = (0.156, 0.18)  # share of the picture's side
+JITTER = 0.016  # picture sides, from the middle of the cell, along each axis
+MAX_DRIFT = 0.003  # picture sides per second
 FADE_SECONDS = 0.01
 
 

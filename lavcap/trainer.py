@@ -24,7 +24,7 @@ class LavcapTrainer(Seq2SeqTrainer):
         super().__init__(*args, **kwargs)
         self._eval_data_collator = eval_data_collator or self.data_collator
         self._caption_loss = self._alignment_loss = 0.0
-        self._logged_step = 0
+        self._logged_step: int | None = None
 
     def get_eval_dataloader(self, eval_dataset=None):
         with self._evaluation_collator():
@@ -45,13 +45,15 @@ class LavcapTrainer(Seq2SeqTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
+            if self._logged_step is None:  # a resumed run does not begin at 0
+                self._logged_step = self.state.global_step
             caption_loss = outputs["caption_loss"].detach()
             self._caption_loss += caption_loss
             self._alignment_loss += outputs["loss"].detach() - caption_loss
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
-        steps = self.state.global_step - self._logged_step
+        steps = self.state.global_step - (self._logged_step or 0)
         if "loss" in logs and steps:
             logs["caption_loss"] = float(self._caption_loss) / steps
             logs["alignment_loss"] = float(self._alignment_loss) / steps

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from lavcap.captioning import caption_features, generation_options, in_batches, list_clips, load_model
-from lavcap.cli import Parser, errors_in_one_line
+from lavcap.cli import Parser, errors_in_one_line, positive
 from media_lavcap import Clip, MediaError
 
 
@@ -26,10 +26,10 @@ def main() -> int:
     parser.add_argument("--model", required=True, help="folder of a trained model, or its name on the Hub")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--instruction", help="what to ask the model; default: the instruction it was trained with")
-    parser.add_argument("--batch_size", type=int, default=8, help="clips captioned at a time")
-    parser.add_argument("--num_beams", type=int, help="default: the model's own setting")
+    parser.add_argument("--batch_size", type=positive, default=8, help="clips captioned at a time")
+    parser.add_argument("--num_beams", type=positive, help="default: the model's own setting")
     parser.add_argument(
-        "--max_new_tokens", type=int, help="longest caption in tokens; default: the model's own setting"
+        "--max_new_tokens", type=positive, help="longest caption in tokens; default: the model's own setting"
     )
     parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     args = parser.parse_args()
@@ -45,16 +45,16 @@ def _caption_all(args: argparse.Namespace) -> int:
     model, processor = load_model(args.model, args.device)
     options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
     for paths in in_batches(clips, args.batch_size):
-        loaded = {}
+        loaded = []
         for path in paths:
             try:
-                loaded[path] = processor.load_clip(path)
+                loaded.append((path, processor.load_clip(path)))
             except MediaError as error:
                 _report(path, error, args.json)
                 failed += 1
-        features = [processor.clip_features(clip) for clip in loaded.values()]
+        features = [processor.clip_features(clip) for _, clip in loaded]
         captions = caption_features(model, processor, features, args.instruction, **options) if loaded else []
-        for (path, clip), caption in zip(loaded.items(), captions, strict=True):
+        for (path, clip), caption in zip(loaded, captions, strict=True):
             record = _record(path, clip, caption, processor.feature_extractor.window)
             print(json.dumps(record) if args.json else f"{path}\t{caption}" if several else caption, flush=True)
     return 2 if failed else 0

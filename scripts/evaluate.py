@@ -11,7 +11,7 @@ import sys
 import time
 
 from lavcap.captioning import generation_options, load_model
-from lavcap.cli import Parser, check_new_folder, errors_in_one_line
+from lavcap.cli import Parser, check_new_folder, errors_in_one_line, positive
 from lavcap.data import ClipDataset, load_split, read_split
 from lavcap.evaluation import MODALITIES, format_table, library_versions, predict, summarise, write_results
 
@@ -26,12 +26,12 @@ def main() -> int:
     parser.add_argument("--split", default="test", help="name of the annotation file without .json")
     parser.add_argument("--output", required=True, help="new folder for results.json and predictions.jsonl")
     parser.add_argument("--modalities", nargs="+", choices=MODALITIES, default=MODALITIES)
-    parser.add_argument("--batch_size", type=int, default=32, help="clips captioned at a time")
-    parser.add_argument("--num_beams", type=int, help="default: the model's own setting")
+    parser.add_argument("--batch_size", type=positive, default=32, help="clips captioned at a time")
+    parser.add_argument("--num_beams", type=positive, help="default: the model's own setting")
     parser.add_argument(
-        "--max_new_tokens", type=int, help="longest caption in tokens; default: the model's own setting"
+        "--max_new_tokens", type=positive, help="longest caption in tokens; default: the model's own setting"
     )
-    parser.add_argument("--max_clips", type=int, help="score the first clips only; the result is called partial")
+    parser.add_argument("--max_clips", type=positive, help="score the first clips only; the result is called partial")
     parser.add_argument("--skip_missing_media", action="store_true", help="score the clips whose media are there")
     parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     args = parser.parse_args()

@@ -121,18 +121,19 @@ def write_media(
     audio: str | None = "aac",
     video: str | None = "libx264",
     rate: int = 44100,
+    size: int = 64,
     **options,
 ) -> Path:
     """A stereo tone of 440 Hz from half time on, and a picture that brightens by 2 a frame, 25 frames a second."""
     with av.open(str(path), "w", options=options) as container:
         if video:
             picture = container.add_stream(video, rate=25)
-            picture.width = picture.height = 64
+            picture.width = picture.height = size
             picture.pix_fmt = "yuv420p"
         if audio:
             sound = container.add_stream(audio, rate=rate, layout="stereo")
         for index in range(round(seconds * 25)) if video else ():
-            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 2 * index % 256, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.full((size, size, 3), 2 * index % 256, np.uint8), format="rgb24")
             frame.pts = index
             container.mux(picture.encode(frame))
         if video:

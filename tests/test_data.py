@@ -13,6 +13,7 @@ from lavcap.data import (
     EvaluationCollator,
     TrainingCollator,
     load_split,
+    load_splits,
     one_row_per_caption,
     read_split,
 )
@@ -79,9 +80,38 @@ def test_a_row_may_have_sound_alone(world, processor):
     assert batch["video_mask"].tolist() == [False, True] and "audio_mask" not in batch
 
 
+def test_one_id_for_two_files_is_refused(world):
+    rows = json.loads((world / "val.json").read_text())
+    rows[1]["youtube_id"] = rows[0]["youtube_id"]
+    (world / "val.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match="give each clip an id of its own"):
+        load_split(world, "val")
+
+
+def test_coco_captions_must_belong_to_the_clips(world):
+    coco = json.loads((world / "val_coco.json").read_text())
+    coco["annotations"] = [item for item in coco["annotations"] if item["image_id"] != coco["images"][2]["id"]]
+    (world / "val_coco.json").write_text(json.dumps(coco))
+    with pytest.raises(DataError, match=f"no captions for 1 of 6 clips of val.json: {coco['images'][2]['id']}"):
+        load_split(world, "val")
+    (world / "val_coco.json").write_text("[1]")
+    with pytest.raises(DataError, match="not in COCO's layout"):
+        load_split(world, "val")
+
+
+def test_what_is_wrong_with_several_splits_is_said_at_once(world):
+    for split in ("train", "val"):
+        next((world / split / "waveforms").iterdir()).unlink()
+    with pytest.raises(DataError) as caught:
+        load_splits(world, ["train", "val"])
+    assert "1 of 24 clips" in str(caught.value) and "1 of 6 clips" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("5", "found int"),
+        ('[{"caption": 3, "audio_path": "a.wav"}]', r"row 0 \(caption is a int"),
         ("{", "not readable as JSON"),
         ("[]", "expected a list of rows, one per clip, found list of 0"),
         ('[{"audio_path": "a.wav"}, 3]', r"2 of 2 rows cannot be used: row 0 \(no caption\), row 1 \(a int"),

@@ -94,12 +94,12 @@ def test_a_turned_picture_is_read_upright(tmp_path):
     class Turned:
         rotation = 90
 
-        def to_ndarray(self, format):
+        def to_ndarray(self, **options):
             return np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
 
     from media_lavcap import _picture
 
-    assert _picture(Turned()).shape == (2, 1, 3)
+    assert _picture(Turned(), 2, 1).shape == (2, 1, 3)
 
 
 def test_frames_of_a_folder_are_taken_in_the_order_of_their_numbers(tmp_path):
@@ -170,6 +170,20 @@ def test_a_clip_with_neither_sound_nor_picture_is_refused(tmp_path):
     path.write_text("1\n00:00:00,000 --> 00:00:02,000\nrain falls\n")
     with pytest.raises(MediaError, match=r"holds neither sound nor picture \(found subtitle\)"):
         read(path)
+
+
+def test_a_broadcast_may_change_its_form_within_the_stream(tmp_path):
+    small, mono = write_media(tmp_path / "1.ts", rate=44100), write_media(tmp_path / "2.ts", rate=22050, size=32)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(small.read_bytes() + mono.read_bytes())
+    clip = read(joined)
+    assert clip.frames.shape == (FRAMES, 64, 64, 3) and clip.modalities == "audio+video"
+
+
+def test_a_relative_name_with_a_colon_is_a_file(tmp_path, monkeypatch):
+    write_media(tmp_path / "2024-05-01T12:30:00.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert read("2024-05-01T12:30:00.mp4").modalities == "audio+video"
 
 
 def test_asking_for_sound_of_a_silent_film_is_an_error(tmp_path):

@@ -326,6 +326,34 @@ def test_bfloat16_keeps_statistics_and_plan_in_float32(saved_model, model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_may_be_cast_as_a_whole(model, dtype):
+    cast = copy.deepcopy(model).to(dtype)
+    difference = cast(**clip_inputs(model)).logits.float() - model(**clip_inputs(model)).logits
+    assert difference.abs().max() < (0.5 if dtype == torch.bfloat16 else 1e-3)
+
+
+def test_a_resized_vocabulary_never_says_the_placeholder_and_loads_again(model, tmp_path):
+    resized = copy.deepcopy(model)
+    token = resized.config.av_token_id
+    resized.resize_token_embeddings(token + 3)
+    resized.get_output_embeddings().weight.data[token] = 10 * resized.get_output_embeddings().weight.data[:token].sum(
+        0
+    )
+    ids = resized.generate(**clip_inputs(model), max_new_tokens=8)[:, clip_inputs(model)["input_ids"].shape[1] :]
+    assert (ids != token).all()
+    resized.save_pretrained(tmp_path)
+    again = LavcapForConditionalGeneration.from_pretrained(tmp_path)
+    assert again.generate(**clip_inputs(model), max_new_tokens=8).tolist()[0][-8:] == ids.tolist()[0]
+
+
+@torch.no_grad()
+def test_output_may_be_a_tuple(model):
+    output = model(**clip_inputs(model))
+    assert torch.equal(model(**clip_inputs(model), return_dict=False)[1], output.logits)
+
+
+@torch.no_grad()
 def test_silence_and_equal_frames_give_finite_losses(model):
     inputs = clip_inputs(model)
     inputs["input_features"] = torch.full_like(inputs["input_features"], -2.7)

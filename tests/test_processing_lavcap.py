@@ -1,5 +1,6 @@
 """The processor: Kaldi's numbers, exact token counts, labels token by token, and one meaning per input."""
 
+import copy
 import logging
 
 import numpy as np
@@ -183,9 +184,49 @@ def test_arrays_images_and_lists_of_frames_mean_the_same(processor):
     expected = processor(videos=frames)["pixel_values_videos"]
     assert expected.shape == (1, VIDEO_TOKENS, 3, 16, 16)
     images = [Image.fromarray(frame) for frame in frames]
-    for form in (list(frames), images, [images], [frames], torch.from_numpy(frames)):
+    channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    unit = torch.from_numpy(frames).double().div(255).requires_grad_()
+    for form in (list(frames), images, [images], [frames], torch.from_numpy(frames), channels_first, unit):
         assert torch.equal(processor(videos=form)["pixel_values_videos"], expected)
     assert processor(videos=[frames, images])["pixel_values_videos"].shape[0] == 2
+
+
+def test_images_of_any_mode_and_paths_of_images_are_frames(processor, tmp_path):
+    grey = Image.fromarray(pictures()[0]).convert("L")
+    expected = processor(videos=grey)["pixel_values_videos"]
+    assert torch.equal(processor(videos=[grey.convert("RGBA")] * 5)["pixel_values_videos"], expected)
+    assert torch.equal(processor(videos=np.asarray(grey)[None, ..., None])["pixel_values_videos"], expected)
+    for index in range(3):
+        grey.save(tmp_path / f"{index}.png")
+    paths = [str(tmp_path / f"{index}.png") for index in range(3)]
+    assert torch.equal(processor(videos=paths)["pixel_values_videos"], expected)
+
+
+def test_sound_of_any_kind_of_array_means_the_same(processor):
+    samples = (sound() * 2**14).astype(np.int16)
+    expected = processor(audio=samples)["input_features"]
+    floats = samples / np.float32(2**15)
+    for form in (
+        floats,
+        list(floats),
+        torch.from_numpy(floats),
+        {"array": floats, "sampling_rate": 16000},
+        floats[:, None],
+    ):
+        torch.testing.assert_close(processor(audio=form)["input_features"], expected, atol=1e-4, rtol=0)
+    assert processor.feature_extractor(samples)["input_features"].equal(expected)
+
+
+def test_a_tokenizer_without_padding_token_will_do(tokenizer, fitting_config):
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = None
+    batch = LavcapProcessor.from_config(fitting_config, bare)(
+        audio=[sound(), sound()], captions=["rain", "rain falls"]
+    )
+    assert batch["attention_mask"][0, -1] == 0
+    bare.eos_token = None
+    with pytest.raises(ValueError, match="no end token"):
+        LavcapProcessor.from_config(fitting_config, bare)
 
 
 def test_a_clip_beyond_the_window_is_cut_with_both_durations(processor, caplog):
@@ -210,7 +251,12 @@ def test_a_clip_beyond_the_window_is_cut_with_both_durations(processor, caplog):
         ({"audio": [sound(), sound()], "captions": ["one"]}, "Got 1 captions for 2 clips"),
         ({"media": "a.mp4", "audio": sound()}, "pass the clip once"),
         ({"audio": np.array([np.nan] * 400)}, "NaN or infinite"),
-        ({"videos": np.zeros((3, 8, 8, 1), np.uint8)}, r"expected \(height, width, 3\) RGB"),
+        ({"videos": np.zeros((3, 8, 8, 2), np.uint8)}, r"expected \(height, width, 3\) RGB"),
+        ({"videos": pictures().astype(np.float32)}, r"values from 0 to 255, expected floating point in \[0, 1\]"),
+        ({"videos": [Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))]}, "expected one \\(height, width\\)"),
+        ({"audio": sound() * 30000}, r"expected floating point in \[-1, 1\]"),
+        ({"audio": sound(), "sampling_rate": 0}, "sampling_rate is 0"),
+        ({"videos": [pictures(), None], "video_features": [None, torch.zeros(4, 24)]}, "expected one of them"),
         ({"audio": sound(), "return_tensors": "np"}, "expected 'pt'"),
     ],
 )

@@ -32,6 +32,16 @@ def test_options_override_the_recipe_and_the_recipe_the_defaults(tmp_path):
     assert parse_object(fields.model_config, "model_config") == {"x": 1}
 
 
+def test_an_object_given_as_an_option_changes_the_recipes_object(tmp_path):
+    text = "model_config: {fusion: concat_time, audio_config: {hidden_size: 8, max_frames: 48}}\n"
+    fields = parse(tmp_path, text, "--model_config", '{"num_video_frames": 3, "audio_config": {"hidden_size": 16}}')
+    assert parse_object(fields.model_config, "model_config") == {
+        "fusion": "concat_time",
+        "num_video_frames": 3,
+        "audio_config": {"hidden_size": 16, "max_frames": 48},
+    }
+
+
 def test_options_alone_are_enough():
     assert parse_recipe((Fields,), ["--rate", "2"])[0].rate == 2.0
 

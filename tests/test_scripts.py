@@ -65,12 +65,38 @@ def test_a_bad_clip_costs_no_good_one(saved_model, clips, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("nowhere/model", "nowhere/model"), ("tests", "tests: holds no config.json")],
+    [
+        ("no/such/model", "no/such/model: no such folder"),
+        ("nothing", "nothing: no such folder"),
+        ("tests", "tests: holds no config.json"),
+    ],
 )
 def test_a_wrong_model_is_one_line(clips, model, message):
     result = caption(model, clips / "both.mp4")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert [message in line for line in result.stderr.splitlines() if line.startswith("error: ")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--num_beams", "0"), "expected a whole number of at least 1"),
+        (("--device", "abacus"), "device 'abacus' cannot be used here"),
+        (("--clips", "x"), "unrecognized arguments: --clips"),
+    ],
+)
+def test_wrong_options_are_one_line(saved_model, clips, options, message):
+    result = caption(saved_model, clips / "both.mp4", *options)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert [message in line for line in result.stderr.splitlines() if line.startswith("error: ")] == [True]
+
+
+def test_damaged_weights_are_one_line(saved_model, clips, tmp_path):
+    damaged = shutil.copytree(saved_model, tmp_path / "model")
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    result = caption(damaged, clips / "both.mp4")
+    assert result.returncode == 2 and "its weights are damaged" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_folders_are_clips_or_hold_clips(tmp_path, clips):

@@ -69,7 +69,7 @@ def drawn_area(clip: ToyClip, item: ToyObject, time: float, size: int = 128) -> 
     """Share of the picture that is not backdrop, within the object's cell of the board."""
     picture = render_frame(clip, time, size).astype(int)
     rows, columns = (np.mgrid[:size, :size] + 0.5) / size
-    near = np.maximum(abs(columns - item.x), abs(rows - item.y)) < 1 / 8
+    near = np.maximum(abs(columns - item.x), abs(rows - item.y)) < 1 / 4
     return float(np.mean(near & (np.abs(picture - clip.backdrop).max(axis=-1) > 40)))
 
 

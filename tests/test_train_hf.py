@@ -125,10 +125,12 @@ def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
         (("--fusion", "x"), "'fusion' is not an option"),
         (("--model_config", '{"fusion": "tempcat"}'), "fusion is 'tempcat', expected one of 'concat_time'"),
         (("--model_config", '{"fussion": "tempcat"}'), "did you mean fusion?"),
+        (("--resume_from_checkpoint", "nowhere/checkpoint-3"), "nowhere/checkpoint-3: no such checkpoint"),
+        (("--tokenizer_name", "no/such/tokenizer"), "no/such/tokenizer: no such tokenizer"),
         (("--data_dir", "nowhere"), "nowhere/train.json: no such file"),
         (("--audio_only_rate", "2"), "expected shares of the training clips"),
         (("--resume_from_checkpoint", "true"), "holds no checkpoint to resume from"),
-        (("--model_name_or_path", "nowhere/model"), "nowhere/model"),
+        (("--model_name_or_path", "no/such/model"), "no/such/model: no such folder"),
     ],
 )
 def test_bad_options_end_in_one_line_and_status_2(recipe, tmp_path, options, message, monkeypatch, capsys):
