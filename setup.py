@@ -8,7 +8,7 @@ setup(
     version="0.1.0",
     description="LAVCap, an LLM-based audio-visual captioner aligned by optimal transport, for Transformers",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=["lavcap"],
     py_modules=["configuration_lavcap", "media_lavcap", "modeling_lavcap", "processing_lavcap", "train_hf"],
     install_requires=[

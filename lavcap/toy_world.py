@@ -82,9 +82,9 @@ IDLE_GLOW = 0.5  # brightness of the colour while silent; a sounding object ligh
 PULSE_LIGHT = 0.25  # share of white that a full pulse mixes into the fill
 RIM = 0.16  # width of a sounding object's light rim, as a share of its size
 BOARD_CELLS = 2  # per side; each object stands in a cell of its own, however large it grows
-RADII = (0.156, 0.18)  # share of the picture's side
-JITTER = 0.016  # picture sides, from the middle of the cell, along each axis
-MAX_DRIFT = 0.003  # picture sides per second
+RADII = (0.15, 0.172)  # share of the picture's side
+JITTER = 0.008  # picture sides, from the middle of the cell, along each axis
+MAX_DRIFT = 0.001  # picture sides per second
 FADE_SECONDS = 0.01
 
 

@@ -337,9 +337,8 @@ def test_a_resized_vocabulary_never_says_the_placeholder_and_loads_again(model, 
     resized = copy.deepcopy(model)
     token = resized.config.av_token_id
     resized.resize_token_embeddings(token + 3)
-    resized.get_output_embeddings().weight.data[token] = 10 * resized.get_output_embeddings().weight.data[:token].sum(
-        0
-    )
+    head = resized.get_output_embeddings().weight.data
+    head[token] = 10 * head[:token].sum(dim=0)  # as loud as can be
     ids = resized.generate(**clip_inputs(model), max_new_tokens=8)[:, clip_inputs(model)["input_ids"].shape[1] :]
     assert (ids != token).all()
     resized.save_pretrained(tmp_path)
