@@ -11,6 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from lavcap.captioning import caption_features, in_batches
+from lavcap.cli import check_new_folder
 from lavcap.data import ClipDataset
 from lavcap.metrics import score_captions
 
@@ -92,7 +93,8 @@ def format_table(table: dict[str, Any]) -> str:
 
 
 def write_results(output: str | Path, results: dict[str, Any], predictions: Sequence[Prediction]):
-    """Write `results.json` and `predictions.jsonl` into a folder."""
+    """Write `results.json` and `predictions.jsonl` into a new folder."""
+    check_new_folder(output, "--output")
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(vars(prediction), ensure_ascii=False) for prediction in predictions]

@@ -103,9 +103,10 @@ def draw_loss_curve(history: Sequence[dict[str, Any]], path: Path):
         losses.plot(*zip(*points, strict=True), marker="o" if len(points) < 10 else None, label=label)
     points = [(entry["step"], entry["eval_cider_d"]) for entry in history if "eval_cider_d" in entry]
     scores.plot(*zip(*points, strict=True), marker="o", color="tab:purple")
-    losses.set(ylabel="loss (nats)", title="Loss")
+    losses.set(ylabel="loss (nats)", title="Loss", yscale="log")
     losses.legend()
-    scores.set(xlabel="optimiser step", ylabel="CIDEr-D", title="Validation captions", ylim=(0, None))
+    scores.set(xlabel="optimiser step", ylabel="CIDEr-D", title="Validation captions")
+    scores.set_ylim(0, 1.1 * max(score for _, score in points))
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

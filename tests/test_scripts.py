@@ -132,6 +132,8 @@ def test_results_come_back_and_a_partial_set_is_called_partial(tmp_path):
     table = summarise(predictions, expected=3)
     write_results(tmp_path / "new" / "folder", {"modalities": table}, predictions)
     assert read_predictions(tmp_path / "new" / "folder" / "predictions.jsonl") == predictions
+    with pytest.raises(ValueError, match="holds another run"):
+        write_results(tmp_path / "new" / "folder", {}, [])
     assert table["audio"]["metrics"]["bleu_4"] == pytest.approx(1)
     assert "| audio | 2 of 3 (partial) |" in format_table(table)
 
