@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -274,18 +275,19 @@ def _checked_duration(path: Path, container, spans: dict[str, _Span]) -> float:
 
 def _read_waveform(path: Path, sampling_rate: int, window: float) -> np.ndarray | None:
     limit = int(window * sampling_rate)
-    parts, length, lead = [], 0, None
     with _opened(path) as container:
-        resamplers: list[tuple] = []  # (form of the frames, resampler)
-        for frame in _decoded_audio(container):
-            if lead is None and frame is not None:
-                lead = round(((frame.time or 0.0) - _origin(container)) * sampling_rate)
-            for part in _resampled(resamplers, frame, sampling_rate):
-                parts.append(part.to_ndarray().mean(axis=0))
-                length += len(parts[-1])
-            if length + (lead or 0) >= limit:
+        frames = container.decode(_audio_stream(container))
+        first = next(frames, None)
+        if first is None:
+            return None
+        lead = round(((first.time or 0.0) - _origin(container)) * sampling_rate)
+        parts, length = [], lead
+        for part in _mono_parts(chain([first], frames), sampling_rate):
+            parts.append(part)
+            length += len(part)
+            if length >= limit:
                 break
-    if not length:
+    if not parts:
         return None
     waveform = np.concatenate(parts)
     # Sound may start after the picture, or before it: silence or a cut keeps the two in step.
@@ -293,23 +295,14 @@ def _read_waveform(path: Path, sampling_rate: int, window: float) -> np.ndarray 
     return waveform[:limit].astype(np.float32)
 
 
-def _resampled(resamplers: list, frame, sampling_rate: int) -> Iterator:
-    """Resample a frame; a change of channels or rate within the stream (broadcasts) begins a new resampler."""
+def _mono_parts(frames: Iterator, sampling_rate: int) -> Iterator[np.ndarray]:
+    """Resampled sound, averaged over channels; where a stream changes its form, as broadcasts do, it begins anew."""
     import av
 
-    form = None if frame is None else (frame.layout.name, frame.sample_rate, frame.format.name)
-    if frame is not None and (not resamplers or resamplers[-1][0] != form):
-        if resamplers:
-            yield from resamplers[-1][1].resample(None)
-        resamplers.append((form, av.AudioResampler(format="fltp", rate=sampling_rate)))
-    if resamplers:
-        yield from resamplers[-1][1].resample(frame)
-
-
-def _decoded_audio(container) -> Iterator:
-    """Frames of the first sound stream, then `None`, which empties the resampler."""
-    yield from container.decode(_audio_stream(container))
-    yield None
+    for _, alike in groupby(frames, key=lambda frame: (frame.layout.name, frame.sample_rate, frame.format.name)):
+        resampler = av.AudioResampler(format="fltp", rate=sampling_rate)
+        for frame in chain(alike, [None]):  # None empties the resampler
+            yield from (part.to_ndarray().mean(axis=0) for part in resampler.resample(frame))
 
 
 def _read_frames(path: Path, span: _Span, num_frames: int, window: float) -> np.ndarray | None:
