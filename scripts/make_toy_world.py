@@ -12,7 +12,7 @@ import sys
 import time
 
 from lavcap.cli import Parser, errors_in_one_line
-from lavcap.toy_world import write_toy_world
+from lavcap.toy_dataset import write_toy_world
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from configuration_lavcap import LavcapConfig
-from lavcap.toy_world import train_tokenizer, write_toy_world
+from lavcap.toy_dataset import train_tokenizer, write_toy_world
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 

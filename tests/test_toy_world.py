@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
-from lavcap import toy_world
+from lavcap import toy_dataset
+from lavcap.toy_dataset import PROMPT, write_toy_world
+from lavcap.toy_rendering import frame_times, render_frame, render_waveform, write_video
 from lavcap.toy_world import (
     BACKGROUNDS,
     CAPTION_TEMPLATES,
     CLIP_SAMPLES,
     COLOURS,
-    PROMPT,
     SAMPLING_RATE,
     SHAPES,
     SOUNDS,
@@ -29,14 +30,9 @@ from lavcap.toy_world import (
     ToyEvent,
     ToyObject,
     caption_accuracy,
-    frame_times,
     paraphrase_captions,
     parse_caption,
-    render_frame,
-    render_waveform,
     sample_clip,
-    write_toy_world,
-    write_video,
 )
 
 
@@ -383,7 +379,7 @@ def test_an_interrupted_world_leaves_nothing_behind(tmp_path, monkeypatch, inter
     def stop(*arguments):
         raise interruption
 
-    monkeypatch.setattr(toy_world, "_write_annotations", stop)
+    monkeypatch.setattr(toy_dataset, "_write_annotations", stop)
     with pytest.raises(interruption):
         write_toy_world(tmp_path / "world", train_clips=16, validation_clips=0, test_clips=0, videos=0)
     assert not list(tmp_path.iterdir())
