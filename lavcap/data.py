@@ -35,12 +35,20 @@ class DataError(ValueError):
 
 
 def load_split(data_dir: str | Path, split: str, skip_missing_media: bool = False) -> Dataset:
-    """Rows of a split whose media are all there; see [`read_split`].
+    """Rows of a split whose media are all there: [`read_split`], then [`check_media`]."""
+    rows, missing = read_split(data_dir, split)
+    check_media(rows, missing, data_dir, split, skip_missing_media)
+    return rows
+
+
+def check_media(
+    rows: Dataset, missing: dict[str, str], data_dir: str | Path, split: str, skip_missing_media: bool = False
+):
+    """Refuse what [`read_split`] found if media are missing, unless `skip_missing_media`, or if nothing is left.
 
     Raises:
-        DataError: no such split, unusable rows, or missing media, unless `skip_missing_media`; all are listed.
+        DataError: with every missing file.
     """
-    rows, missing = read_split(data_dir, split)
     path, total = Path(data_dir) / f"{split}.json", len(rows) + len(missing)
     if missing and not skip_missing_media:
         listed = "".join(f"\n  {name}: {file}" for name, file in missing.items())
@@ -52,7 +60,6 @@ def load_split(data_dir: str | Path, split: str, skip_missing_media: bool = Fals
         logger.warning(f"{path}: {len(missing)} of {total} clips lack media and are left out.")
     if not len(rows):
         raise DataError(f"{path}: none of its {total} clips has its media; check --data_dir.")
-    return rows
 
 
 def load_splits(data_dir: str | Path, splits: Sequence[str], skip_missing_media: bool = False) -> list[Dataset]:
@@ -93,7 +100,9 @@ def read_split(data_dir: str | Path, split: str) -> tuple[Dataset, dict[str, str
             )
         clip["captions"].append(row["caption"])
     for name, clip in clips.items():
-        clip["captions"] = list(dict.fromkeys(clip["captions"] + references.get(name, [])))
+        # Two people may have written the same caption: each counts as a reference.
+        known = references.get(name, [])
+        clip["captions"] = known + [caption for caption in clip["captions"] if caption not in known]
     if references and (absent := [name for name in clips if name not in references]):
         raise DataError(
             f"{data_dir / split}_coco.json: has no captions for {len(absent)} of {len(clips)} clips of {split}.json: "

@@ -12,7 +12,7 @@ import time
 
 from lavcap.captioning import generation_options, load_model
 from lavcap.cli import Parser, check_new_folder, errors_in_one_line, positive
-from lavcap.data import ClipDataset, load_split, read_split
+from lavcap.data import ClipDataset, check_media, read_split
 from lavcap.evaluation import MODALITIES, format_table, library_versions, predict, summarise, write_results
 
 
@@ -42,8 +42,9 @@ def main() -> int:
 
 def _evaluate(args: argparse.Namespace):
     check_new_folder(args.output, "--output")
-    rows = load_split(args.data_dir, args.split, args.skip_missing_media)
-    expected = len(rows) + len(read_split(args.data_dir, args.split)[1])
+    rows, missing = read_split(args.data_dir, args.split)
+    check_media(rows, missing, args.data_dir, args.split, args.skip_missing_media)
+    expected = len(rows) + len(missing)
     if args.max_clips is not None:
         rows = rows.select(range(min(args.max_clips, len(rows))))
     model, processor = load_model(args.model, args.device)

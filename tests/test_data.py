@@ -49,6 +49,14 @@ def test_without_a_coco_file_the_rows_of_a_clip_are_joined(world):
     assert load_split(world, "val")["captions"] == [[rows[0]["caption"], "rain falls"], [rows[1]["caption"]]]
 
 
+def test_equal_captions_of_two_annotators_both_count(world):
+    coco = json.loads((world / "val_coco.json").read_text())
+    twice = coco["annotations"][0]
+    coco["annotations"].append(twice)
+    (world / "val_coco.json").write_text(json.dumps(coco))
+    assert load_split(world, "val")["captions"][0].count(twice["caption"]) == 2
+
+
 def test_training_rows_have_one_caption_each(toy_world):
     rows = load_split(toy_world, "test")
     flat = one_row_per_caption(rows)
