@@ -10,7 +10,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 
-FUSIONS = ("concat_time", "concat_channel", "cross_attention")
+SINGLE_MODALITIES = {"audio_only": "audio", "video_only": "video"}
+FUSIONS = ("concat_time", "concat_channel", "cross_attention", *SINGLE_MODALITIES)
 TRANSPORT_ATTENTIONS = ("none", "joint", "barycentric")
 ALIGNMENT_WEIGHTS = ("log_plan", "plan")
 
@@ -96,16 +97,20 @@ class LavcapConfig(PreTrainedConfig):
         vision_config (`CLIPVisionConfig` or `dict`): the CLIP vision tower; default ViT-L/14.
         text_config (`PreTrainedConfig` or `dict`): any causal language model; default LLaMA-2-7B with `[PAD]`.
         has_vision_tower (`bool`): `False` builds no vision tower: the model then takes `video_features` only, and
-            `vision_config` tells which tower they come from.
+            `vision_config` tells which tower they come from. Always `False` for `fusion="audio_only"`.
         num_video_frames (`int`): frames sampled from a clip, hence video tokens.
         fusion (`str`): `"concat_time"` puts the audio tokens and then the video tokens in one sequence;
             `"concat_channel"` spreads the video tokens over the audio tokens and joins their channels;
-            `"cross_attention"` adds to each audio token what it attends to in the video.
-        optimal_transport (`bool`): normalise the tokens, solve for the transport plan and add the alignment loss
-            (paper, section 2.2). `False` leaves the tokens as the towers made them.
-        transport_attention (`str`): what the plan moves between the modalities (paper, section 2.3). `"joint"` uses
-            the plan with total mass 1, as released; `"barycentric"` gives each token a plan that sums to 1;
-            `"none"` moves nothing.
+            `"cross_attention"` adds to each audio token what it attends to in the video. `"audio_only"` and
+            `"video_only"` are single-modality baselines: tokens as the one tower made them, the other is not built.
+        cross_attention_heads (`int`, *optional*): of `fusion="cross_attention"`; divides the audio tower's width.
+            Default: heads of 64 channels as released, one head for a width that 64 does not divide.
+        optimal_transport (`bool`, *optional*): normalise the tokens, solve for the transport plan and add the
+            alignment loss (paper, section 2.2). `False` leaves the tokens as the towers made them. Default: `True`,
+            for a single-modality baseline `False`.
+        transport_attention (`str`, *optional*): what the plan moves between the modalities (paper, section 2.3).
+            `"joint"` uses the plan with total mass 1, as released; `"barycentric"` gives each token a plan that sums
+            to 1; `"none"` moves nothing. Default: `"joint"`, without `optimal_transport` `"none"`.
         alignment_weights (`str`): `"log_plan"` weighs similarities with the logarithm of the plan, as released;
             `"plan"` with the plan.
         alignment_loss_weight (`float`): factor of the alignment loss.
@@ -117,7 +122,9 @@ class LavcapConfig(PreTrainedConfig):
         token_layer_norm (`bool`): LayerNorm on the tokens of each modality before anything else.
         av_token_id (`int`, *optional*): id of the placeholder where soft tokens stand. Default: the first id after
             the language model's vocabulary, so that no embedding row is needed and it can never be generated.
-        text_model_name (`str`, *optional*): name of the language model that the weights were trained with.
+        text_model_name (`str`, *optional*), text_model_vocab_size (`int`), text_model_hidden_size (`int`): the base
+            language model that the weights belong to, as its authors published it. Vocabulary and width default to
+            those of `text_config`, whose vocabulary may grow afterwards.
         bos_token_id, eos_token_id, pad_token_id (`int`, *optional*): default to those of `text_config`.
     """
 
@@ -154,8 +161,9 @@ class LavcapConfig(PreTrainedConfig):
     has_vision_tower: bool = True
     num_video_frames: int = 20
     fusion: str = "concat_time"
-    optimal_transport: bool = True
-    transport_attention: str = "joint"
+    cross_attention_heads: int | None = None
+    optimal_transport: bool | None = None
+    transport_attention: str | None = None
     alignment_weights: str = "log_plan"
     alignment_loss_weight: float = 1.0
     sinkhorn_iterations: int = 50
@@ -167,6 +175,8 @@ class LavcapConfig(PreTrainedConfig):
     token_layer_norm: bool = False
     av_token_id: int | None = None
     text_model_name: str | None = None
+    text_model_vocab_size: int | None = None
+    text_model_hidden_size: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
@@ -180,10 +190,26 @@ class LavcapConfig(PreTrainedConfig):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(self.text_config, name, None))
-        if self.av_token_id is None:
-            self.av_token_id = self.text_config.vocab_size
+        self._set_dependent_defaults()
         self._check_options()
         self._check_sizes()
+
+    def _set_dependent_defaults(self):
+        if self.av_token_id is None:
+            self.av_token_id = self.text_config.vocab_size
+        if self.text_model_vocab_size is None:
+            self.text_model_vocab_size = self.text_config.vocab_size
+        if self.text_model_hidden_size is None:
+            self.text_model_hidden_size = self.text_config.hidden_size
+        if self.optimal_transport is None:
+            self.optimal_transport = self.single_modality is None
+        if self.transport_attention is None:
+            self.transport_attention = "joint" if self.optimal_transport else "none"
+        if self.single_modality == "audio":
+            self.has_vision_tower = False
+        if self.cross_attention_heads is None:
+            width = self.token_size
+            self.cross_attention_heads = width // 64 if width % 64 == 0 else 1
 
     def _check_options(self):
         _check_choice("fusion", self.fusion, FUSIONS)
@@ -194,21 +220,41 @@ class LavcapConfig(PreTrainedConfig):
                 f"transport_attention={self.transport_attention!r} moves tokens along a transport plan, but "
                 'optimal_transport is False: set optimal_transport=True or transport_attention="none".'
             )
+        if self.single_modality and self.optimal_transport:
+            raise ValueError(
+                f"fusion={self.fusion!r} has one modality, but optimal_transport is True, expected False: there is "
+                "nothing to transport to."
+            )
 
     def _check_sizes(self):
-        for name in ("num_video_frames", "sinkhorn_iterations", "sinkhorn_epsilon"):
+        for name in ("num_video_frames", "sinkhorn_iterations", "sinkhorn_epsilon", "cross_attention_heads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number.")
-        if self.audio_config.hidden_size != self.vision_config.projection_dim:
+        if not self.single_modality and self.audio_config.hidden_size != self.vision_config.projection_dim:
             raise ValueError(
                 f"audio_config.hidden_size is {self.audio_config.hidden_size} and vision_config.projection_dim is "
                 f"{self.vision_config.projection_dim}, expected equal widths: audio and video tokens are compared."
+            )
+        if self.token_size % self.cross_attention_heads:
+            raise ValueError(
+                f"cross_attention_heads is {self.cross_attention_heads}, expected a divisor of the width of the "
+                f"tokens ({self.token_size})."
             )
         if self.fusion == "concat_channel" and self.num_audio_tokens < self.num_video_frames:
             raise ValueError(
                 f"fusion='concat_channel' spreads {self.num_video_frames} video tokens over {self.num_audio_tokens} "
                 "audio tokens, expected at least as many audio tokens: lower num_video_frames."
             )
+
+    @property
+    def single_modality(self) -> str | None:
+        """`"audio"` or `"video"` for a single-modality baseline, else `None`."""
+        return SINGLE_MODALITIES.get(self.fusion)
+
+    @property
+    def token_size(self) -> int:
+        """Width of audio and video tokens before their fusion."""
+        return self.vision_config.projection_dim if self.fusion == "video_only" else self.audio_config.hidden_size
 
     @property
     def num_audio_tokens(self) -> int:

@@ -66,6 +66,8 @@ def read_clip(
         MediaError: missing, unreadable, cut short, empty, or without sound and picture.
     """
     path = Path(path)
+    if path.is_dir() and not video:
+        raise MediaError(f"{path}: a folder of frames, which has no sound; pass a file that has.")
     if path.is_dir():
         return Clip(None, read_images(list_images(path), num_frames), None)
     try:

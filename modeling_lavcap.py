@@ -5,9 +5,9 @@ Axes are spelled `batch, frames, mel, audio_tokens, video_tokens, hidden` throug
 video by audio: `(batch, video_tokens, audio_tokens)`.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,14 +19,40 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, cached_file, can_return_tuple, is_peft_available
 from transformers.utils.output_capturing import capture_outputs
 
 
 try:  # inside a package: the Hub's module cache
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
+    from .parts_lavcap import (
+        KEPT_IN_FLOAT32,
+        cast,
+        check_adapter,
+        check_base,
+        find_file,
+        load_part,
+        published_name,
+        read_json,
+        released_decoding,
+    )
+    from .transport_lavcap import alignment_loss, at_least_float32, log_sinkhorn
+    from .weights_lavcap import WeightsError, ced_sizes, ced_weights, fit_time_positions, load_strictly, read_weights
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
+    from parts_lavcap import (
+        KEPT_IN_FLOAT32,
+        cast,
+        check_adapter,
+        check_base,
+        find_file,
+        load_part,
+        published_name,
+        read_json,
+        released_decoding,
+    )
+    from transport_lavcap import alignment_loss, at_least_float32, log_sinkhorn
+    from weights_lavcap import WeightsError, ced_sizes, ced_weights, fit_time_positions, load_strictly, read_weights
 
 
 FEATURE_INPUTS = ("input_features", "pixel_values_videos", "video_features", "audio_mask", "video_mask")
@@ -35,55 +61,6 @@ LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {
     "logits_to_keep",
     "use_cache",
 }
-
-
-# ----------------------------------------------------------------------------------------------- optimal transport
-
-
-def log_sinkhorn(similarity: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
-    """Entropic optimal transport with uniform marginals, solved in the log domain (paper, eq. 2-3).
-
-    Args:
-        similarity: `(batch, video_tokens, audio_tokens)`, floating point; the negative of the transport cost.
-        epsilon: strength of the entropic regularisation.
-        iterations: number of row and column updates.
-
-    Returns:
-        Logarithm of the plan, same shape and dtype. Columns of the plan sum to `1 / audio_tokens` exactly, rows to
-        `1 / video_tokens` at convergence.
-    """
-    scores = similarity / epsilon
-    log_video = -math.log(similarity.shape[-2])
-    log_audio = -math.log(similarity.shape[-1])
-    audio_potential = torch.zeros_like(scores[..., :1, :])
-    for _ in range(iterations):
-        video_potential = log_video - torch.logsumexp(scores + audio_potential, dim=-1, keepdim=True)
-        audio_potential = log_audio - torch.logsumexp(scores + video_potential, dim=-2, keepdim=True)
-    return scores + video_potential + audio_potential
-
-
-def alignment_loss(similarity: torch.Tensor, weights: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Alignment loss of each clip (paper, eq. 4; released `models/lavcap.py`).
-
-    Each token is compared with the tokens of its own modality through the plan and should recognise itself. As
-    released, the class axis of the cross-entropy is the first token axis, the plan's side.
-
-    Args:
-        similarity: cosines, `(batch, video_tokens, audio_tokens)`.
-        weights: plan or logarithm of the plan, same shape, without gradient.
-        scale: factor of the logits, `(1,)`.
-
-    Returns:
-        `(batch,)`, the sum of the video and the audio term.
-    """
-    video_logits = scale * weights @ similarity.transpose(-1, -2)  # (batch, video_tokens, video_tokens)
-    audio_logits = scale * weights.transpose(-1, -2) @ similarity  # (batch, audio_tokens, audio_tokens)
-    return _self_recognition(video_logits) + _self_recognition(audio_logits)
-
-
-def _self_recognition(logits: torch.Tensor) -> torch.Tensor:
-    targets = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[0], -1)
-    return nn.functional.cross_entropy(logits, targets, reduction="none").mean(dim=-1)
 
 
 # ------------------------------------------------------------------------------------------------------ audio tower
@@ -148,19 +125,28 @@ class LavcapAudioMLP(nn.Module):
         return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
+class LavcapLayerNorm(nn.LayerNorm):
+    """LayerNorm in float32 whatever the dtype of its weights, as under autocast: the residual stream loses no bits."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+        return nn.functional.layer_norm(hidden_states.to(weight.dtype), self.normalized_shape, weight, bias, self.eps)
+
+
 class LavcapAudioLayer(GradientCheckpointingLayer):
     def __init__(self, config: LavcapAudioConfig):
         super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm1 = LavcapLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = LavcapAudioAttention(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm2 = LavcapLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = LavcapAudioMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        attended, _ = self.self_attn(self.layer_norm1(hidden_states), **kwargs)
+        dtype = self.layer_norm1.weight.dtype
+        attended, _ = self.self_attn(self.layer_norm1(hidden_states).to(dtype), **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.layer_norm2(hidden_states)))
+        return hidden_states + self.dropout(self.mlp(self.layer_norm2(hidden_states).to(dtype)))
 
 
 class LavcapPreTrainedModel(PreTrainedModel):
@@ -174,8 +160,7 @@ class LavcapPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # Statistics and the scale must not lose bits, whatever dtype the rest is loaded in.
-    _keep_in_fp32_modules_strict = ["batch_norm", "logit_scale"]
+    _keep_in_fp32_modules_strict = list(KEPT_IN_FLOAT32)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -205,9 +190,33 @@ class LavcapAudioModel(LavcapPreTrainedModel):
         self.time_pos_embed = nn.Parameter(torch.zeros(1, width, 1, config.num_time_patches))
         self.freq_pos_embed = nn.Parameter(torch.zeros(1, width, config.num_frequency_patches, 1))
         self.layers = nn.ModuleList(LavcapAudioLayer(config) for _ in range(config.num_hidden_layers))
-        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.layer_norm = LavcapLayerNorm(width, eps=config.layer_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
+
+    @classmethod
+    def from_ced(cls, path: str | Path, **fields) -> "LavcapAudioModel":
+        """Audio tower with the weights of CED.
+
+        Args:
+            path: CED's own file, a folder that holds one, or a name on the Hub such as `mispeech/ced-base`.
+            fields: of [`LavcapAudioConfig`], where they shall differ from what the tensors tell: `max_frames` for
+                another window, to which the time positions are cut or interpolated.
+
+        Raises:
+            WeightsError: unreadable, unsafe, or not the weights of CED.
+        """
+        path = path if Path(path).exists() else cached_file(str(path), "model.safetensors")
+        try:
+            weights, _ = ced_weights(read_weights(path))
+            config = LavcapAudioConfig(**(ced_sizes(weights) | fields))
+            weights["time_pos_embed"] = fit_time_positions(weights["time_pos_embed"], config.num_time_patches)
+            with torch.device("meta"):
+                model = cls._from_config(config)
+            load_strictly(model, weights)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from error
+        return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.patch_embed
@@ -220,14 +229,15 @@ class LavcapAudioModel(LavcapPreTrainedModel):
             input_features: normalised log-mel, `(batch, frames, mel)`, at most `max_frames` frames.
 
         Returns:
-            `last_hidden_state` of shape `(batch, audio_tokens, hidden)`; tokens run through time within each of the
-            frequency rows, low frequencies first.
+            `last_hidden_state` of shape `(batch, audio_tokens, hidden)`, in float32 or better; tokens run through time
+            within each of the frequency rows, low frequencies first.
         """
         self._check_input(input_features)
         # float32, as loaded; a model that was cast as a whole goes on in its own dtype
         features = input_features.to(self.batch_norm.weight.dtype)
         hidden_states = self.batch_norm(features.transpose(1, 2))  # (batch, mel, frames)
         hidden_states = self.patch_embed(hidden_states.unsqueeze(1).to(self.patch_embed.weight.dtype))
+        hidden_states = at_least_float32(hidden_states)
         hidden_states = hidden_states + self.time_pos_embed[..., : hidden_states.shape[-1]] + self.freq_pos_embed
         hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (batch, audio_tokens, hidden)
         for layer in self.layers:
@@ -276,20 +286,18 @@ class LavcapFusion(nn.Module):
     def __init__(self, config: LavcapConfig):
         super().__init__()
         self.config = config
-        width = config.audio_config.hidden_size
+        width = config.token_size
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init)))
         if config.token_layer_norm:
-            self.audio_layer_norm = nn.LayerNorm(width)
-            self.video_layer_norm = nn.LayerNorm(width)
+            self.audio_layer_norm = LavcapLayerNorm(width)
+            self.video_layer_norm = LavcapLayerNorm(width)
         if config.fusion == "cross_attention":
-            # Heads of 64 channels as released; a width that 64 does not divide gets one head.
-            heads = width // 64 if width % 64 == 0 else 1
-            self.cross_attention = nn.MultiheadAttention(width, heads, batch_first=True)
+            self.cross_attention = nn.MultiheadAttention(width, config.cross_attention_heads, batch_first=True)
 
     @property
     def output_size(self) -> int:
         """Width of the fused tokens."""
-        return self.config.audio_config.hidden_size * (2 if self.config.fusion == "concat_channel" else 1)
+        return self.config.token_size * (2 if self.config.fusion == "concat_channel" else 1)
 
     def forward(
         self,
@@ -305,22 +313,20 @@ class LavcapFusion(nn.Module):
             video: frame features, `(batch, video_tokens, hidden)`.
             audio_mask, video_mask: `(batch,)` bool, whether a clip has the modality; default: every clip has.
         """
-        dtype = next(tokens for tokens in (audio, video) if tokens is not None).dtype
         if audio is not None:
-            audio = self._prepare_audio(audio)
+            audio = self._prepare_audio(at_least_float32(audio))
         if video is not None:
-            video = self.video_layer_norm(video) if self.config.token_layer_norm else video
+            video = self.video_layer_norm(video) if self.config.token_layer_norm else at_least_float32(video)
         if self.config.optimal_transport:
             audio, video = _unit_length(audio), _unit_length(video)
         if audio is None or video is None:
-            return self._single_modality(audio, video, audio_mask, video_mask, dtype)
+            return self._single_modality(audio, video, audio_mask, video_mask)
         all_heard = audio_mask is None
         audio_mask, video_mask = _presence(audio_mask, audio), _presence(video_mask, video)
         output = LavcapFusionOutput()
         if self.config.optimal_transport:
             with torch.autocast(device_type=audio.device.type, enabled=False):
                 audio, video = self._transport(audio, video, audio_mask & video_mask, output)
-        audio, video = audio.to(dtype), video.to(dtype)
         output.tokens, output.counts = self._combine(audio, video, audio_mask, video_mask, all_heard)
         return output
 
@@ -370,16 +376,16 @@ class LavcapFusion(nn.Module):
             spread = self._spread(video, audio.shape[1]) * video_mask[:, None, None]
             tokens = torch.cat([audio * audio_mask[:, None, None], spread], dim=-1)
             return _pack((tokens, audio_mask | video_mask))
-        attended, _ = self.cross_attention(audio, video, video, need_weights=False)
+        dtype = self.cross_attention.in_proj_weight.dtype
+        attended, _ = self.cross_attention(audio.to(dtype), video.to(dtype), video.to(dtype), need_weights=False)
         audio = audio + attended * video_mask[:, None, None]
         if all_heard:
             return _pack((audio, audio_mask))
         # A clip without sound has nothing to attend from: its video tokens go on.
         return _pack((audio, audio_mask), (video, video_mask & ~audio_mask))
 
-    def _single_modality(self, audio, video, audio_mask, video_mask, dtype) -> LavcapFusionOutput:
+    def _single_modality(self, audio, video, audio_mask, video_mask) -> LavcapFusionOutput:
         tokens, mask = (audio, audio_mask) if video is None else (video, video_mask)
-        tokens = tokens.to(dtype)
         if self.config.fusion == "concat_channel" and video is None:
             tokens = torch.cat([tokens, torch.zeros_like(tokens)], dim=-1)
         elif self.config.fusion == "concat_channel":
@@ -401,7 +407,7 @@ class LavcapFusion(nn.Module):
 
 
 def _unit_length(tokens: torch.Tensor | None) -> torch.Tensor | None:
-    return None if tokens is None else nn.functional.normalize(tokens.float(), dim=-1)
+    return None if tokens is None else nn.functional.normalize(tokens, dim=-1)
 
 
 def _rows_to_one(plan: torch.Tensor) -> torch.Tensor:
@@ -472,8 +478,9 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: LavcapConfig):
         super().__init__(config)
-        self.audio_tower = LavcapAudioModel._from_config(config.audio_config)
-        self.vision_tower = None
+        self.audio_tower = self.vision_tower = None
+        if config.single_modality != "video":
+            self.audio_tower = LavcapAudioModel._from_config(config.audio_config)
         if config.has_vision_tower:
             self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config)
         self.fusion = LavcapFusion(config)
@@ -481,6 +488,77 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         # The whole causal LM, not its body and a head of ours: some heads have biases, scales or soft caps.
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
+
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        text: str | Path | PreTrainedModel,
+        audio: str | Path | LavcapAudioModel | None = None,
+        vision: str | Path | PreTrainedModel | None = None,
+        dtype: torch.dtype | None = None,
+        **options,
+    ) -> "LavcapForConditionalGeneration":
+        """Assemble a model of pretrained parts; the fusion and the projection are fresh, for training.
+
+        Args:
+            text: causal language model. As the other parts: name on the Hub, folder, or the loaded model.
+            audio: CED, as [`LavcapAudioModel.from_ced`] takes it, or a folder that an audio tower was saved to. Only
+                the baseline `fusion="video_only"` does without.
+            vision: CLIP. Default: no vision tower, the model takes `video_features`.
+            dtype: of all parts. Default: that of the language model's weights.
+            options: of [`LavcapConfig`]; `audio_config` may hold fields such as `max_frames`.
+
+        Raises:
+            WeightsError: the audio part holds no weights of CED.
+            ValueError: parts that do not fit each other or the options.
+        """
+        language_model = load_part(AutoModelForCausalLM, text, dtype or "auto")
+        dtype = dtype or language_model.dtype
+        parts = {}
+        if audio is not None:
+            parts["audio_tower"] = _load_audio_tower(audio, options.pop("audio_config", {}))
+        if vision is not None:
+            parts["vision_tower"] = load_part(CLIPVisionModelWithProjection, vision, dtype)
+        fields = {name.replace("tower", "config"): part.config for name, part in parts.items()}
+        fields |= {"text_config": language_model.config, "has_vision_tower": vision is not None}
+        config = LavcapConfig(**({"text_model_name": published_name(text)} | options | fields))
+        if (audio is None) != (config.single_modality == "video"):
+            raise ValueError(
+                f"Got audio={audio!r} for fusion={config.fusion!r}, expected CED unless it is 'video_only'."
+            )
+        with torch.device("meta"):
+            model = cls(config)
+        for name in ("fusion", "multi_modal_projector"):
+            parts[name] = getattr(model, name).to_empty(device=language_model.device).apply(model._init_weights)
+        for name, part in parts.items():
+            setattr(model, name, cast(part, dtype).to(language_model.device))
+        model.language_model = language_model
+        model.generation_config = released_decoding(language_model.generation_config)
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args, **kwargs):
+        """As [`PreTrainedModel.from_pretrained`]; a folder with an adapter is not loaded without its adapter."""
+        if not is_peft_available() and find_file(pretrained_model_name_or_path, "adapter_config.json", kwargs):
+            raise ImportError(
+                f"{pretrained_model_name_or_path} holds a LoRA adapter, which needs PEFT: pip install peft. Without "
+                "it the captions would be those of the untrained base model."
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def load_adapter(self, peft_model_id: str | Path | None = None, *args, **kwargs):
+        """As [`PreTrainedModel.load_adapter`], after a look whether the adapter was trained on this base.
+
+        Raises:
+            WeightsError: its language model or towers were others, by vocabulary, width or shapes.
+        """
+        if peft_model_id is not None:
+            check_base(self.config, peft_model_id, find_file(peft_model_id, "config.json", kwargs))
+            weights = find_file(peft_model_id, "adapter_model.safetensors", kwargs)
+            if weights is not None:
+                check_adapter(self, read_weights(weights))
+        return super().load_adapter(peft_model_id, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -534,6 +612,8 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         """Encode, align, fuse and project a batch of clips. Arguments as in [`forward`]."""
         if pixel_values_videos is not None and video_features is not None:
             raise ValueError("Got both pixel_values_videos and video_features, expected one: they are the same clip.")
+        self._check_modality("audio", input_features)
+        self._check_modality("video", pixel_values_videos, video_features)
         audio = None if input_features is None else self.get_audio_features(input_features)
         video = video_features
         if pixel_values_videos is not None:
@@ -542,14 +622,21 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             raise ValueError("Got neither sound (input_features) nor picture (pixel_values_videos or video_features).")
         if video is not None:
             self._check_video(video)
-            video = video.to(self.multi_modal_projector.weight.dtype)
         fused = self.fusion(audio, video, audio_mask, video_mask)
         return LavcapSoftTokens(
-            soft_tokens=self.multi_modal_projector(fused.tokens),
+            soft_tokens=self.multi_modal_projector(fused.tokens.to(self.multi_modal_projector.weight.dtype)),
             soft_token_counts=fused.counts,
             alignment_loss=fused.alignment_loss,
             transport_plan=fused.transport_plan,
         )
+
+    def _check_modality(self, modality: str, *features: torch.Tensor | None):
+        only = self.config.single_modality
+        if only not in (None, modality) and any(feature is not None for feature in features):
+            raise ValueError(
+                f"Got features of the {modality}, but this model is a baseline on {only} alone (config.fusion is "
+                f"{self.config.fusion!r}): leave them out."
+            )
 
     def _check_video(self, video: torch.Tensor):
         width = self.config.vision_config.projection_dim
@@ -696,6 +783,15 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         if is_first_iteration or not kwargs.get("use_cache", True):
             model_inputs |= {"soft_tokens": soft_tokens, "soft_token_counts": soft_token_counts}
         return model_inputs
+
+
+def _load_audio_tower(part: str | Path | LavcapAudioModel, fields: dict) -> LavcapAudioModel:
+    if isinstance(part, nn.Module):
+        return part
+    config = Path(part) / "config.json"
+    if config.is_file() and read_json(config).get("model_type") == LavcapAudioConfig.model_type:
+        return LavcapAudioModel.from_pretrained(part, **fields)
+    return LavcapAudioModel.from_ced(part, **fields)
 
 
 def _reject_unknown(kwargs: dict):

@@ -140,7 +140,7 @@ class LavcapProcessor(ProcessorMixin):
         tokenizer (`PreTrainedTokenizerBase`): of the language model; the placeholder is added to it if need be.
         num_audio_tokens (`int`): audio tokens of a window.
         num_video_frames (`int`): frames taken from a clip, evenly spaced.
-        fusion (`str`): `config.fusion` of the model; decides the number of soft tokens.
+        fusion (`str`): `config.fusion` of the model; decides what of a clip is used and the number of soft tokens.
         av_token (`str`), av_token_id (`int`, *optional*): the placeholder; the id defaults to the tokenizer's.
         prompt (`str`): template with `{av}` and `{instruction}`.
         instruction (`str`): what is asked when nothing else is.
@@ -259,22 +259,35 @@ class LavcapProcessor(ProcessorMixin):
                     f"Got {len(column)} {name} for {count} clips, expected one per clip; use None for gaps."
                 )
             columns.append(column or [None] * count)
+        self._check_modalities(audio=audio, videos=videos, video_features=video_features)
         features = [self._features(*parts, sampling_rate) for parts in zip(*columns, strict=True)]
         return self.batch(features, text, captions)
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the model takes of a clip: `("audio", "video")`, or one of them for a single-modality baseline."""
+        return {"audio_only": ("audio",), "video_only": ("video",)}.get(self.fusion, ("audio", "video"))
+
     def load_clip(self, path: str | Path, audio: bool = True, video: bool = True) -> Clip:
-        """Decode the window of a clip that the model can take; a longer one is cut with a warning."""
+        """Decode the window of a clip that the model can take; a longer one is cut with a warning.
+
+        A single-modality baseline decodes its modality only.
+        """
         extractor = self.feature_extractor
+        audio, video = audio and "audio" in self.modalities, video and "video" in self.modalities
         clip = read_clip(path, extractor.sampling_rate, self.num_video_frames, extractor.window, audio, video)
         self._warn_if_long(str(path), clip.duration)
         return clip
 
     def clip_features(self, clip: Clip) -> dict[str, torch.Tensor]:
-        """`input_features` `(frames, mel)` and `pixel_values_videos` `(video_frames, 3, height, width)` of a clip."""
+        """`input_features` `(frames, mel)` and `pixel_values_videos` `(video_frames, 3, height, width)` of a clip.
+
+        Of what the clip and the model both have.
+        """
         features = {}
-        if clip.waveform is not None:
+        if clip.waveform is not None and "audio" in self.modalities:
             features["input_features"] = self.feature_extractor(clip.waveform)["input_features"][0]
-        if clip.frames is not None:
+        if clip.frames is not None and "video" in self.modalities:
             pixels = self.image_processor(list(clip.frames), return_tensors="pt", input_data_format="channels_last")
             features["pixel_values_videos"] = pixels["pixel_values"]
         return features
@@ -304,7 +317,7 @@ class LavcapProcessor(ProcessorMixin):
         seen = self._add_modality(data, clips, video_name, "video_mask", video_mask)
         for index, present in enumerate(zip(heard, seen, strict=True)):
             if not any(present):
-                raise ValueError(f"Clip {index} has neither sound nor picture: pass at least one.")
+                raise ValueError(f"Clip {index} has {self._nothing_to_use}")
         frames = data[video_name].shape[1] if video_name in data else 0
         counts = [self.num_soft_tokens(*present, frames) for present in zip(heard, seen, strict=True)]
         data |= self.encode_text(counts, text, captions)
@@ -349,6 +362,21 @@ class LavcapProcessor(ProcessorMixin):
         return [text.strip() for text in texts]
 
     # ------------------------------------------------------------------------------------------------- internals
+
+    @property
+    def _nothing_to_use(self) -> str:
+        if len(self.modalities) == 2:
+            return "neither sound nor picture: pass at least one."
+        missing = "sound" if self.modalities == ("audio",) else "picture"
+        return f"no {missing}, and the model, a baseline on one modality, takes nothing else: leave the clip out."
+
+    def _check_modalities(self, **given: list):
+        for name, column in given.items():
+            if len(self.modalities) == 1 and column and not name.startswith(self.modalities[0]):
+                raise ValueError(
+                    f"Got {name}, but the model is a baseline on {self.modalities[0]} alone (fusion is "
+                    f"{self.fusion!r}): leave them out."
+                )
 
     def _features(self, audio, video, video_features, sampling_rate: int | None) -> dict[str, torch.Tensor]:
         waveform = self._waveform(audio, sampling_rate)

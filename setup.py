@@ -1,4 +1,4 @@
-"""Packaging of LAVCap for Transformers: three flat model files, the training script and the `lavcap` package."""
+"""Packaging of LAVCap for Transformers: the flat model files, the training script and the `lavcap` package."""
 
 from setuptools import setup
 
@@ -10,11 +10,21 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=["lavcap"],
-    py_modules=["configuration_lavcap", "media_lavcap", "modeling_lavcap", "processing_lavcap", "train_hf"],
+    py_modules=[
+        "configuration_lavcap",
+        "media_lavcap",
+        "modeling_lavcap",
+        "parts_lavcap",
+        "processing_lavcap",
+        "train_hf",
+        "transport_lavcap",
+        "weights_lavcap",
+    ],
     install_requires=[
         "torch>=2.6",
         "transformers>=5.23,<6",
         "accelerate>=1.10",
+        "peft>=0.17",
         "datasets>=4.0",
         "safetensors>=0.5",
         "huggingface_hub>=1.0",
@@ -27,6 +37,6 @@ setup(
     ],
     extras_require={
         "demo": ["matplotlib>=3.8", "tensorboard>=2.16"],
-        "test": ["pytest>=8", "ruff>=0.9", "matplotlib>=3.8", "tensorboard>=2.16"],
+        "test": ["pytest>=8", "ruff>=0.9", "pot>=0.9.5", "matplotlib>=3.8", "tensorboard>=2.16"],
     },
 )

@@ -182,9 +182,9 @@ class ClipDataset(torch.utils.data.Dataset):
 def read_features(row: dict[str, Any], processor: LavcapProcessor) -> dict[str, torch.Tensor]:
     """Decode the media of a row and make the model's features of them, as [`LavcapProcessor.clip_features`]."""
     waveform = frames = None
-    if row["audio"] is not None:
+    if row["audio"] is not None and "audio" in processor.modalities:
         waveform = processor.load_clip(row["audio"], video=False).waveform
-    if row["frames"] is not None:
+    if row["frames"] is not None and "video" in processor.modalities:
         frames = read_images(row["frames"], processor.num_video_frames)
     return processor.clip_features(Clip(waveform, frames, None))
 

@@ -14,6 +14,7 @@ from lavcap.captioning import caption_features, in_batches
 from lavcap.cli import check_new_folder
 from lavcap.data import ClipDataset
 from lavcap.metrics import score_captions
+from processing_lavcap import LavcapProcessor
 
 
 MODALITIES = ("audio+video", "audio", "video")
@@ -61,6 +62,11 @@ def keep_modality(features: dict[str, Any], modality: str) -> dict[str, Any]:
         raise ValueError(f"modality is {modality!r}, expected one of {', '.join(MODALITIES)}.")
     names = {name for kind in modality.split("+") for name in FEATURES[kind]}
     return {name: value for name, value in features.items() if name in names}
+
+
+def usable_modalities(processor: LavcapProcessor) -> tuple[str, ...]:
+    """What a model can be evaluated from: everything in `MODALITIES`, or the one modality of a baseline."""
+    return MODALITIES if len(processor.modalities) == 2 else processor.modalities
 
 
 def _has(features: dict[str, Any], modality: str) -> bool:

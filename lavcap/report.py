@@ -29,7 +29,7 @@ EVENT_COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yello
 
 
 def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_dir: Path) -> Path:
-    """Write `report.md`, `loss_curve.png` and `transport_plan.png` into `output_dir`, which has none yet.
+    """Write `report.md`, `loss_curve.png` and, with optimal transport, `transport_plan.png` into `output_dir`.
 
     Args:
         model_dir: folder that `train_hf.py` wrote.
@@ -48,11 +48,6 @@ def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_d
     output_dir.mkdir(parents=True, exist_ok=True)
     draw_loss_curve(state["log_history"], output_dir / "loss_curve.png")
     model, processor = load_model(model_dir, device="cpu")
-    rows = load_split(data_dir, results["split"])
-    plans = transport_plans(model, processor, rows)
-    shown = clips[rows[0]["id"]]
-    log_mel = read_features(rows[0], processor)["input_features"].numpy()
-    draw_transport_plan(shown, plans[shown.id], log_mel, output_dir / "transport_plan.png")
     sections = [
         "# LAVCap on the toy world",
         _training_section(model_dir, state),
@@ -60,8 +55,14 @@ def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_d
         _accuracy_section(accuracy_table(predictions, clips)),
         _examples_section(predictions, clips),
         "## Loss\n\n![loss and CIDEr-D over training](loss_curve.png)",
-        _plan_section(shown, event_mass(plans, clips)),
     ]
+    if model.config.optimal_transport:
+        rows = load_split(data_dir, results["split"])
+        plans = transport_plans(model, processor, rows)
+        shown = clips[rows[0]["id"]]
+        log_mel = read_features(rows[0], processor)["input_features"].numpy()
+        draw_transport_plan(shown, plans[shown.id], log_mel, output_dir / "transport_plan.png")
+        sections.append(_plan_section(shown, event_mass(plans, clips)))
     path = output_dir / "report.md"
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return path
@@ -221,7 +222,8 @@ def _accuracy_section(table: dict[str, dict[str, dict]]) -> str:
 
 def _examples_section(predictions: Sequence[Prediction], clips: dict[str, ToyClip]) -> str:
     """Up to five failures, then the first clips of the split, ten captions in all."""
-    chosen = [prediction for prediction in predictions if prediction.modality == "audio+video"]
+    modality = predictions[0].modality
+    chosen = [prediction for prediction in predictions if prediction.modality == modality]
     failures = [prediction for prediction in chosen if not _is_right(prediction, clips)]
     others = [prediction for prediction in chosen if prediction not in failures]
     wrong = failures[: EXAMPLES // 2]
@@ -229,7 +231,7 @@ def _examples_section(predictions: Sequence[Prediction], clips: dict[str, ToyCli
     lines = [
         "## Captions",
         "",
-        f"From sound and picture. {len(failures)} of {len(chosen)} captions have a wrong colour, shape, sound or "
+        f"From {modality}. {len(failures)} of {len(chosen)} captions have a wrong colour, shape, sound or "
         f"background; {len(wrong)} of them are shown first, then the first right ones of the split.",
         "",
         "| clip | caption | a reference | |",

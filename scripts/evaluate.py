@@ -13,7 +13,15 @@ import time
 from lavcap.captioning import generation_options, load_model
 from lavcap.cli import Parser, check_new_folder, errors_in_one_line, positive
 from lavcap.data import ClipDataset, check_media, read_split
-from lavcap.evaluation import MODALITIES, format_table, library_versions, predict, summarise, write_results
+from lavcap.evaluation import (
+    MODALITIES,
+    format_table,
+    library_versions,
+    predict,
+    summarise,
+    usable_modalities,
+    write_results,
+)
 
 
 DECODING = ("num_beams", "max_new_tokens", "do_sample", "length_penalty", "repetition_penalty")
@@ -25,7 +33,7 @@ def main() -> int:
     parser.add_argument("--data_dir", required=True, help="data set in AudioCaps' layout")
     parser.add_argument("--split", default="test", help="name of the annotation file without .json")
     parser.add_argument("--output", required=True, help="new folder for results.json and predictions.jsonl")
-    parser.add_argument("--modalities", nargs="+", choices=MODALITIES, default=MODALITIES)
+    parser.add_argument("--modalities", nargs="+", choices=MODALITIES, help="default: all that the model takes")
     parser.add_argument("--batch_size", type=positive, default=32, help="clips captioned at a time")
     parser.add_argument("--num_beams", type=positive, help="default: the model's own setting")
     parser.add_argument(
@@ -48,12 +56,13 @@ def _evaluate(args: argparse.Namespace):
     if args.max_clips is not None:
         rows = rows.select(range(min(args.max_clips, len(rows))))
     model, processor = load_model(args.model, args.device)
-    dataset = ClipDataset(rows, processor, cache=len(args.modalities) > 1).preload("Reading clips")
+    modalities = args.modalities or usable_modalities(processor)
+    dataset = ClipDataset(rows, processor, cache=len(modalities) > 1).preload("Reading clips")
     options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
     start = time.perf_counter()
     predictions = [
         prediction
-        for modality in args.modalities
+        for modality in modalities
         for prediction in predict(model, processor, dataset, modality, args.batch_size, **options)
     ]
     table = summarise(predictions, expected)

@@ -58,6 +58,7 @@ def tiny_config(**fields) -> LavcapConfig:
     }
     text_config |= fields.pop("text_config", {})
     audio_config |= fields.pop("audio_config", {})
+    vision_config |= fields.pop("vision_config", {})
     return LavcapConfig(
         **{"num_video_frames": 4, **fields},
         audio_config=audio_config,

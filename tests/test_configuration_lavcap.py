@@ -28,7 +28,12 @@ def test_saved_configuration_comes_back_equal(tmp_path):
         ({"fusion": "ot_tempcat"}, "fusion is 'ot_tempcat', expected one of 'concat_time', 'concat_channel'"),
         ({"transport_attention": "row"}, "expected one of 'none', 'joint', 'barycentric'"),
         ({"alignment_weights": "exp"}, "expected one of 'log_plan', 'plan'"),
-        ({"optimal_transport": False}, "moves tokens along a transport plan, but optimal_transport is False"),
+        (
+            {"optimal_transport": False, "transport_attention": "joint"},
+            "moves tokens along a transport plan, but optimal_transport is False",
+        ),
+        ({"fusion": "audio_only", "optimal_transport": True}, "has one modality, but optimal_transport is True"),
+        ({"cross_attention_heads": 5}, "cross_attention_heads is 5, expected a divisor of the width of the tokens"),
         ({"sinkhorn_epsilon": 0}, "sinkhorn_epsilon is 0, expected a positive number"),
         ({"fuson": "concat_channel"}, "'fuson' is not an option of LavcapConfig; did you mean fusion"),
         ({"audio_config": {"hiden_size": 24}}, "not an option of LavcapAudioConfig; did you mean hidden_size"),

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from released_reference import read_golden
 
 from conftest import tiny_config, write_media
 from processing_lavcap import LavcapFeatureExtractor, LavcapProcessor
-from released_layout import read_golden
 
 
 WAVEFORMS = [

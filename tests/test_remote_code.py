@@ -15,7 +15,10 @@ class Absent:
         if name.split(".")[0] in PROJECT:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-PROJECT = {"lavcap", "configuration_lavcap", "media_lavcap", "modeling_lavcap", "processing_lavcap"}
+PROJECT = {"lavcap"} | {
+    f"{name}_lavcap"
+    for name in ("configuration", "media", "modeling", "parts", "processing", "transport", "weights")
+}
 sys.meta_path.insert(0, Absent())
 
 import numpy as np

@@ -1,0 +1,140 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Pretrained parts of a model: finding, loading and casting them, and whether an adapter belongs to them."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file, logging
+
+
+try:  # inside a package: the Hub's module cache
+    from .weights_lavcap import WeightsError, listed
+except ImportError:  # as a plain module: a clone, or after `pip install`
+    from weights_lavcap import WeightsError, listed
+
+
+logger = logging.get_logger(__name__)
+
+# Statistics and the scale must not lose bits, whatever dtype the rest is loaded in.
+KEPT_IN_FLOAT32 = frozenset({"batch_norm", "logit_scale"})
+
+
+def load_part(kind: type, part: str | Path | PreTrainedModel, dtype: torch.dtype | str) -> PreTrainedModel:
+    return part if isinstance(part, nn.Module) else kind.from_pretrained(part, dtype=dtype)
+
+
+def read_json(path: str | Path) -> dict:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def find_file(name_or_path: str | Path | None, file: str, options: dict) -> str | None:
+    """Local path of a file of a folder or of a Hub repository, if it is there; options as of `from_pretrained`."""
+    if name_or_path is None:
+        return None
+    known = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
+    return cached_file(
+        str(name_or_path),
+        file,
+        **{name: options[name] for name in known if options.get(name) is not None},
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+
+
+def published_name(part: str | Path | PreTrainedModel) -> str | None:
+    """Name on the Hub; of a folder its last part, for the others say nothing to other people."""
+    name = getattr(part, "name_or_path", None) if isinstance(part, nn.Module) else str(part)
+    return Path(name).resolve().name if name and Path(name).exists() else name or None
+
+
+def cast(part: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The part in another dtype, but for what must not lose bits."""
+    for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+        if tensor.is_floating_point() and not keeps_float32(name):
+            tensor.data = tensor.data.to(dtype)
+    return part
+
+
+def keeps_float32(name: str) -> bool:
+    """Whether a tensor of the model stays in float32, whatever dtype the rest has."""
+    return not KEPT_IN_FLOAT32.isdisjoint(name.split("."))
+
+
+def released_decoding(base: GenerationConfig) -> GenerationConfig:
+    """Beam search as released, with the special ids of a language model; its sampling is not for captions."""
+    pad = base.eos_token_id if base.pad_token_id is None else base.pad_token_id
+    pad = pad[0] if isinstance(pad, list) else pad
+    return GenerationConfig(
+        bos_token_id=base.bos_token_id,
+        eos_token_id=base.eos_token_id,
+        pad_token_id=pad,
+        num_beams=4,
+        max_new_tokens=200,
+        do_sample=False,
+    )
+
+
+def check_base(config: PreTrainedConfig, name: str | Path, config_file: str | None):
+    """Compare the language model that an adapter was trained on with that of a model.
+
+    Args:
+        config: of the model that shall take the adapter.
+        name: of the adapter, for messages.
+        config_file: path of the LAVCap configuration beside the adapter; without one there is nothing to compare.
+
+    Raises:
+        WeightsError: another vocabulary or width; another name alone is a warning.
+    """
+    theirs = {} if config_file is None else read_json(config_file)
+    if theirs.get("model_type") != config.model_type:
+        return
+    base = theirs.get("text_model_name") or "its language model"
+    for field in ("text_model_hidden_size", "text_model_vocab_size"):
+        expected, got = theirs.get(field), getattr(config, field)
+        if expected not in (None, got):
+            raise WeightsError(
+                f"{name}: was trained on {base}, expected {field} {expected}, got {got} of "
+                f"{config.text_model_name or 'another language model'}."
+            )
+    got = config.text_model_name or base
+    if Path(base).name.lower() != Path(got).name.lower():
+        logger.warning(f"{name}: was trained on another language model, expected {base}, got {got}.")
+
+
+def check_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor]):
+    """Refuse a PEFT adapter that was trained on another model.
+
+    Args:
+        tensors: of `adapter_model.safetensors`, named as PEFT does.
+
+    Raises:
+        WeightsError: a layer that the model lacks, or one of another size; expected and got.
+    """
+    problems = []
+    for key, tensor in tensors.items():
+        name = key.removeprefix("base_model.model.")
+        lora = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.\w+)?(\.weight)?", name)
+        try:
+            layer = model.get_submodule(lora.group(1) if lora else name.rpartition(".")[0])
+        except AttributeError:
+            problems.append(f"{name}: the model has no such layer")
+            continue
+        if lora is None:
+            own = getattr(layer, name.rpartition(".")[2], None)
+            expected, got = tuple(tensor.shape), None if own is None else tuple(own.shape)
+        else:
+            side, axis = ("in_features", 1) if lora.group(3) == "A" else ("out_features", 0)
+            expected, got = tensor.shape[axis], getattr(layer, side, tensor.shape[axis])
+        if expected != got:
+            problems.append(f"{name}: expected {expected}, got {got}")
+    if problems:
+        raise WeightsError(
+            "The adapter was trained on another model: load the language model and the towers that it belongs to."
+            + listed("layers that do not fit", problems)
+        )

@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Convert a released checkpoint into a folder for `from_pretrained`.
+
+    python scripts/convert_checkpoint.py --checkpoint checkpoint_best.pth --config config_best.yaml \
+        --text-model meta-llama/Llama-2-7b-chat-hf --audio-encoder audiotransformer_base_mAP_4999.pt \
+        --vision-model openai/clip-vit-large-patch14 --output lavcap
+
+LAVCap: the CUDA runner's file with the trained tensors only, or the Gaudi Trainer's full state dict, as pickle or
+safetensors; what it lacks comes from --text-model and --audio-encoder. CED: its own file, without --config. Every
+tensor must find its place and every place its tensor, or nothing is written. Ends with a table of what went where.
+"""
+
+import argparse
+import sys
+
+import torch
+
+from lavcap.cli import Parser, check_new_folder, errors_in_one_line
+from lavcap.conversion import convert_ced, convert_lavcap, is_ced
+from lavcap.released_options import ReleasedOptions
+from weights_lavcap import read_weights
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def main() -> int:
+    parser = Parser(__doc__)
+    parser.add_argument("--checkpoint", required=True, help="released LAVCap checkpoint, or CED's own file")
+    parser.add_argument("--config", help="the released YAML that it was trained with, or the same options as JSON")
+    parser.add_argument("--text-model", help="name or folder of the language model; its config.json may be enough")
+    parser.add_argument("--vision-model", help="name or folder of CLIP; without it the model takes video_features")
+    parser.add_argument("--audio-encoder", help="CED's file, where the checkpoint lacks the frozen encoder")
+    parser.add_argument(
+        "--lora", choices=("merge", "adapter"), default="merge", help="fold it in, or write a PEFT adapter beside"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default: that of the language model")
+    parser.add_argument("--output", required=True, help="new folder")
+    args = parser.parse_args()
+    with errors_in_one_line():
+        check_new_folder(args.output, "--output")
+        print(_convert(args))
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> str:
+    if args.config is None:
+        if not is_ced(read_weights(args.checkpoint)):
+            raise ValueError("Got no --config, expected the configuration that the checkpoint was trained with.")
+        return convert_ced(args.checkpoint, args.output)
+    return convert_lavcap(
+        args.checkpoint,
+        ReleasedOptions.read(args.config),
+        args.output,
+        text_model=args.text_model,
+        vision_model=args.vision_model,
+        audio_encoder=args.audio_encoder,
+        lora=args.lora,
+        dtype=getattr(torch, args.dtype) if args.dtype else None,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Optimal transport between two sets of tokens, and the alignment loss on it (paper, section 2.2).
+
+A plan is video by audio: `(batch, video_tokens, audio_tokens)`.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+
+def log_sinkhorn(similarity: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
+    """Entropic optimal transport with uniform marginals, solved in the log domain (paper, eq. 2-3).
+
+    Args:
+        similarity: `(batch, video_tokens, audio_tokens)`, floating point; the negative of the transport cost.
+        epsilon: strength of the entropic regularisation.
+        iterations: number of row and column updates.
+
+    Returns:
+        Logarithm of the plan, same shape, in float32 or better. Columns of the plan sum to `1 / audio_tokens`
+        exactly, rows to `1 / video_tokens` at convergence.
+    """
+    scores = at_least_float32(similarity) / epsilon
+    log_video = -math.log(similarity.shape[-2])
+    log_audio = -math.log(similarity.shape[-1])
+    audio_potential = torch.zeros_like(scores[..., :1, :])
+    for _ in range(iterations):
+        video_potential = log_video - torch.logsumexp(scores + audio_potential, dim=-1, keepdim=True)
+        audio_potential = log_audio - torch.logsumexp(scores + video_potential, dim=-2, keepdim=True)
+    return scores + video_potential + audio_potential
+
+
+def alignment_loss(similarity: torch.Tensor, weights: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Alignment loss of each clip (paper, eq. 4; released `models/lavcaps.py`).
+
+    Each token is compared with the tokens of its own modality through the plan and should recognise itself. As
+    released, the class axis of the cross-entropy is the first token axis, the plan's side.
+
+    Args:
+        similarity: cosines, `(batch, video_tokens, audio_tokens)`.
+        weights: plan or logarithm of the plan, same shape, without gradient.
+        scale: factor of the logits, `(1,)`.
+
+    Returns:
+        `(batch,)`, the sum of the video and the audio term, in float32 or better.
+    """
+    scale, weights, similarity = map(at_least_float32, (scale, weights, similarity))
+    video_logits = scale * weights @ similarity.transpose(-1, -2)  # (batch, video_tokens, video_tokens)
+    audio_logits = scale * weights.transpose(-1, -2) @ similarity  # (batch, audio_tokens, audio_tokens)
+    return _self_recognition(video_logits) + _self_recognition(audio_logits)
+
+
+def _self_recognition(logits: torch.Tensor) -> torch.Tensor:
+    targets = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[0], -1)
+    return nn.functional.cross_entropy(logits, targets, reduction="none").mean(dim=-1)
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32, or as it is where it has more bits."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,244 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Weight files made elsewhere: read without running their code, CED's tensors under our names, and loaded strictly."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+
+FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+CONTAINERS = ("model", "state_dict")  # under which training scripts keep the weights beside optimiser and epoch
+
+# CED's names (https://github.com/RicherMans/CED, `models/audiotransformer.py`), its Hub port's and LAVCap's
+CED_NAMES = (
+    (re.compile(r"^encoder\."), ""),
+    (re.compile(r"^init_bn\.(1\.)?"), "batch_norm."),
+    (re.compile(r"^patch_embed\.proj\."), "patch_embed."),
+    (re.compile(r"^blocks\.(\d+)\.norm([12])\."), r"layers.\1.layer_norm\2."),
+    (re.compile(r"^blocks\.(\d+)\.attn\.proj\."), r"layers.\1.self_attn.out_proj."),
+    (re.compile(r"^blocks\.(\d+)\.attn\."), r"layers.\1.self_attn."),
+    (re.compile(r"^blocks\."), "layers."),
+    (re.compile(r"^norm\."), "layer_norm."),
+)
+CED_UNUSED = (
+    (re.compile(r"^(encoder\.)?output_?layer\."), "CED's tagging head"),
+    (re.compile(r"^(encoder\.)?front_end\."), "CED's own filter bank"),
+)
+CED_HEAD_SIZE = 64  # channels per attention head, in every published size of CED
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used: unreadable, unsafe, or not those of the model."""
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors by name, on the CPU.
+
+    Args:
+        path: a `.safetensors` file, a pickle (`.pt`, `.pth`, `.bin`) of a state dict or of a training checkpoint that
+            holds one under `model` or `state_dict`, the index of a sharded one, or a folder with one of these.
+
+    Raises:
+        WeightsError: missing, damaged, a pickle that holds more than tensors and plain values, or no state dict.
+    """
+    path = _file_of(Path(path))
+    if path.name.endswith(".index.json"):
+        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+        return {key: value for name in dict.fromkeys(names) for key, value in read_weights(path.parent / name).items()}
+    with open(path, "rb") as file:
+        is_safetensors = path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+    return _read_safetensors(path) if is_safetensors else _read_pickle(path)
+
+
+def _file_of(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise WeightsError(f"{path}: no such file or folder; check the path.")
+    found = [path / name for name in FOLDER_FILES if (path / name).is_file()]
+    if not found:
+        raise WeightsError(f"{path}: holds no weights, expected one of {', '.join(FOLDER_FILES)}.")
+    return found[0]
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}); copy it again.") from error
+
+
+def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        content = _load_tensors_only(path)
+    except UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: refused, for it needs more than tensors and plain values to load ({_reason(error)}), and such a "
+            "pickle can run any code. Where you trust it, save its state dict alone, as safetensors say."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path}: not a readable weight file ({reason}); copy it again.") from error
+    return _state_dict(path, content)
+
+
+def _load_tensors_only(path: Path):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:  # files of torch 1.5 and before cannot be mapped
+        if "mmap" not in str(error):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _reason(error: UnpicklingError) -> str:
+    """What torch stumbled over, out of its advice on how to load the file nevertheless."""
+    found = re.search(r"(Unsupported \w+: \S+ \S+|GLOBAL \S+|Unsupported \w+ \S+)", str(error))
+    return found.group(1).rstrip(",.") if found else str(error).splitlines()[0]
+
+
+def _state_dict(path: Path, content) -> dict[str, torch.Tensor]:
+    for name in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path}: holds {type(content).__name__}, expected a state dict: tensors by name.")
+    others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise WeightsError(
+            f"{path}: {shorten(others)} {'is' if len(others) == 1 else 'are'} no tensor, expected a state dict, or "
+            f"one under {' or '.join(map(repr, CONTAINERS))}."
+        )
+    return dict(content)
+
+
+# --------------------------------------------------------------------------------------------------------------- CED
+
+
+def ced_weights(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """CED's tensors under the names of `LavcapAudioModel`, and those that it does without, with the reason.
+
+    Stacked `attn.qkv` are split into query, key and value by thirds. Names that CED does not have are kept.
+    """
+    weights, unused = {}, {}
+    for name, tensor in tensors.items():
+        reason = next((reason for pattern, reason in CED_UNUSED if pattern.match(name)), None)
+        if reason is not None:
+            unused[name] = reason
+            continue
+        weights |= _split_qkv(ced_name(name), tensor)
+    return weights, unused
+
+
+def ced_name(name: str) -> str:
+    """Our name of a tensor of CED."""
+    for pattern, replacement in CED_NAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _split_qkv(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    if ".qkv." not in name:
+        return {name: tensor}
+    thirds = zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True)
+    return {name.replace("qkv", part): third for part, third in thirds}
+
+
+def ced_sizes(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Fields of `LavcapAudioConfig` that the tensors of an audio tower tell; the window is not among them.
+
+    Raises:
+        WeightsError: these are no weights of CED.
+    """
+    needed = ("patch_embed.weight", "batch_norm.weight", "time_pos_embed", "layers.0.mlp.fc1.weight")
+    if any(name not in weights for name in needed):
+        raise WeightsError(
+            f"Got {len(weights)} tensors named {shorten(weights)}, expected those of CED: patch_embed.proj.weight, "
+            "init_bn.1.weight, time_pos_embed, blocks.0.mlp.fc1.weight, …"
+        )
+    width, _, patch, _ = weights["patch_embed.weight"].shape
+    layers = {int(found.group(1)) for name in weights if (found := re.match(r"layers\.(\d+)\.", name))}
+    sizes = {
+        "hidden_size": width,
+        "intermediate_size": weights["layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": max(layers) + 1,
+        "num_mel_bins": weights["batch_norm.weight"].shape[0],
+        "patch_size": patch,
+    }
+    if width % CED_HEAD_SIZE == 0:
+        sizes["num_attention_heads"] = width // CED_HEAD_SIZE
+    return sizes
+
+
+def fit_time_positions(table: torch.Tensor, length: int) -> torch.Tensor:
+    """Time positions `(1, hidden, 1, time)` for another window: cut, or interpolated as LAVCap does with CED's.
+
+    Source: released `models/ced/audiotransformer.py`; bilinear, corners not aligned.
+    """
+    if table.shape[-1] >= length:
+        return table[..., :length].contiguous()
+    stretched = nn.functional.interpolate(table.float(), size=(1, length), mode="bilinear", align_corners=False)
+    return stretched.to(table.dtype)
+
+
+# ----------------------------------------------------------------------------------------------------------- loading
+
+
+def load_strictly(module: nn.Module, weights: Mapping[str, torch.Tensor], origins: Mapping[str, str] | None = None):
+    """Replace all parameters and buffers of a module by the given tensors; none on either side may be left over.
+
+    Args:
+        origins: what the weights are called where they come from, for messages.
+
+    Raises:
+        WeightsError: names of what is missing, too many, or of another shape, with both shapes.
+    """
+    expected = module.state_dict()
+    origins = {} if origins is None else origins
+    # How many batches a BatchNorm has seen does not matter: its momentum is fixed.
+    optional = {name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked")}
+    weights = optional | dict(weights)
+    problems = [
+        listed("filled by nothing", [name for name in expected if name not in weights]),
+        listed("without a place in the model", [origins.get(name, name) for name in weights if name not in expected]),
+        listed("of another shape", _shape_conflicts(expected, weights)),
+    ]
+    if any(problems):
+        raise WeightsError("the weights do not fit the model." + "".join(problems))
+    module.load_state_dict(weights, assign=True)
+
+
+def _shape_conflicts(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> list[str]:
+    return [
+        f"{name}: expected {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+        for name, tensor in weights.items()
+        if name in expected and expected[name].shape != tensor.shape
+    ]
+
+
+def listed(what: str, names: list[str]) -> str:
+    """Lines of a message: how many there are of something, and which; nothing if there is none."""
+    return f"\n{len(names)} {what}:" + "".join(f"\n  {name}" for name in names) if names else ""
+
+
+def shorten(names: Iterable[str], most: int = 4) -> str:
+    """The first names of a list, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
