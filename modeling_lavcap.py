@@ -30,6 +30,7 @@ try:  # inside a package: the Hub's module cache
         cast,
         check_adapter,
         check_base,
+        check_parts,
         find_file,
         load_part,
         published_name,
@@ -45,6 +46,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         cast,
         check_adapter,
         check_base,
+        check_parts,
         find_file,
         load_part,
         published_name,
@@ -133,6 +135,14 @@ class LavcapLayerNorm(nn.LayerNorm):
         return nn.functional.layer_norm(hidden_states.to(weight.dtype), self.normalized_shape, weight, bias, self.eps)
 
 
+class LavcapPatchEmbed(nn.Conv2d):
+    """Convolution in float32 whatever the dtype of its weights: rounded features would cost the plan most bits."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+        return self._conv_forward(features.to(weight.dtype), weight, bias)
+
+
 class LavcapAudioLayer(GradientCheckpointingLayer):
     def __init__(self, config: LavcapAudioConfig):
         super().__init__()
@@ -186,7 +196,7 @@ class LavcapAudioModel(LavcapPreTrainedModel):
         self.batch_norm = nn.BatchNorm1d(
             config.num_mel_bins, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum
         )
-        self.patch_embed = nn.Conv2d(1, width, kernel_size=patch, stride=patch)
+        self.patch_embed = LavcapPatchEmbed(1, width, kernel_size=patch, stride=patch)
         self.time_pos_embed = nn.Parameter(torch.zeros(1, width, 1, config.num_time_patches))
         self.freq_pos_embed = nn.Parameter(torch.zeros(1, width, config.num_frequency_patches, 1))
         self.layers = nn.ModuleList(LavcapAudioLayer(config) for _ in range(config.num_hidden_layers))
@@ -199,17 +209,20 @@ class LavcapAudioModel(LavcapPreTrainedModel):
         """Audio tower with the weights of CED.
 
         Args:
-            path: CED's own file, a folder that holds one, or a name on the Hub such as `mispeech/ced-base`.
-            fields: of [`LavcapAudioConfig`], where they shall differ from what the tensors tell: `max_frames` for
+            path: CED's own file, a folder with its weights or with a saved audio tower, or a name on the Hub such as
+                `mispeech/ced-base`.
+            fields: of [`LavcapAudioConfig`], where they shall differ from what the file tells: `max_frames` for
                 another window, to which the time positions are cut or interpolated.
 
         Raises:
             WeightsError: unreadable, unsafe, or not the weights of CED.
         """
-        path = path if Path(path).exists() else cached_file(str(path), "model.safetensors")
+        saved = {} if Path(path).is_file() else read_json(find_file(path, "config.json", {}))
+        saved = saved if saved.get("model_type") == LavcapAudioConfig.model_type else {}
+        file = path if Path(path).exists() else cached_file(str(path), "model.safetensors")
         try:
-            weights, _ = ced_weights(read_weights(path))
-            config = LavcapAudioConfig(**(ced_sizes(weights) | fields))
+            weights, _ = ced_weights(read_weights(file))
+            config = LavcapAudioConfig(**(ced_sizes(weights) | saved | fields))
             weights["time_pos_embed"] = fit_time_positions(weights["time_pos_embed"], config.num_time_patches)
             with torch.device("meta"):
                 model = cls._from_config(config)
@@ -236,8 +249,7 @@ class LavcapAudioModel(LavcapPreTrainedModel):
         # float32, as loaded; a model that was cast as a whole goes on in its own dtype
         features = input_features.to(self.batch_norm.weight.dtype)
         hidden_states = self.batch_norm(features.transpose(1, 2))  # (batch, mel, frames)
-        hidden_states = self.patch_embed(hidden_states.unsqueeze(1).to(self.patch_embed.weight.dtype))
-        hidden_states = at_least_float32(hidden_states)
+        hidden_states = at_least_float32(self.patch_embed(hidden_states.unsqueeze(1)))
         hidden_states = hidden_states + self.time_pos_embed[..., : hidden_states.shape[-1]] + self.freq_pos_embed
         hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (batch, audio_tokens, hidden)
         for layer in self.layers:
@@ -503,8 +515,8 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
 
         Args:
             text: causal language model. As the other parts: name on the Hub, folder, or the loaded model.
-            audio: CED, as [`LavcapAudioModel.from_ced`] takes it, or a folder that an audio tower was saved to. Only
-                the baseline `fusion="video_only"` does without.
+            audio: CED, as [`LavcapAudioModel.from_ced`] takes it; only the baseline `fusion="video_only"` does
+                without.
             vision: CLIP. Default: no vision tower, the model takes `video_features`.
             dtype: of all parts. Default: that of the language model's weights.
             options: of [`LavcapConfig`]; `audio_config` may hold fields such as `max_frames`.
@@ -513,20 +525,21 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             WeightsError: the audio part holds no weights of CED.
             ValueError: parts that do not fit each other or the options.
         """
+        check_parts(options.get("fusion"), audio, vision)
         language_model = load_part(AutoModelForCausalLM, text, dtype or "auto")
         dtype = dtype or language_model.dtype
         parts = {}
         if audio is not None:
-            parts["audio_tower"] = _load_audio_tower(audio, options.pop("audio_config", {}))
+            fields = options.pop("audio_config", {})
+            loaded = isinstance(audio, nn.Module)
+            parts["audio_tower"] = audio if loaded else LavcapAudioModel.from_ced(audio, **fields)
         if vision is not None:
             parts["vision_tower"] = load_part(CLIPVisionModelWithProjection, vision, dtype)
+        else:
+            options.setdefault("vision_config", {"projection_dim": parts["audio_tower"].config.hidden_size})
         fields = {name.replace("tower", "config"): part.config for name, part in parts.items()}
         fields |= {"text_config": language_model.config, "has_vision_tower": vision is not None}
         config = LavcapConfig(**({"text_model_name": published_name(text)} | options | fields))
-        if (audio is None) != (config.single_modality == "video"):
-            raise ValueError(
-                f"Got audio={audio!r} for fusion={config.fusion!r}, expected CED unless it is 'video_only'."
-            )
         with torch.device("meta"):
             model = cls(config)
         for name in ("fusion", "multi_modal_projector"):
@@ -783,15 +796,6 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         if is_first_iteration or not kwargs.get("use_cache", True):
             model_inputs |= {"soft_tokens": soft_tokens, "soft_token_counts": soft_token_counts}
         return model_inputs
-
-
-def _load_audio_tower(part: str | Path | LavcapAudioModel, fields: dict) -> LavcapAudioModel:
-    if isinstance(part, nn.Module):
-        return part
-    config = Path(part) / "config.json"
-    if config.is_file() and read_json(config).get("model_type") == LavcapAudioConfig.model_type:
-        return LavcapAudioModel.from_pretrained(part, **fields)
-    return LavcapAudioModel.from_ced(part, **fields)
 
 
 def _reject_unknown(kwargs: dict):

@@ -24,12 +24,25 @@ logger = logging.get_logger(__name__)
 KEPT_IN_FLOAT32 = frozenset({"batch_norm", "logit_scale"})
 
 
+def check_parts(fusion: str | None, audio: object, vision: object):
+    """Refuse parts that a fusion has no use for, or a missing one: a baseline has one tower only."""
+    wanted = {"audio": fusion != "video_only", "vision": fusion != "audio_only"}
+    if audio is None and wanted["audio"]:
+        raise ValueError(f"Got no audio part for fusion={fusion or 'concat_time'!r}, expected CED: pass audio.")
+    for name, part in (("audio", audio), ("vision", vision)):
+        if part is not None and not wanted[name]:
+            raise ValueError(f"Got {name}={part!r} for fusion={fusion!r}, which has no such tower: leave it out.")
+    if vision is None and not wanted["audio"]:
+        raise ValueError("Got no vision part for fusion='video_only', expected CLIP: pass vision.")
+
+
 def load_part(kind: type, part: str | Path | PreTrainedModel, dtype: torch.dtype | str) -> PreTrainedModel:
     return part if isinstance(part, nn.Module) else kind.from_pretrained(part, dtype=dtype)
 
 
-def read_json(path: str | Path) -> dict:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path: str | Path | None) -> dict:
+    """Content of a JSON file; nothing if there is none."""
+    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def find_file(name_or_path: str | Path | None, file: str, options: dict) -> str | None:
@@ -91,7 +104,7 @@ def check_base(config: PreTrainedConfig, name: str | Path, config_file: str | No
     Raises:
         WeightsError: another vocabulary or width; another name alone is a warning.
     """
-    theirs = {} if config_file is None else read_json(config_file)
+    theirs = read_json(config_file)
     if theirs.get("model_type") != config.model_type:
         return
     base = theirs.get("text_model_name") or "its language model"

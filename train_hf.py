@@ -30,7 +30,14 @@ from transformers.utils import logging
 from configuration_lavcap import LavcapConfig
 from lavcap.captioning import check_model_name
 from lavcap.cli import check_new_folder, errors_in_one_line
-from lavcap.data import ClipDataset, EvaluationCollator, TrainingCollator, load_splits, one_row_per_caption
+from lavcap.data import (
+    ClipDataset,
+    EvaluationCollator,
+    TrainingCollator,
+    check_usable,
+    load_splits,
+    one_row_per_caption,
+)
 from lavcap.metrics import score_captions
 from lavcap.recipe import check_config_fields, parse_object, parse_recipe
 from lavcap.trainer import LavcapTrainer
@@ -98,6 +105,8 @@ def main():
         use_cpu_cores(args)
         train_rows, validation_rows = load_rows(data_args)
         model, processor = build_model(model_args)
+        check_usable(train_rows, processor)
+        check_usable(validation_rows, processor)
         collator = TrainingCollator(processor, data_args.audio_only_rate, data_args.video_only_rate)
         train_set = ClipDataset(train_rows, processor, data_args.cache_features)
         validation_set = ClipDataset(validation_rows, processor, data_args.cache_features)

@@ -111,6 +111,21 @@ def read_split(data_dir: str | Path, split: str) -> tuple[Dataset, dict[str, str
     return Dataset.from_list([clip for name, clip in clips.items() if name not in missing]), missing
 
 
+def check_usable(rows: Dataset, processor: LavcapProcessor):
+    """Refuse rows that a single-modality baseline can make nothing of.
+
+    Raises:
+        DataError: with the ids of the clips that lack the modality.
+    """
+    columns = {"audio": "audio", "video": "frames"}
+    lacking = [row["id"] for row in rows if all(row[columns[kind]] is None for kind in processor.modalities)]
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} of {len(rows)} clips have no {processor.modalities[0]}, and the model is a baseline on "
+            f"that alone; leave out their rows: {', '.join(lacking)}"
+        )
+
+
 def one_row_per_caption(dataset: Dataset) -> Dataset:
     """Rows for training: a clip with five captions becomes five rows."""
     return dataset.map(_split_captions, batched=True, load_from_cache_file=False, keep_in_memory=True)

@@ -174,6 +174,57 @@ def test_a_learnt_scale_beyond_its_limit_is_clamped(tmp_path):
     assert_same(outputs, run(options, state | {"logit_scale": torch.tensor(4.6052)}, inputs))
 
 
+def test_a_quiet_encoder_shows_the_epsilon_of_its_layer_norms(tmp_path):
+    options = OPTIONS | {"fusion_type": "ot_tempcat"}
+    state = random_state(options)
+    for key in state:  # a variance of about 1e-6, the epsilon, at the first LayerNorm
+        state[key] = 1e-3 * state[key] if "patch_embed" in key or "pos_embed" in key else state[key]
+    inputs = random_inputs(options)
+    assert_same(outputs_of(convert(tmp_path, options, state), inputs), run(options, state, inputs))
+
+
+@pytest.mark.parametrize("loudness", [1e-4, 1e-2, 1.0, 1e2, 1e4])
+@pytest.mark.parametrize("name", ["ot_tempcat", "ot_tempcat_qav_add_lora"])
+@torch.no_grad()
+def test_bfloat16_weights_keep_plan_and_loss_within_a_hundredth(name, loudness, golden_models):
+    _, tensors = read_golden(name)
+    exact, half = golden_models[name]
+    video = loudness * tensors["in.clip_feat"]
+    expected = exact.get_soft_tokens(tensors["in.spec"], video_features=video)
+    found = half.get_soft_tokens(tensors["in.spec"], video_features=video.bfloat16())
+    assert found.soft_tokens.dtype == torch.bfloat16 and found.transport_plan.dtype == torch.float32
+    torch.testing.assert_close(found.transport_plan, expected.transport_plan, rtol=1e-2, atol=0)
+    torch.testing.assert_close(found.alignment_loss, expected.alignment_loss, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("spec", [1.003, -2.7, 0.0], ids=["padding", "silence", "mean"])
+@torch.no_grad()
+def test_bfloat16_weights_bear_silence_and_equal_frames(spec, golden_models):
+    _, tensors = read_golden("ot_tempcat")
+    exact, half = golden_models["ot_tempcat"]
+    silence = torch.full_like(tensors["in.spec"], spec)
+    equal = tensors["in.clip_feat"][:, :1].expand_as(tensors["in.clip_feat"])
+    for sound, video in ((silence, tensors["in.clip_feat"]), (tensors["in.spec"], equal), (silence, equal)):
+        expected = exact.get_soft_tokens(sound, video_features=video)
+        found = half.get_soft_tokens(sound, video_features=video.bfloat16())
+        assert found.alignment_loss.isfinite() and found.soft_tokens.isfinite().all()
+        torch.testing.assert_close(found.transport_plan, expected.transport_plan, rtol=1e-2, atol=0)
+        torch.testing.assert_close(found.alignment_loss, expected.alignment_loss, rtol=1e-2, atol=0)
+
+
+@pytest.fixture(scope="module")
+def golden_models(tmp_path_factory):
+    """Converted golden checkpoints in float32 and in bfloat16."""
+    models = {}
+    for name in GOLDEN_RUNS[:2]:
+        folder = tmp_path_factory.mktemp("golden")
+        options, tensors = read_golden(name)
+        exact = convert(folder, options, released_state(tensors))
+        half = LavcapForConditionalGeneration.from_pretrained(folder / "converted", dtype=torch.bfloat16)
+        models[name] = exact, half
+    return models
+
+
 def test_an_adapter_beside_the_base_gives_the_logits_of_the_merged_model(tmp_path):
     options, tensors = read_golden("ot_tempcat_qav_add_lora")
     adapted = convert(tmp_path, options, released_state(tensors), "--lora", "adapter")

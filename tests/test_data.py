@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 
+from conftest import tiny_config
 from lavcap.data import (
     ClipDataset,
     DataError,
     EvaluationCollator,
     TrainingCollator,
+    check_usable,
     load_split,
     load_splits,
     one_row_per_caption,
     read_split,
 )
+from processing_lavcap import LavcapProcessor
 
 
 @pytest.fixture
@@ -152,6 +156,16 @@ def test_all_unreadable_clips_are_listed_before_anything_is_done(world, processo
     with pytest.raises(DataError, match="2 of 6 clips cannot be read") as caught:
         ClipDataset(rows, processor, cache=True).preload("Reading")
     assert rows[1]["audio"] in str(caught.value) and rows[4]["frames"][7] in str(caught.value)
+
+
+def test_rows_that_a_baseline_cannot_use_are_named(toy_world, fitting_config, tokenizer):
+    rows = load_split(toy_world, "train")
+    silent = Dataset.from_list([{**row, "audio": None} if index < 2 else row for index, row in enumerate(rows)])
+    hearing = LavcapProcessor.from_config(tiny_config(fusion="audio_only"), tokenizer)
+    names = f"{rows[0]['id']}, {rows[1]['id']}"
+    with pytest.raises(DataError, match=f"2 of 24 clips have no audio.*leave out their rows: {names}"):
+        check_usable(silent, hearing)
+    check_usable(silent, LavcapProcessor.from_config(fitting_config, tokenizer))
 
 
 def test_hidden_modalities_come_at_the_set_rates_and_stay_in_the_batch(toy_world, processor):

@@ -9,7 +9,7 @@ import torch
 from released_reference import read_golden
 
 from conftest import tiny_model
-from modeling_lavcap import LavcapForConditionalGeneration, alignment_loss, log_sinkhorn
+from modeling_lavcap import FEATURE_INPUTS, LavcapForConditionalGeneration, alignment_loss, log_sinkhorn
 
 
 # --------------------------------------------------------------------------------- against vectors and other solvers
@@ -60,6 +60,17 @@ def test_alignment_loss_has_the_gradient_of_finite_differences():
     weights = log_sinkhorn(similarity.detach(), 0.1, 50)
     scale = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s, t: alignment_loss(s, weights, t), (similarity, scale))
+
+
+def test_no_gradient_flows_through_the_plan():
+    fusion = tiny_model(has_vision_tower=False, transport_attention="none").fusion
+    audio, video = torch.randn(2, 12, 24), torch.randn(2, 4, 24, requires_grad=True)
+    (found,) = torch.autograd.grad(fusion(audio, video).alignment_loss, video)
+    unit_audio = torch.nn.functional.normalize(audio.unflatten(1, (4, 3)).mean(1), dim=-1)
+    similarity = torch.nn.functional.normalize(video, dim=-1) @ unit_audio.transpose(1, 2)
+    fixed = log_sinkhorn(similarity, 0.1, 50).detach()
+    (expected,) = torch.autograd.grad(alignment_loss(similarity, fixed, fusion.logit_scale).mean(), video)
+    torch.testing.assert_close(found, expected)
 
 
 def test_alignment_loss_of_indifferent_tokens_is_the_entropy_of_a_guess():
@@ -144,6 +155,41 @@ def test_one_modality_is_enough_and_has_no_transport(model, audio, video):
     output = model(**clip_inputs(model, audio=audio, video=video))
     assert output.logits.isfinite().all()
     assert output.transport_plan is None and output.alignment_loss is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("fusion", "audio"), [("audio_only", True), ("video_only", False)])
+def test_a_baseline_takes_its_tokens_as_the_tower_made_them(fusion, audio):
+    model = tiny_model(fusion=fusion)
+    towers = {name for name in ("audio_tower", "vision_tower") if getattr(model, name) is not None}
+    assert towers == {"audio_tower" if audio else "vision_tower"}
+    inputs = clip_inputs(model, audio=audio, video=not audio)
+    output = model(**inputs)
+    assert output.logits.isfinite().all() and output.alignment_loss is None and output.transport_plan is None
+    tokens = model.get_audio_features(inputs["input_features"]).unflatten(1, (4, 3)).mean(1) if audio else None
+    tokens = tokens if audio else model.get_video_features(inputs["pixel_values_videos"])
+    features = {name: value for name, value in inputs.items() if name in FEATURE_INPUTS}
+    expected = model.multi_modal_projector(tokens)
+    torch.testing.assert_close(model.get_soft_tokens(**features).soft_tokens, expected)
+    assert model.generate(**inputs, max_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
+
+
+@pytest.mark.parametrize(("fusion", "other"), [("audio_only", "video"), ("video_only", "audio")])
+def test_a_baseline_refuses_the_other_modality(fusion, other):
+    model = tiny_model(fusion=fusion)
+    with pytest.raises(ValueError, match=f"Got features of the {other}, but this model is a baseline on"):
+        model(**clip_inputs(model))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["concat_time", "concat_channel", "cross_attention", "audio_only", "video_only"])
+def test_every_fusion_is_saved_and_loaded_whole(fusion, tmp_path):
+    model = tiny_model(fusion=fusion, num_video_frames=3, token_layer_norm=True)
+    model.save_pretrained(tmp_path)
+    again = LavcapForConditionalGeneration.from_pretrained(tmp_path)
+    for option in ("fusion", "optimal_transport", "transport_attention", "cross_attention_heads", "has_vision_tower"):
+        assert getattr(again.config, option) == getattr(model.config, option)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
 @torch.no_grad()

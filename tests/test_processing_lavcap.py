@@ -10,6 +10,7 @@ from PIL import Image
 from released_reference import read_golden
 
 from conftest import tiny_config, write_media
+from media_lavcap import MediaError, read_clip
 from processing_lavcap import LavcapFeatureExtractor, LavcapProcessor
 
 
@@ -268,6 +269,33 @@ def test_bad_input_says_what_was_got_and_expected(processor, inputs, message):
 def test_an_unknown_keyword_raises(processor):
     with pytest.raises(TypeError, match="vidoes"):
         processor(vidoes=pictures())
+
+
+@pytest.mark.parametrize(
+    ("fusion", "kept", "other"),
+    [("audio_only", "input_features", "videos"), ("video_only", "pixel_values_videos", "audio")],
+)
+def test_the_processor_of_a_baseline_uses_one_modality(fusion, kept, other, fitting_config, tokenizer, tmp_path):
+    config = copy.deepcopy(fitting_config)
+    config.fusion, config.optimal_transport, config.transport_attention = fusion, False, "none"
+    processor = LavcapProcessor.from_config(config, tokenizer)
+    inputs = processor(write_media(tmp_path / "clip.mp4", seconds=0.4))
+    assert kept in inputs and {"input_features", "pixel_values_videos"} - {kept} - set(inputs) != set()
+    assert (inputs["input_ids"] == config.av_token_id).sum() == (3 if fusion == "audio_only" else 4)
+    assert processor.clip_features(read_clip(tmp_path / "clip.mp4", 16000, 4, 1.0)).keys() == {kept}
+    with pytest.raises(ValueError, match=f"Got {other}, but the model is a baseline on"):
+        processor(**{other: np.zeros((4, 16, 16, 3), np.uint8) if other == "videos" else np.zeros(8000, np.float32)})
+    lacking = write_media(tmp_path / "x.mkv", audio=None) if fusion == "audio_only" else tmp_path / "x.wav"
+    if fusion == "video_only":
+        write_media(lacking, audio="pcm_s16le", video=None)
+    with pytest.raises(MediaError, match="holds no (sound|picture)"):
+        processor(lacking)
+
+
+def test_a_folder_of_frames_has_no_sound(processor, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "frame_0.png")
+    with pytest.raises(MediaError, match="a folder of frames, which has no sound"):
+        processor.load_clip(tmp_path, video=False)
 
 
 def test_saved_processor_comes_back_with_equal_outputs(processor, saved_model):

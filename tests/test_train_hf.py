@@ -119,6 +119,24 @@ def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
     assert captioned.returncode == 0 and len(captioned.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_a_single_modality_baseline_goes_the_whole_way(modality, recipe, tmp_path, toy_world):
+    model, evaluation, report = tmp_path / "run", tmp_path / "evaluation", tmp_path / "report"
+    trained = launch(recipe, "--model_config", json.dumps({"fusion": f"{modality}_only"}), "--max_steps", "3")
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    data = ("--model", model, "--data_dir", toy_world)
+    scored = run("scripts/evaluate.py", *data, "--output", evaluation)
+    assert scored.returncode == 0, scored.stderr[-2000:]
+    results = json.loads((evaluation / "results.json").read_text())
+    assert list(results["modalities"]) == [modality] and results["modalities"][modality]["scored"] == 6
+    written = run("scripts/write_report.py", *data, "--evaluation", evaluation, "--output", report)
+    assert written.returncode == 0, written.stderr[-2000:]
+    assert f"From {modality}." in (report / "report.md").read_text()
+    captioned = run("scripts/caption.py", toy_world / "videos" / "new_clip.mp4", "--model", model, "--json")
+    assert captioned.returncode == 0 and json.loads(captioned.stdout)["modalities"] == modality
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
