@@ -807,6 +807,7 @@ def _reject_unknown(kwargs: dict):
         )
 
 
+LavcapAudioModel.register_for_auto_class("AutoModel")
 LavcapForConditionalGeneration.register_for_auto_class("AutoModel")
 
 __all__ = [

@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 AutoConfig.register(LavcapConfig.model_type, LavcapConfig, exist_ok=True)
+AutoConfig.register(LavcapAudioConfig.model_type, LavcapAudioConfig, exist_ok=True)
+AutoModel.register(LavcapAudioConfig, LavcapAudioModel, exist_ok=True)
 AutoProcessor.register(LavcapConfig, LavcapProcessor, exist_ok=True)
 AutoFeatureExtractor.register(LavcapConfig, LavcapFeatureExtractor, exist_ok=True)
 for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):

@@ -1,19 +1,15 @@
 """Released LAVCap and CED checkpoints as `from_pretrained` folders.
 
-The released code's tensor names are known here and, for CED, in `weights_lavcap`; its option names in
-`lavcap.released_options`. Source of the layouts: Hyeongkeun/LAVCap (`models/lavcaps.py`, `runner.py`) and
-NAVER-INTEL-Co-Lab/gaudi-lavcap (`models/lmmcaps_final.py`, `train.py`).
+Released tensor names are known to `lavcap.released_checkpoint` and, for CED, to `weights_lavcap`; released option
+names to `lavcap.released_options`.
 """
 
-import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,13 +22,21 @@ from transformers import (
 
 from configuration_lavcap import LavcapConfig
 from lavcap.cli import whole_folder
+from lavcap.released_checkpoint import (
+    AUDIO,
+    TEXT,
+    Weights,
+    check_lora_layers,
+    check_loras,
+    merge_loras,
+    sort_checkpoint,
+)
 from lavcap.released_options import ReleasedOptions
 from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
 from parts_lavcap import keeps_float32, published_name
 from processing_lavcap import LavcapProcessor
 from weights_lavcap import (
     WeightsError,
-    ced_name,
     ced_weights,
     fit_time_positions,
     load_strictly,
@@ -41,76 +45,43 @@ from weights_lavcap import (
 )
 
 
-PARTS = (
-    (re.compile(r"^audio_encoder\.(base_model\.model\.)?"), "audio_tower."),
-    (re.compile(r"^llama_decoder\.(base_model\.model\.)?"), "language_model."),
-    (re.compile(r"^speech_llama_proj\."), "multi_modal_projector."),
-    (re.compile(r"^logit_scale$"), "fusion.logit_scale"),
-    (re.compile(r"^ln_aud\."), "fusion.audio_layer_norm."),
-    (re.compile(r"^ln_vis\."), "fusion.video_layer_norm."),
-    (re.compile(r"^cross_attn\."), "fusion.cross_attention."),
-)
-LORA = re.compile(r"^(.+)\.lora_([AB])\.default\.weight$")
-ROTARY = re.compile(r"\.rotary_emb\.inv_freq$")
-AUDIO, TEXT, VISION = "audio_tower.", "language_model.", "vision_tower."
+VISION = "vision_tower."
 PAD_TOKEN = "[PAD]"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-
-
-@dataclass
-class Weights:
-    """Tensors by our names, each with where it comes from.
-
-    Args:
-        tensors: without `loras`, which are `(A, B)` of shapes `(rank, in)` and `(out, rank)` by layer.
-        sources: by tensor, the name of a file or model.
-        origins: by tensor of the checkpoint, its name there.
-        unused: by name in its file, why a tensor is not needed.
-        notes: what a reader of the table should know.
-    """
-
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
-    loras: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    unused: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, tensors: Mapping[str, torch.Tensor], source: str):
-        """Fill what is not filled yet."""
-        new = {name: tensor for name, tensor in tensors.items() if name not in self.tensors}
-        self.tensors |= new
-        self.sources |= dict.fromkeys(new, source)
-
-    def has(self, prefix: str) -> bool:
-        return any(name.startswith(prefix) for name in (*self.tensors, *self.loras))
 
 
 # -------------------------------------------------------------------------------------------------------- conversion
 
 
-def convert_ced(checkpoint: str | Path, output: str | Path, **fields) -> str:
+def convert_ced(checkpoint: str | Path, output: str | Path, options: ReleasedOptions | None = None) -> str:
     """Write CED's own file as a folder for `LavcapAudioModel.from_pretrained`; the table of what went where.
 
     Args:
-        fields: of `LavcapAudioConfig`, see [`LavcapAudioModel.from_ced`].
+        options: tell heads and window where they are given; else heads of 64 channels and a window of 1024 frames.
     """
-    model = LavcapAudioModel.from_ced(checkpoint, **fields)
+    model = LavcapAudioModel.from_ced(checkpoint, **({} if options is None else options.audio_fields))
     with whole_folder(output) as folder:
         model.save_pretrained(folder)
     _, unused = ced_weights(read_weights(checkpoint))
     weights = Weights(unused=unused)
-    weights.add({AUDIO + name: tensor for name, tensor in model.state_dict().items()}, Path(checkpoint).name)
+    weights.add(model.state_dict(), Path(checkpoint).name, AUDIO)
     return format_table(weights, model.dtype, output)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the parts come from that a checkpoint lacks: names on the Hub or folders; of CED a file."""
+
+    text_model: str | None = None
+    vision_model: str | None = None
+    audio_encoder: str | Path | None = None
 
 
 def convert_lavcap(
     checkpoint: str | Path,
     options: ReleasedOptions,
     output: str | Path,
-    text_model: str | None = None,
-    vision_model: str | None = None,
-    audio_encoder: str | Path | None = None,
+    sources: Sources = Sources(),
     lora: str = "merge",
     dtype: torch.dtype | None = None,
 ) -> str:
@@ -120,8 +91,7 @@ def convert_lavcap(
         checkpoint: the CUDA runner's file or the Gaudi Trainer's state dict, as pickle or safetensors.
         options: the configuration that it was trained with.
         output: new folder; it appears when it is complete.
-        text_model, vision_model: name or folder of what the checkpoint lacks: language model, CLIP.
-        audio_encoder: CED's file, for what the checkpoint lacks.
+        sources: of what the checkpoint lacks.
         lora: `"merge"` folds both LoRAs into the weights, `"adapter"` writes a PEFT adapter beside them.
         dtype: of the written weights. Default: that of the language model's.
 
@@ -131,120 +101,27 @@ def convert_lavcap(
     """
     weights = sort_checkpoint(read_weights(checkpoint), "checkpoint")
     check_loras(weights, options)
-    tokenizer = load_tokenizer(text_model)
-    text_config = _text_config(options, text_model)
-    base_vocab_size = text_config.vocab_size
-    _fix_vocabulary(text_config, weights, options, tokenizer)
-    vision_config = _add_vision(weights, vision_model)
-    _add_audio(weights, audio_encoder)
-    config = options.to_config(
-        text_config=text_config,
-        vision_config=vision_config,
-        has_vision_tower=vision_model is not None,
-        text_model_name=published_name(text_model) if text_model else options.base_name,
-        text_model_vocab_size=base_vocab_size,
-        pad_token_id=_pad_token_id(text_config, tokenizer, base_vocab_size),
-    )
+    tokenizer = load_tokenizer(sources.text_model)
+    config = _configure(weights, options, sources, tokenizer)
     with torch.device("meta"):
         model = LavcapForConditionalGeneration(config)
-    _add_text(weights, model, text_model)
-    _add_initial(weights, model, options)
-    _fit_window(weights, config)
+    _complete(weights, model, options, sources)
+    check_lora_layers(weights)
     dtype = dtype or _language_model_dtype(weights)
     if lora == "merge":
-        _merge_loras(weights, options)
+        merge_loras(weights, options)
     _finish(weights, dtype)
     _fill(model, weights, checkpoint)
-    model.generation_config = _generation_config(model, options)
+    model.generation_config = _generation_config(config, options)
     with whole_folder(output) as folder:
         model.save_pretrained(folder)
-        if lora == "adapter" and weights.loras:
+        if lora == "adapter":
             _write_adapter(weights, options, folder, output)
-        if tokenizer is None:
-            weights.notes.append(
-                "no processor: --text-model has no tokenizer; LavcapProcessor.from_config(model.config, tokenizer) "
-                "makes one"
-            )
-        else:
-            _processor(config, tokenizer, options).save_pretrained(folder)
+        _write_processor(weights, config, options, tokenizer, folder)
     return format_table(weights, dtype, output, lora, options)
 
 
-# ---------------------------------------------------------------------------------------------------- the checkpoint
-
-
-def is_ced(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether these are CED's own tensors, without the rest of LAVCap."""
-    return any(ced_name(name) == "patch_embed.weight" for name in tensors)
-
-
-def sort_checkpoint(tensors: Mapping[str, torch.Tensor], source: str) -> Weights:
-    """Tensors of a released checkpoint under our names; what has no place in LAVCap keeps its name.
-
-    Raises:
-        WeightsError: two tensors for one place, or half a LoRA.
-    """
-    weights = Weights()
-    for key, tensor in tensors.items():
-        name = _our_name(key.removeprefix("module."))
-        lora = LORA.match(name)
-        if ROTARY.search(name):
-            weights.unused[key] = "computed from the configuration"
-        elif lora:
-            weights.loras.setdefault(lora.group(1), {})[lora.group(2)] = tensor
-        else:
-            _place(weights, key, name, tensor)
-    halves = [layer for layer, lora in weights.loras.items() if len(lora) < 2]
-    if halves:
-        raise WeightsError(
-            f"{shorten(halves)}: half a LoRA, expected lora_A and lora_B; the checkpoint is incomplete."
-        )
-    weights.sources = dict.fromkeys(weights.tensors, source)
-    return weights
-
-
-def _our_name(key: str) -> str:
-    for pattern, ours in PARTS:
-        name = pattern.sub(ours, key)
-        if name == key:
-            continue
-        name = name.replace(".base_layer.", ".")
-        return AUDIO + ced_name(name.removeprefix(AUDIO)) if name.startswith(AUDIO) else name
-    return key
-
-
-def _place(weights: Weights, key: str, name: str, tensor: torch.Tensor):
-    placed = {name: tensor.reshape(1) if name == "fusion.logit_scale" else tensor}
-    if name.startswith(AUDIO):
-        placed, unused = ced_weights({name.removeprefix(AUDIO): tensor})
-        placed = {AUDIO + name: tensor for name, tensor in placed.items()}
-        weights.unused |= dict.fromkeys([key] if unused else [], *unused.values())
-    for name in placed:
-        if name in weights.tensors:
-            raise WeightsError(f"{key} and {weights.origins[name]} are the same tensor of the model, expected one.")
-    weights.tensors |= placed
-    weights.origins |= dict.fromkeys(placed, key)
-
-
-def check_loras(weights: Weights, options: ReleasedOptions):
-    """Compare the LoRAs of a checkpoint with what its configuration says of them.
-
-    Raises:
-        WeightsError: present but off, on but absent, or of another rank.
-    """
-    for part, expected in options.loras.items():
-        ranks = {lora["A"].shape[0] for layer, lora in weights.loras.items() if layer.startswith(f"{part}.")}
-        if expected.on is not None and expected.on != bool(ranks):
-            raise WeightsError(
-                f"The configuration says LoRA of the {part} {'on' if expected.on else 'off'}, but the checkpoint "
-                f"holds {'none' if expected.on else 'one'}: pass the configuration that it was trained with."
-            )
-        if ranks and ranks != {expected.rank}:
-            got = ", ".join(map(str, sorted(ranks)))
-            raise WeightsError(f"LoRA of the {part}: expected rank {expected.rank} as configured, got {got}.")
-
-
-# ----------------------------------------------------------------------------------------------------- missing parts
+# ------------------------------------------------------------------------------------------------ the configuration
 
 
 def load_tokenizer(text_model: str | None) -> PreTrainedTokenizerBase | None:
@@ -257,6 +134,24 @@ def load_tokenizer(text_model: str | None) -> PreTrainedTokenizerBase | None:
     tokenizer = AutoTokenizer.from_pretrained(text_model)
     tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     return tokenizer
+
+
+def _configure(
+    weights: Weights, options: ReleasedOptions, sources: Sources, tokenizer: PreTrainedTokenizerBase | None
+) -> LavcapConfig:
+    text_config, vision_config = _text_config(options, sources.text_model), None
+    if sources.vision_model is not None:
+        vision_config = CLIPVisionModelWithProjection.config_class.from_pretrained(sources.vision_model)
+    base_vocab_size = text_config.vocab_size
+    _fix_vocabulary(text_config, weights, options, tokenizer)
+    return options.to_config(
+        text_config=text_config,
+        vision_config=vision_config,
+        has_vision_tower=vision_config is not None,
+        text_model_name=published_name(sources.text_model) if sources.text_model else options.base_name,
+        text_model_vocab_size=base_vocab_size,
+        pad_token_id=_pad_token_id(text_config, tokenizer, base_vocab_size),
+    )
 
 
 def _text_config(options: ReleasedOptions, text_model: str | None) -> PreTrainedConfig:
@@ -299,36 +194,45 @@ def _pad_token_id(text_config, tokenizer: PreTrainedTokenizerBase | None, base_v
     return text_config.pad_token_id
 
 
-def _add_vision(weights: Weights, vision_model: str | None) -> PreTrainedConfig | None:
-    if vision_model is None:
-        return None
-    tower = CLIPVisionModelWithProjection.from_pretrained(vision_model, dtype="auto")
-    weights.add({VISION + name: tensor for name, tensor in tower.state_dict().items()}, published_name(vision_model))
-    return tower.config
+# ----------------------------------------------------------------------------------------------------- missing parts
 
 
-def _add_audio(weights: Weights, audio_encoder: str | Path | None):
-    if audio_encoder is None:
-        return
-    tensors, unused = ced_weights(read_weights(audio_encoder))
-    weights.add({AUDIO + name: tensor for name, tensor in tensors.items()}, Path(audio_encoder).name)
-    weights.unused |= unused
-
-
-def _add_text(weights: Weights, model: LavcapForConditionalGeneration, text_model: str | None):
-    """Fill the rest of the language model from the base, grown to the vocabulary of the checkpoint."""
+def _complete(weights: Weights, model: LavcapForConditionalGeneration, options: ReleasedOptions, sources: Sources):
+    """Fill what the checkpoint lacks from where the user says it is."""
+    if sources.audio_encoder is not None:
+        tensors, unused = ced_weights(read_weights(sources.audio_encoder))
+        weights.add(tensors, Path(sources.audio_encoder).name, AUDIO)
+        weights.unused |= unused
+    if sources.vision_model is not None:
+        tower = CLIPVisionModelWithProjection.from_pretrained(sources.vision_model, dtype="auto")
+        weights.add(tower.state_dict(), published_name(sources.vision_model), VISION)
+    for name, twin in model.all_tied_weights_keys.items():
+        if twin in weights.tensors:
+            weights.add({name: weights.tensors[twin]}, f"tied to {twin}")
     missing = [name for name in model.state_dict() if name.startswith(TEXT) and name not in weights.tensors]
-    if not missing or text_model is None:
-        return
-    base = _load_base(text_model, missing)
-    rows, vocab_size = base.get_input_embeddings().weight.shape[0], model.config.text_config.vocab_size
+    if missing and sources.text_model is not None:
+        _add_base(weights, model.config, options, sources.text_model, missing)
+    if not options.alignment_counts:  # then nothing depends on the scale, and a checkpoint may do without
+        weights.add({"fusion.logit_scale": torch.full((1,), model.config.logit_scale_init)}, "initial value")
+    _fit_window(weights, model.config)
+
+
+def _add_base(weights: Weights, config: LavcapConfig, options: ReleasedOptions, text_model: str, missing: list[str]):
+    """Fill the rest of the language model from the base, grown to the vocabulary of the checkpoint."""
+    base, name = _load_base(text_model, missing), published_name(text_model)
+    rows, vocab_size = base.get_input_embeddings().weight.shape[0], config.text_config.vocab_size
     if rows != vocab_size:
         _grow(base, rows, vocab_size)
         weights.notes.append(
             f"language_model: rows {rows} to {vocab_size - 1} ({PAD_TOKEN}) are not in the checkpoint, which draws "
             "them anew in every run: mean of the others"
         )
-    weights.add({TEXT + name: tensor for name, tensor in base.state_dict().items()}, published_name(text_model))
+    if options.base_name and Path(name).name.lower() != options.base_name.lower():
+        weights.notes.append(
+            f"language_model: expected {options.base_name}, which the configuration names, got {name}; captions are "
+            "right only if the weights are the same"
+        )
+    weights.add(base.state_dict(), name, TEXT)
 
 
 def _load_base(text_model: str, missing: list[str]):
@@ -350,13 +254,6 @@ def _grow(base, rows: int, vocab_size: int):
         layer.weight[rows:] = layer.weight[:rows].mean(dim=0)
 
 
-def _add_initial(weights: Weights, model: LavcapForConditionalGeneration, options: ReleasedOptions):
-    """What the released model lacks though ours has it: the scale of an alignment loss that does not count."""
-    if options.alignment_counts or "fusion.logit_scale" in weights.tensors:
-        return
-    weights.add({"fusion.logit_scale": torch.full((1,), model.config.logit_scale_init)}, "initial value")
-
-
 def _fit_window(weights: Weights, config: LavcapConfig):
     name, length = f"{AUDIO}time_pos_embed", config.audio_config.num_time_patches
     table = weights.tensors.get(name)
@@ -366,29 +263,11 @@ def _fit_window(weights: Weights, config: LavcapConfig):
         weights.notes.append(f"audio_tower: time positions {how} from {table.shape[-1]} to {length}")
 
 
-# -------------------------------------------------------------------------------------------------- LoRA and writing
-
-
-@torch.no_grad()
-def _merge_loras(weights: Weights, options: ReleasedOptions):
-    """Fold `scale * B A` into each layer's weight, in float32."""
-    for layer, lora in tqdm(weights.loras.items(), desc="Folding LoRA", unit="layer", disable=not weights.loras):
-        name = f"{layer}.weight"
-        if name not in weights.tensors:
-            option = "--audio-encoder" if layer.startswith(AUDIO) else "--text-model"
-            raise WeightsError(f"Got a LoRA of {layer}, but nothing fills {name}: pass {option}.")
-        weight = weights.tensors[name].float()
-        expected, got = tuple(weight.shape), (lora["B"].shape[0], lora["A"].shape[1])
-        if expected != got:
-            raise WeightsError(f"LoRA of {layer}: expected {got} as it was trained on, got {expected} of the base.")
-        scale = options.loras[layer.partition(".")[0]].scale
-        weights.tensors[name] = weight + scale * (lora["B"].float() @ lora["A"].float())
+# ----------------------------------------------------------------------------------------------------------- writing
 
 
 def _language_model_dtype(weights: Weights) -> torch.dtype:
-    kinds = Counter(
-        tensor.dtype for name, tensor in weights.tensors.items() if name.startswith(TEXT) and name not in weights.loras
-    )
+    kinds = Counter(tensor.dtype for name, tensor in weights.tensors.items() if name.startswith(TEXT))
     return kinds.most_common(1)[0][0] if kinds else torch.float32
 
 
@@ -420,20 +299,33 @@ def _fill(model: LavcapForConditionalGeneration, weights: Weights, checkpoint: s
     model.tie_weights()
 
 
-def _generation_config(model: LavcapForConditionalGeneration, options: ReleasedOptions) -> GenerationConfig:
-    config = model.config
+def _generation_config(config: LavcapConfig, options: ReleasedOptions) -> GenerationConfig:
     pad = config.eos_token_id if config.pad_token_id is None else config.pad_token_id
     ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id, "pad_token_id": pad}
     return GenerationConfig(**ids, **options.decoding)
 
 
-def _processor(config: LavcapConfig, tokenizer: PreTrainedTokenizerBase, options: ReleasedOptions) -> LavcapProcessor:
-    return LavcapProcessor.from_config(config, tokenizer, **options.prompt)
+def _write_processor(
+    weights: Weights,
+    config: LavcapConfig,
+    options: ReleasedOptions,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: Path,
+):
+    if tokenizer is not None:
+        LavcapProcessor.from_config(config, tokenizer, **options.prompt).save_pretrained(folder)
+        return
+    weights.notes.append(
+        "no processor: --text-model has no tokenizer; LavcapProcessor.from_config(model.config, tokenizer) makes one"
+    )
 
 
 def _write_adapter(weights: Weights, options: ReleasedOptions, folder: Path, output: str | Path):
     from peft import LoraConfig
 
+    if not weights.loras:
+        weights.notes.append("no adapter: the checkpoint holds no LoRA")
+        return
     present = {layer.partition(".")[0] for layer in weights.loras}
     loras = {part: lora for part, lora in options.loras.items() if part in present}
     main = list(loras.values())[-1]  # the language model's where it has one

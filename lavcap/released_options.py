@@ -149,8 +149,8 @@ class ReleasedOptions:
 
     @property
     def alignment_counts(self) -> bool:
-        """Whether the released model has a scale for its alignment loss."""
-        return self["ot_loss_weight"] > 0
+        """Whether an alignment loss, and with it its scale, counts for anything."""
+        return self["ot_loss_weight"] > 0 and FUSION_TYPES[self.get("fusion_type")]["optimal_transport"]
 
     @property
     def loras(self) -> dict[str, "ReleasedLora"]:
@@ -166,6 +166,12 @@ class ReleasedOptions:
         }
 
     @property
+    def audio_fields(self) -> dict[str, int]:
+        """Fields of `LavcapAudioConfig`."""
+        fields = {ours: self[name] for name, ours in AUDIO_FIELDS.items()}
+        return fields | {"intermediate_size": 4 * fields["hidden_size"]}
+
+    @property
     def decoding(self) -> dict[str, Any]:
         """Keywords of `GenerationConfig`; beam search as released where the configuration is silent."""
         given = {name: self.generate[name] for name in DECODING if self.generate.get(name) is not None}
@@ -179,8 +185,7 @@ class ReleasedOptions:
 
     def to_config(self, vision_config: PreTrainedConfig | None, **fields) -> LavcapConfig:
         """Our configuration; `fields` are those that the released one does not know."""
-        audio_config = {ours: self[name] for name, ours in AUDIO_FIELDS.items()}
-        audio_config["intermediate_size"] = 4 * audio_config["hidden_size"]
+        audio_config = self.audio_fields
         if vision_config is None:
             vision_config = {"projection_dim": self["embed_dim"]}
         fusion = FUSION_TYPES[self.get("fusion_type")]

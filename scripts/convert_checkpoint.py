@@ -6,8 +6,9 @@
         --vision-model openai/clip-vit-large-patch14 --output lavcap
 
 LAVCap: the CUDA runner's file with the trained tensors only, or the Gaudi Trainer's full state dict, as pickle or
-safetensors; what it lacks comes from --text-model and --audio-encoder. CED: its own file, without --config. Every
-tensor must find its place and every place its tensor, or nothing is written. Ends with a table of what went where.
+safetensors; what it lacks comes from --text-model and --audio-encoder. CED: its own file, which becomes an audio
+tower; it needs no --config. Every tensor must find its place and every place its tensor, or nothing is written. Ends
+with a table of what went where.
 """
 
 import argparse
@@ -16,7 +17,8 @@ import sys
 import torch
 
 from lavcap.cli import Parser, check_new_folder, errors_in_one_line
-from lavcap.conversion import convert_ced, convert_lavcap, is_ced
+from lavcap.conversion import Sources, convert_ced, convert_lavcap
+from lavcap.released_checkpoint import is_ced
 from lavcap.released_options import ReleasedOptions
 from weights_lavcap import read_weights
 
@@ -44,17 +46,16 @@ def main() -> int:
 
 
 def _convert(args: argparse.Namespace) -> str:
-    if args.config is None:
-        if not is_ced(read_weights(args.checkpoint)):
-            raise ValueError("Got no --config, expected the configuration that the checkpoint was trained with.")
-        return convert_ced(args.checkpoint, args.output)
+    options = None if args.config is None else ReleasedOptions.read(args.config)
+    if is_ced(read_weights(args.checkpoint)):
+        return convert_ced(args.checkpoint, args.output, options)
+    if options is None:
+        raise ValueError("Got no --config, expected the configuration that the checkpoint was trained with.")
     return convert_lavcap(
         args.checkpoint,
-        ReleasedOptions.read(args.config),
+        options,
         args.output,
-        text_model=args.text_model,
-        vision_model=args.vision_model,
-        audio_encoder=args.audio_encoder,
+        Sources(args.text_model, args.vision_model, args.audio_encoder),
         lora=args.lora,
         dtype=getattr(torch, args.dtype) if args.dtype else None,
     )

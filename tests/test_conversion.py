@@ -11,7 +11,7 @@ import torch
 import yaml
 from released_reference import BOS, OPTIONS, PAD, random_inputs, random_state, read_golden, released_state, run
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 from conftest import ROOT, tiny_model
 from lavcap.conversion import convert_lavcap
@@ -44,6 +44,11 @@ VARIANTS = {
     "no loss": {"fusion_type": "tempcat", "ot_loss_weight": 0.0},
     "LoRA of the encoder": {"fusion_type": "ot_tempcat", "enc_lora": True, "lora_rank": 4, "lora_alpha": 6},
     "LoRA of the language model": {"fusion_type": "ot_chancat", "dec_lora": True, "lora_alpha": 16},
+    "other language model": {
+        "fusion_type": "ot_tempcat_QAV_add",
+        "dec_lora": True,
+        "llama": OPTIONS["llama"] | {"num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 500.0},
+    },
     "other sizes": {"fusion_type": "ot_tempcat_QAV_add", "melbins": 32, "depth": 3, **WIDE},
 }
 
@@ -305,6 +310,22 @@ def test_every_container_gives_the_same_model(name, shipped, tmp_path):
     assert_same(outputs_of(convert(tmp_path, options, state, name=name), inputs), expected)
 
 
+def test_a_half_precision_base_becomes_the_wanted_dtype(shipped, tmp_path):
+    options, state, _, _ = shipped
+    torch.save(ced_file(state), tmp_path / "ced.pt")
+    folder = text_folder(tmp_path / "llama", options, state)
+    LlamaForCausalLM.from_pretrained(folder, dtype=torch.float16).save_pretrained(folder)
+    arguments = ["--audio-encoder", tmp_path / "ced.pt", "--text-model", folder]
+    for given, expected in ((["--dtype", "float32"], torch.float32), ([], torch.float16)):
+        model = convert(tmp_path / str(expected), options, trained_parts(state), *arguments, *given)
+        assert {tensor.dtype for tensor in model.parameters() if tensor.numel() > 64} == {expected}
+    assembled = LavcapForConditionalGeneration.from_parts(
+        text=folder, audio=tmp_path / "ced.pt", audio_config={"num_attention_heads": 12}, dtype=torch.float32
+    )
+    assembled.save_pretrained(tmp_path / "assembled")
+    assert LavcapForConditionalGeneration.from_pretrained(tmp_path / "assembled").language_model.dtype == torch.float32
+
+
 def test_trained_parts_are_completed_from_ced_and_the_base(shipped, tmp_path, capsys):
     options, state, inputs, expected = shipped
     torch.save(ced_file(state), tmp_path / "ced.pt")
@@ -394,6 +415,21 @@ def test_ced_alone_becomes_an_audio_tower(shipped, tmp_path):
     assert converted.time_pos_embed.shape[-1] == 64
 
 
+def test_ced_takes_heads_and_window_from_a_configuration(shipped, tmp_path):
+    options, state, _, _ = shipped
+    run_command(*command(tmp_path, options, ced_file(state), "ced.pt"), "--output", tmp_path / "tower")
+    tower = AutoModel.from_pretrained(tmp_path / "tower")
+    assert isinstance(tower, LavcapAudioModel)
+    assert (tower.config.num_attention_heads, tower.config.max_frames) == (12, 128)
+
+
+def test_buffers_of_older_versions_and_of_parallel_training_do_not_matter(shipped, tmp_path):
+    options, state, inputs, expected = shipped
+    old = {f"module.{key}": value for key, value in state.items()}
+    old["module.llama_decoder.base_model.model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    assert_same(outputs_of(convert(tmp_path, options, old), inputs), expected)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_weights_are_written_in_the_wanted_dtype(dtype, shipped, tmp_path):
     options, state, inputs, expected = shipped
@@ -463,6 +499,7 @@ def renamed(state: dict, old: str, new: str) -> dict:
         ({}, lambda s: without(s, "running_mean"), "filled by nothing:\n  audio_tower.batch_norm.running_mean"),
         ({}, lambda s: without(s, "blocks.0.attn.q_proj.lora_A"), "half a LoRA"),
         ({}, lambda s: without(s, "blocks.0.attn.q_proj.base"), "Got a LoRA of audio_tower.layers.0.self_attn.q_proj"),
+        ({}, lambda s: s | {f"speech_llama_proj.lora_{x}.default.weight": torch.ones(8, 8) for x in "AB"}, "got a LoRA"),
         ({"enc_lora": False}, dict, "LoRA of the audio_tower off, but the checkpoint holds one"),
         ({}, lambda s: {k: s[k] for k in s if "llama" not in k or "lora" not in k}, "but the checkpoint holds none"),
         ({"lora_rank": 4}, dict, "LoRA of the audio_tower: expected rank 4 as configured, got 8"),
