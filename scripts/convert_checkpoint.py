@@ -3,7 +3,7 @@
 
     python scripts/convert_checkpoint.py --checkpoint checkpoint_best.pth --config config_best.yaml \
         --text-model meta-llama/Llama-2-7b-chat-hf --audio-encoder audiotransformer_base_mAP_4999.pt \
-        --vision-model openai/clip-vit-large-patch14 --output lavcap
+        --vision-model openai/clip-vit-large-patch14 --output my_lavcap
 
 LAVCap: the CUDA runner's file with the trained tensors only, or the Gaudi Trainer's full state dict, as pickle or
 safetensors; what it lacks comes from --text-model and --audio-encoder. CED: its own file, which becomes an audio

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from released_files import ced_file, clip_folder, text_folder, trained_parts
 from released_reference import BOS, OPTIONS, PAD, random_inputs, random_state, read_golden, released_state, run
 from safetensors.torch import save_file
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
-from conftest import ROOT, tiny_model
+from conftest import ROOT
 from lavcap.conversion import convert_lavcap
 from lavcap.released_options import ReleasedOptions
 from lavcap.toy_dataset import train_tokenizer
@@ -267,43 +268,6 @@ def shipped():
     return options, state, inputs, run(options, state, inputs)
 
 
-def trained_parts(state: dict) -> dict:
-    """What the CUDA runner keeps: what was trained, and the buffers, which the BatchNorm's statistics are."""
-    kept = ("lora_", "speech_llama_proj", "logit_scale", "running_", "num_batches_tracked")
-    return {key: value for key, value in state.items() if any(part in key for part in kept)}
-
-
-def ced_file(state: dict, time_patches: int | None = None) -> dict:
-    """CED's own layout: queries, keys and values stacked, its head and front end beside."""
-    plain = {
-        re.sub(r"^audio_encoder\.(base_model\.model\.)?|\.base_layer", "", key): value
-        for key, value in state.items()
-        if key.startswith("audio_encoder.") and "lora_" not in key
-    }
-    ced = {key.replace("output_layer", "outputlayer"): value for key, value in plain.items() if "_proj." not in key}
-    for layer in range(sum(key.endswith("norm1.weight") for key in plain)):
-        for kind in ("weight", "bias"):
-            parts = [plain[f"blocks.{layer}.attn.{part}_proj.{kind}"] for part in "qkv"]
-            ced[f"blocks.{layer}.attn.qkv.{kind}"] = torch.cat(parts)
-    return ced | {"front_end.0.mel_scale.fb": torch.rand(257, 64), "front_end.0.spectrogram.window": torch.rand(512)}
-
-
-def text_folder(folder, options: dict, state: dict, rows: int | None = None) -> str:
-    """A folder with the base language model, cut to its first `rows` words."""
-    base = {
-        key.removeprefix("llama_decoder.base_model.model.").replace(".base_layer", ""): value
-        for key, value in state.items()
-        if key.startswith("llama_decoder.") and "lora_" not in key
-    }
-    rows = options["llama"]["vocab_size"] if rows is None else rows
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        base[name] = base[name][:rows]
-    model = LlamaForCausalLM(LlamaConfig(**(options["llama"] | {"vocab_size": rows})))
-    model.load_state_dict(base)
-    model.save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.mark.parametrize("name", ["checkpoint.pth", "pytorch_model.bin", "model.safetensors"])
 def test_every_container_gives_the_same_model(name, shipped, tmp_path):
     options, state, inputs, expected = shipped
@@ -364,7 +328,13 @@ def test_the_placeholder_comes_after_the_vocabulary_and_pad(with_tokenizer, ship
     if with_tokenizer:
         tokenizer.save_pretrained(tmp_path / "llama")
     model = convert(
-        tmp_path / "run", options, trained, "--text-model", tmp_path / "llama", "--vision-model", clip(tmp_path)
+        tmp_path / "run",
+        options,
+        trained,
+        "--text-model",
+        tmp_path / "llama",
+        "--vision-model",
+        clip_folder(tmp_path / "clip"),
     )
     expected = rows + with_tokenizer
     assert model.config.text_config.vocab_size == model.config.av_token_id == expected
@@ -465,7 +435,15 @@ def test_the_released_yaml_brings_its_prompt_and_decoding(shipped, tmp_path):
     folder = text_folder(tmp_path / "llama", options, state)
     train_tokenizer(["rain"]).save_pretrained(folder)
     arguments = ["--checkpoint", tmp_path / "checkpoint.pth", "--config", tmp_path / "config.yaml"]
-    run_command(*arguments, "--text-model", folder, "--vision-model", clip(tmp_path), "--output", tmp_path / "out")
+    run_command(
+        *arguments,
+        "--text-model",
+        folder,
+        "--vision-model",
+        clip_folder(tmp_path / "clip"),
+        "--output",
+        tmp_path / "out",
+    )
     model = LavcapForConditionalGeneration.from_pretrained(tmp_path / "out")
     processor = LavcapProcessor.from_pretrained(tmp_path / "out")
     assert (model.generation_config.num_beams, model.generation_config.max_new_tokens) == (3, 50)
@@ -499,7 +477,7 @@ def renamed(state: dict, old: str, new: str) -> dict:
         ({}, lambda s: without(s, "running_mean"), "filled by nothing:\n  audio_tower.batch_norm.running_mean"),
         ({}, lambda s: without(s, "blocks.0.attn.q_proj.lora_A"), "half a LoRA"),
         ({}, lambda s: without(s, "blocks.0.attn.q_proj.base"), "Got a LoRA of audio_tower.layers.0.self_attn.q_proj"),
-        ({}, lambda s: s | {f"speech_llama_proj.lora_{x}.default.weight": torch.ones(8, 8) for x in "AB"}, "got a LoRA"),
+        ({}, lambda s: s | {f"logit_scale.lora_{x}.default.weight": torch.ones(8, 8) for x in "AB"}, "got a LoRA"),
         ({"enc_lora": False}, dict, "LoRA of the audio_tower off, but the checkpoint holds one"),
         ({}, lambda s: {k: s[k] for k in s if "llama" not in k or "lora" not in k}, "but the checkpoint holds none"),
         ({"lora_rank": 4}, dict, "LoRA of the audio_tower: expected rank 4 as configured, got 8"),
@@ -578,11 +556,3 @@ def test_a_failure_while_writing_leaves_nothing(shipped, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert_lavcap(arguments[1], ReleasedOptions.read(arguments[3]), tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
-
-
-def clip(folder) -> str:
-    """A folder with a CLIP vision tower that makes tokens of the width of `OPTIONS`."""
-    tiny_model(vision_config={"projection_dim": 48}, audio_config={"hidden_size": 48}).vision_tower.save_pretrained(
-        folder / "clip"
-    )
-    return str(folder / "clip")

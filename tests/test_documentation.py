@@ -1,0 +1,69 @@
+"""Commands and code of the documentation do what it says, on small stand-ins for the real downloads."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from released_files import ced_file, clip_folder, text_folder, trained_parts
+from released_reference import OPTIONS, random_state
+
+from conftest import ROOT, write_media
+from lavcap.toy_dataset import train_tokenizer
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+def run(command: list[str], folder) -> str:
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.fixture
+def downloads(tmp_path):
+    """The files that docs/conversion.md names, small."""
+    tokenizer = train_tokenizer(["a dog barks while it rains"])
+    options = OPTIONS | {"llama": OPTIONS["llama"] | {"vocab_size": len(tokenizer)}, "num_heads": 4}
+    options |= {"embed_dim": 64 * 4, "fusion_type": "ot_tempcat_QAV_add", "enc_lora": True, "dec_lora": True}
+    state = random_state(options)
+    torch.save({"model": trained_parts(state), "epoch": 26}, tmp_path / "checkpoint_best.pth")
+    torch.save(ced_file(state), tmp_path / "audiotransformer_base_mAP_4999.pt")
+    model = {name: value for name, value in options.items() if name != "llama"}
+    model |= {"llama_decoder_path": "./pretrained_weights/Video-LLaMA-2-7B-Finetuned/llama-2-7b-chat-hf"}
+    (tmp_path / "config_best.yaml").write_text(yaml.safe_dump({"model": model, "datasets": {"total_frame": 20}}))
+    tokenizer.save_pretrained(text_folder(tmp_path / "Llama-2-7b-chat-hf", options, state))
+    clip_folder(tmp_path / "clip-vit-large-patch14", width=256)
+    write_media(tmp_path / "my_clip.mp4", seconds=1.0)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_conversion_page_runs_from_top_to_bottom(downloads):
+    commands = [block for block in blocks("docs/conversion.md", "bash") if "convert_checkpoint.py" in block]
+    assert len(commands) == 3
+    for command in commands:
+        words = command.replace("\\\n", " ").replace("scripts/", f"{ROOT}/scripts/").split()
+        assert words.pop(0) == ".venv/bin/python"
+        printed = run([sys.executable, *words], downloads)
+        assert printed.startswith("part ") and f"written to {words[-1]}" in printed
+    (code,) = blocks("docs/conversion.md", "python")
+    assert run([sys.executable, "-c", code], downloads).strip()
+    script = [sys.executable, str(ROOT / "scripts" / "caption.py"), "my_clip.mp4", "--model"]
+    for model in ("my_lavcap", "my_lavcap_adapter"):
+        assert run([*script, model], downloads).strip()
+
+
+def test_the_conversion_page_shows_the_options_that_the_converter_knows():
+    from lavcap.released_options import FUSION_TYPES, MODEL_FIELDS
+
+    page = (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
+    for name, fields in FUSION_TYPES.items():
+        row = next(line for line in page.splitlines() if line.startswith("| `") and f"`{name}`" in line)
+        transport = fields.get("transport_attention")
+        assert f"| `{fields['fusion']}` | `{fields['optimal_transport']}` | `{transport}` |" in row
+    assert all(f"`{ours}`" in page for ours in MODEL_FIELDS.values() if ours != "cross_attention_heads")
