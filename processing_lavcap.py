@@ -173,8 +173,8 @@ class LavcapProcessor(ProcessorMixin):
         super().__init__(feature_extractor, image_processor, tokenizer, chat_template=chat_template)
 
     @property
-    def _pad_token_id(self) -> int:
-        """Padding is masked, so that any id serves where the tokenizer has none, as LLaMA-2's."""
+    def pad_token_id(self) -> int:
+        """What rows are filled up with, masked: the end token where the tokenizer has none, as LLaMA-2's."""
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
 
@@ -342,11 +342,11 @@ class LavcapProcessor(ProcessorMixin):
         prompts = _broadcast("texts", self.instruction if text is None else text, len(counts))
         rows = [self._prompt_ids(prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
         if captions is None:
-            ids, mask = self._pad(rows, self._pad_token_id, left=True)
+            ids, mask = self._pad(rows, self.pad_token_id, left=True)
             return {"input_ids": ids, "attention_mask": mask}
         answers = [self._answer_ids(caption) for caption in _broadcast("captions", captions, len(counts))]
         pairs = list(zip(rows, answers, strict=True))
-        ids, mask = self._pad([row + answer for row, answer in pairs], self._pad_token_id)
+        ids, mask = self._pad([row + answer for row, answer in pairs], self.pad_token_id)
         labels, _ = self._pad([[-100] * len(row) + answer for row, answer in pairs], -100)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 

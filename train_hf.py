@@ -224,7 +224,7 @@ def caption_metrics(processor: LavcapProcessor, references: list[list[str]]) -> 
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         tokens = torch.as_tensor(prediction.predictions)
-        tokens = tokens.masked_fill(tokens < 0, processor.tokenizer.pad_token_id)
+        tokens = tokens.masked_fill(tokens < 0, processor.pad_token_id)
         return score_captions(processor.decode_captions(tokens), list(references))
 
     return compute

@@ -28,6 +28,7 @@ def run(command: list[str], folder) -> str:
 def downloads(tmp_path):
     """The files that docs/conversion.md names, small."""
     tokenizer = train_tokenizer(["a dog barks while it rains"])
+    tokenizer.pad_token = None  # as LLaMA-2's
     options = OPTIONS | {"llama": OPTIONS["llama"] | {"vocab_size": len(tokenizer)}, "num_heads": 4}
     options |= {"embed_dim": 64 * 4, "fusion_type": "ot_tempcat_QAV_add", "enc_lora": True, "dec_lora": True}
     state = random_state(options)
@@ -56,6 +57,18 @@ def test_the_conversion_page_runs_from_top_to_bottom(downloads):
     script = [sys.executable, str(ROOT / "scripts" / "caption.py"), "my_clip.mp4", "--model"]
     for model in ("my_lavcap", "my_lavcap_adapter"):
         assert run([*script, model], downloads).strip()
+
+
+@pytest.mark.slow
+def test_the_readme_assembles_a_model_that_trains_on(downloads, toy_world):
+    (code,) = (block for block in blocks("README.md", "python") if "from_parts" in block)
+    for name in ("Llama-2-7b-chat-hf", "clip-vit-large-patch14"):
+        code = re.sub(rf"[\w-]+/{name}", name, code)
+    run([sys.executable, "-c", code], downloads)
+    options = "--model_name_or_path start --output_dir run --max_steps 2 --max_train_clips 4 --max_validation_clips 2"
+    options += " --per_device_train_batch_size 2 --eval_strategy steps --eval_steps 2 --max_new_tokens 2 --num_beams 1"
+    train = [sys.executable, str(ROOT / "train_hf.py"), "--data_dir", str(toy_world), *options.split()]
+    assert "Model and processor are in run" in run(train, downloads)
 
 
 def test_the_conversion_page_shows_the_options_that_the_converter_knows():
