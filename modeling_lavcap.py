@@ -29,7 +29,6 @@ try:  # inside a package: the Hub's module cache
         KEPT_IN_FLOAT32,
         cast,
         check_adapter,
-        check_base,
         check_parts,
         find_file,
         load_part,
@@ -45,7 +44,6 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         KEPT_IN_FLOAT32,
         cast,
         check_adapter,
-        check_base,
         check_parts,
         find_file,
         load_part,
@@ -567,10 +565,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             WeightsError: its language model or towers were others, by vocabulary, width or shapes.
         """
         if peft_model_id is not None:
-            check_base(self.config, peft_model_id, find_file(peft_model_id, "config.json", kwargs))
-            weights = find_file(peft_model_id, "adapter_model.safetensors", kwargs)
-            if weights is not None:
-                check_adapter(self, read_weights(weights))
+            check_adapter(self, peft_model_id, kwargs)
         return super().load_adapter(peft_model_id, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:

@@ -13,9 +13,9 @@ from transformers.utils import cached_file, logging
 
 
 try:  # inside a package: the Hub's module cache
-    from .weights_lavcap import WeightsError, listed
+    from .weights_lavcap import WeightsError, listed, read_weights
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from weights_lavcap import WeightsError, listed
+    from weights_lavcap import WeightsError, listed, read_weights
 
 
 logger = logging.get_logger(__name__)
@@ -93,18 +93,25 @@ def released_decoding(base: GenerationConfig) -> GenerationConfig:
     )
 
 
-def check_base(config: PreTrainedConfig, name: str | Path, config_file: str | None):
-    """Compare the language model that an adapter was trained on with that of a model.
+def check_adapter(model: PreTrainedModel, name: str | Path, options: dict):
+    """Refuse a PEFT adapter that was trained on another base.
 
     Args:
-        config: of the model that shall take the adapter.
-        name: of the adapter, for messages.
-        config_file: path of the LAVCap configuration beside the adapter; without one there is nothing to compare.
+        model: that shall take the adapter.
+        name: folder or Hub repository of the adapter.
+        options: of `from_pretrained`, such as `revision`.
 
     Raises:
-        WeightsError: another vocabulary or width; another name alone is a warning.
+        WeightsError: another vocabulary or width, by the LAVCap configuration beside the adapter if there is one; a
+            layer that the model lacks, or one of another size. Another name of the base alone is a warning.
     """
-    theirs = read_json(config_file)
+    _check_base(model.config, name, read_json(find_file(name, "config.json", options)))
+    weights = find_file(name, "adapter_model.safetensors", options)
+    if weights is not None:
+        _check_shapes(model, read_weights(weights))
+
+
+def _check_base(config: PreTrainedConfig, name: str | Path, theirs: dict):
     if theirs.get("model_type") != config.model_type:
         return
     base = theirs.get("text_model_name") or "its language model"
@@ -120,15 +127,7 @@ def check_base(config: PreTrainedConfig, name: str | Path, config_file: str | No
         logger.warning(f"{name}: was trained on another language model, expected {base}, got {got}.")
 
 
-def check_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor]):
-    """Refuse a PEFT adapter that was trained on another model.
-
-    Args:
-        tensors: of `adapter_model.safetensors`, named as PEFT does.
-
-    Raises:
-        WeightsError: a layer that the model lacks, or one of another size; expected and got.
-    """
+def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor]):
     problems = []
     for key, tensor in tensors.items():
         name = key.removeprefix("base_model.model.")
