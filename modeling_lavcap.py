@@ -517,19 +517,18 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
                 without.
             vision: CLIP. Default: no vision tower, the model takes `video_features`.
             dtype: of all parts. Default: that of the language model's weights.
-            options: of [`LavcapConfig`]; `audio_config` may hold fields such as `max_frames`.
+            options: of [`LavcapConfig`]; `audio_config` may hold fields such as `max_frames` for CED's file.
 
         Raises:
             WeightsError: the audio part holds no weights of CED.
             ValueError: parts that do not fit each other or the options.
         """
-        check_parts(options.get("fusion"), audio, vision)
+        check_parts(options, audio, vision)
         language_model = load_part(AutoModelForCausalLM, text, dtype or "auto")
         dtype = dtype or language_model.dtype
         parts = {}
         if audio is not None:
-            fields = options.pop("audio_config", {})
-            loaded = isinstance(audio, nn.Module)
+            fields, loaded = options.pop("audio_config", {}), isinstance(audio, nn.Module)
             parts["audio_tower"] = audio if loaded else LavcapAudioModel.from_ced(audio, **fields)
         if vision is not None:
             parts["vision_tower"] = load_part(CLIPVisionModelWithProjection, vision, dtype)

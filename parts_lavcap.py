@@ -24,8 +24,12 @@ logger = logging.get_logger(__name__)
 KEPT_IN_FLOAT32 = frozenset({"batch_norm", "logit_scale"})
 
 
-def check_parts(fusion: str | None, audio: object, vision: object):
-    """Refuse parts that a fusion has no use for, or a missing one: a baseline has one tower only."""
+def check_parts(options: dict, audio: object, vision: object):
+    """Refuse parts that a fusion has no use for, or a missing one, and options that a loaded part would ignore."""
+    fusion = options.get("fusion")
+    for name, part in (("text", None), ("vision", vision), ("audio", audio if isinstance(audio, nn.Module) else None)):
+        if f"{name}_config" in options and (part is not None or name == "text"):
+            raise ValueError(f"Got {name}_config beside a part that has one of its own: leave {name}_config out.")
     wanted = {"audio": fusion != "video_only", "vision": fusion != "audio_only"}
     if audio is None and wanted["audio"]:
         raise ValueError(f"Got no audio part for fusion={fusion or 'concat_time'!r}, expected CED: pass audio.")

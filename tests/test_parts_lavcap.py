@@ -121,6 +121,8 @@ def test_parts_come_in_one_dtype_but_for_statistics(parts):
             r"patch_embed.weight: expected \(36, 1, 16, 16\), got \(24",
         ),
         ({"text": "no/such/folder"}, "no/such/folder"),
+        ({"text_config": {"hidden_size": 64}}, "Got text_config beside a part that has one of its own"),
+        ({"vision_config": {"projection_dim": 24}}, "Got vision_config beside a part"),
         ({"fuson": "concat_time"}, "'fuson' is not an option of LavcapConfig; did you mean fusion"),
     ],
 )
