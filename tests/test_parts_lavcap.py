@@ -222,6 +222,7 @@ modeling_lavcap.LavcapForConditionalGeneration.from_pretrained(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_a_model_with_an_adapter_does_not_load_without_peft(adapter, tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path)
