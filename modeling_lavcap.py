@@ -532,7 +532,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             parts["audio_tower"] = audio if loaded else LavcapAudioModel.from_ced(audio, **fields)
         if vision is not None:
             parts["vision_tower"] = load_part(CLIPVisionModelWithProjection, vision, dtype)
-        else:
+        elif audio is not None:
             options.setdefault("vision_config", {"projection_dim": parts["audio_tower"].config.hidden_size})
         fields = {name.replace("tower", "config"): part.config for name, part in parts.items()}
         fields |= {"text_config": language_model.config, "has_vision_tower": vision is not None}

@@ -26,18 +26,15 @@ KEPT_IN_FLOAT32 = frozenset({"batch_norm", "logit_scale"})
 
 def check_parts(options: dict, audio: object, vision: object):
     """Refuse parts that a fusion has no use for, or a missing one, and options that a loaded part would ignore."""
-    fusion = options.get("fusion")
-    for name, part in (("text", None), ("vision", vision), ("audio", audio if isinstance(audio, nn.Module) else None)):
-        if f"{name}_config" in options and (part is not None or name == "text"):
-            raise ValueError(f"Got {name}_config beside a part that has one of its own: leave {name}_config out.")
-    wanted = {"audio": fusion != "video_only", "vision": fusion != "audio_only"}
-    if audio is None and wanted["audio"]:
-        raise ValueError(f"Got no audio part for fusion={fusion or 'concat_time'!r}, expected CED: pass audio.")
-    for name, part in (("audio", audio), ("vision", vision)):
-        if part is not None and not wanted[name]:
+    fusion = options.get("fusion", "concat_time")
+    if audio is None and fusion != "video_only":
+        raise ValueError(f"Got no audio part for fusion={fusion!r}, expected CED: pass audio.")
+    for name, part, baseline in (("audio", audio, "video_only"), ("vision", vision, "audio_only")):
+        if part is not None and fusion == baseline:
             raise ValueError(f"Got {name}={part!r} for fusion={fusion!r}, which has no such tower: leave it out.")
-    if vision is None and not wanted["audio"]:
-        raise ValueError("Got no vision part for fusion='video_only', expected CLIP: pass vision.")
+    own = {"text_config": True, "vision_config": vision is not None, "audio_config": isinstance(audio, nn.Module)}
+    for name in options.keys() & {name for name, has_own in own.items() if has_own}:
+        raise ValueError(f"Got {name} beside a part that has one of its own: leave it out.")
 
 
 def load_part(kind: type, part: str | Path | PreTrainedModel, dtype: torch.dtype | str) -> PreTrainedModel:
@@ -65,7 +62,7 @@ def find_file(name_or_path: str | Path | None, file: str, options: dict) -> str 
 
 
 def published_name(part: str | Path | PreTrainedModel) -> str | None:
-    """Name on the Hub; of a folder its last part, for the others say nothing to other people."""
+    """Name on the Hub; of a folder its last part: the rest of its path means nothing elsewhere."""
     name = getattr(part, "name_or_path", None) if isinstance(part, nn.Module) else str(part)
     return Path(name).resolve().name if name and Path(name).exists() else name or None
 
