@@ -227,6 +227,8 @@ class LavcapConfig(PreTrainedConfig):
             )
 
     def _check_sizes(self):
+        if self.av_token_id < 0:
+            raise ValueError(f"av_token_id is {self.av_token_id}, expected the id of a token.")
         for name in ("num_video_frames", "sinkhorn_iterations", "sinkhorn_epsilon", "cross_attention_heads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number.")

@@ -27,6 +27,7 @@ try:  # inside a package: the Hub's module cache
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
     from .parts_lavcap import (
         KEPT_IN_FLOAT32,
+        as_dtype,
         cast,
         check_adapter,
         check_parts,
@@ -37,11 +38,21 @@ try:  # inside a package: the Hub's module cache
         released_decoding,
     )
     from .transport_lavcap import alignment_loss, at_least_float32, log_sinkhorn
-    from .weights_lavcap import WeightsError, ced_sizes, ced_weights, fit_time_positions, load_strictly, read_weights
+    from .weights_lavcap import (
+        WEIGHT_SUFFIXES,
+        WeightsError,
+        ced_sizes,
+        ced_weights,
+        check_values,
+        fit_time_positions,
+        load_strictly,
+        read_weights,
+    )
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
     from parts_lavcap import (
         KEPT_IN_FLOAT32,
+        as_dtype,
         cast,
         check_adapter,
         check_parts,
@@ -52,7 +63,16 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         released_decoding,
     )
     from transport_lavcap import alignment_loss, at_least_float32, log_sinkhorn
-    from weights_lavcap import WeightsError, ced_sizes, ced_weights, fit_time_positions, load_strictly, read_weights
+    from weights_lavcap import (
+        WEIGHT_SUFFIXES,
+        WeightsError,
+        ced_sizes,
+        ced_weights,
+        check_values,
+        fit_time_positions,
+        load_strictly,
+        read_weights,
+    )
 
 
 FEATURE_INPUTS = ("input_features", "pixel_values_videos", "video_features", "audio_mask", "video_mask")
@@ -176,7 +196,7 @@ class LavcapPreTrainedModel(PreTrainedModel):
         if isinstance(module, LavcapAudioModel):
             init.trunc_normal_(module.time_pos_embed, std=self.config.initializer_range)
             init.trunc_normal_(module.freq_pos_embed, std=self.config.initializer_range)
-        elif isinstance(module, LavcapFusion):
+        elif isinstance(module, LavcapFusion) and module.config.optimal_transport:
             init.constant_(module.logit_scale, module.config.logit_scale_init)
 
 
@@ -215,16 +235,23 @@ class LavcapAudioModel(LavcapPreTrainedModel):
         Raises:
             WeightsError: unreadable, unsafe, or not the weights of CED.
         """
+        if not Path(path).exists() and Path(path).suffix in WEIGHT_SUFFIXES:
+            raise WeightsError(f"{path}: no such file; check the path.")
         saved = {} if Path(path).is_file() else read_json(find_file(path, "config.json", {}))
         saved = saved if saved.get("model_type") == LavcapAudioConfig.model_type else {}
         file = path if Path(path).exists() else cached_file(str(path), "model.safetensors")
         try:
             weights, _ = ced_weights(read_weights(file))
-            config = LavcapAudioConfig(**(ced_sizes(weights) | saved | fields))
+            check_values(weights)
+            fields = ced_sizes(weights) | saved | dict(fields)
+            if "num_attention_heads" not in fields:
+                raise WeightsError("its width does not tell the attention heads; pass num_attention_heads.")
+            config = LavcapAudioConfig(**fields)
             weights["time_pos_embed"] = fit_time_positions(weights["time_pos_embed"], config.num_time_patches)
             with torch.device("meta"):
                 model = cls._from_config(config)
             load_strictly(model, weights)
+            cast(model, model.dtype)  # the statistics go up to float32
         except WeightsError as error:
             raise WeightsError(f"{path}: {error}") from error
         return model.eval()
@@ -297,9 +324,12 @@ class LavcapFusion(nn.Module):
         super().__init__()
         self.config = config
         width = config.token_size
-        self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init)))
-        if config.token_layer_norm:
+        # Only what the fusion uses: a parameter without gradient stops plain data parallelism.
+        if config.optimal_transport:
+            self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init)))
+        if config.token_layer_norm and config.single_modality != "video":
             self.audio_layer_norm = LavcapLayerNorm(width)
+        if config.token_layer_norm and config.single_modality != "audio":
             self.video_layer_norm = LavcapLayerNorm(width)
         if config.fusion == "cross_attention":
             self.cross_attention = nn.MultiheadAttention(width, config.cross_attention_heads, batch_first=True)
@@ -331,6 +361,7 @@ class LavcapFusion(nn.Module):
             audio, video = _unit_length(audio), _unit_length(video)
         if audio is None or video is None:
             return self._single_modality(audio, video, audio_mask, video_mask)
+        video = video.to(audio.dtype)
         all_heard = audio_mask is None
         audio_mask, video_mask = _presence(audio_mask, audio), _presence(video_mask, video)
         output = LavcapFusionOutput()
@@ -494,7 +525,9 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         if config.has_vision_tower:
             self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config)
         self.fusion = LavcapFusion(config)
-        self.multi_modal_projector = nn.Linear(self.fusion.output_size, config.text_config.hidden_size)
+        # OPT-350m embeds its words in fewer channels than it computes in.
+        text_width = getattr(config.text_config, "word_embed_proj_dim", config.text_config.hidden_size)
+        self.multi_modal_projector = nn.Linear(self.fusion.output_size, text_width)
         # The whole causal LM, not its body and a head of ours: some heads have biases, scales or soft caps.
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
@@ -506,7 +539,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         text: str | Path | PreTrainedModel,
         audio: str | Path | LavcapAudioModel | None = None,
         vision: str | Path | PreTrainedModel | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         **options,
     ) -> "LavcapForConditionalGeneration":
         """Assemble a model of pretrained parts; the fusion and the projection are fresh, for training.
@@ -520,10 +553,15 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             options: of [`LavcapConfig`]; `audio_config` may hold fields such as `max_frames` for CED's file.
 
         Raises:
-            WeightsError: the audio part holds no weights of CED.
+            WeightsError: a part lacks weights, or the audio part holds none of CED.
             ValueError: parts that do not fit each other or the options.
         """
         check_parts(options, audio, vision)
+        dtype = as_dtype(dtype)
+        if isinstance(text, nn.Module) and dtype not in (None, text.dtype):
+            raise ValueError(
+                f"dtype is {dtype}, but the loaded language model is {text.dtype}: load it in that dtype."
+            )
         language_model = load_part(AutoModelForCausalLM, text, dtype or "auto")
         dtype = dtype or language_model.dtype
         parts = {}
@@ -532,7 +570,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             parts["audio_tower"] = audio if loaded else LavcapAudioModel.from_ced(audio, **fields)
         if vision is not None:
             parts["vision_tower"] = load_part(CLIPVisionModelWithProjection, vision, dtype)
-        elif audio is not None:
+        elif audio is not None and parts["audio_tower"].config.hidden_size != 768:  # not CLIP ViT-L/14's
             options.setdefault("vision_config", {"projection_dim": parts["audio_tower"].config.hidden_size})
         fields = {name.replace("tower", "config"): part.config for name, part in parts.items()}
         fields |= {"text_config": language_model.config, "has_vision_tower": vision is not None}
@@ -564,8 +602,12 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             WeightsError: its language model or towers were others, by vocabulary, width or shapes.
         """
         if peft_model_id is not None:
-            check_adapter(self, peft_model_id, kwargs)
-        return super().load_adapter(peft_model_id, *args, **kwargs)
+            check_adapter(self, peft_model_id, kwargs | (kwargs.get("adapter_kwargs") or {}))
+        report = super().load_adapter(peft_model_id, *args, **kwargs)
+        if self.name_or_path:  # so that it is saved with the base that it is on, wherever it was made
+            for adapter in self.peft_config.values():
+                adapter.base_model_name_or_path = self.name_or_path
+        return report
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

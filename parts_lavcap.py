@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, logging
 
 
 try:  # inside a package: the Hub's module cache
-    from .weights_lavcap import WeightsError, listed, read_weights
+    from .weights_lavcap import WeightsError, listed, read_weights, shorten
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from weights_lavcap import WeightsError, listed, read_weights
+    from weights_lavcap import WeightsError, listed, read_weights, shorten
 
 
 logger = logging.get_logger(__name__)
@@ -32,13 +33,41 @@ def check_parts(options: dict, audio: object, vision: object):
     for name, part, baseline in (("audio", audio, "video_only"), ("vision", vision, "audio_only")):
         if part is not None and fusion == baseline:
             raise ValueError(f"Got {name}={part!r} for fusion={fusion!r}, which has no such tower: leave it out.")
+    if "torch_dtype" in options:
+        raise TypeError("Got torch_dtype, expected dtype.")
     own = {"text_config": True, "vision_config": vision is not None, "audio_config": isinstance(audio, nn.Module)}
     for name in options.keys() & {name for name, has_own in own.items() if has_own}:
         raise ValueError(f"Got {name} beside a part that has one of its own: leave it out.")
 
 
 def load_part(kind: type, part: str | Path | PreTrainedModel, dtype: torch.dtype | str) -> PreTrainedModel:
-    return part if isinstance(part, nn.Module) else kind.from_pretrained(part, dtype=dtype)
+    """A pretrained part with all its weights.
+
+    Raises:
+        WeightsError: some are missing, which the library would make up.
+    """
+    if isinstance(part, nn.Module):
+        return part
+    try:
+        model, report = kind.from_pretrained(part, dtype=dtype, output_loading_info=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise WeightsError(f"{part}: its weights are damaged or of another size ({error}).") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise WeightsError(
+            f"{part}: lacks {len(missing)} tensors ({shorten(missing)}), expected all of a {type(model).__name__}."
+        )
+    return model
+
+
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A dtype given as such or by its name; `None` and `"auto"` leave the choice to the weights."""
+    if dtype in (None, "auto") or isinstance(dtype, torch.dtype):
+        return None if dtype == "auto" else dtype
+    found = getattr(torch, str(dtype), None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype is {dtype!r}, expected a torch dtype, its name, or 'auto'.")
+    return found
 
 
 def read_json(path: str | Path | None) -> dict:
@@ -70,8 +99,8 @@ def published_name(part: str | Path | PreTrainedModel) -> str | None:
 def cast(part: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The part in another dtype, but for what must not lose bits."""
     for name, tensor in (*part.named_parameters(), *part.named_buffers()):
-        if tensor.is_floating_point() and not keeps_float32(name):
-            tensor.data = tensor.data.to(dtype)
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float32 if keeps_float32(name) else dtype)
     return part
 
 
@@ -80,7 +109,7 @@ def keeps_float32(name: str) -> bool:
     return not KEPT_IN_FLOAT32.isdisjoint(name.split("."))
 
 
-def released_decoding(base: GenerationConfig) -> GenerationConfig:
+def released_decoding(base: GenerationConfig | PreTrainedConfig) -> GenerationConfig:
     """Beam search as released, with the special ids of a language model; its sampling is not for captions."""
     pad = base.eos_token_id if base.pad_token_id is None else base.pad_token_id
     pad = pad[0] if isinstance(pad, list) else pad
@@ -103,10 +132,15 @@ def check_adapter(model: PreTrainedModel, name: str | Path, options: dict):
         options: of `from_pretrained`, such as `revision`.
 
     Raises:
-        WeightsError: another vocabulary or width, by the LAVCap configuration beside the adapter if there is one; a
-            layer that the model lacks, or one of another size. Another name of the base alone is a warning.
+        WeightsError: another vocabulary or width, by the LAVCap configuration beside the adapter or of the folder
+            that it names as its base; a layer that the model lacks, or one of another size. Another name of the base
+            alone is a warning.
     """
-    _check_base(model.config, name, read_json(find_file(name, "config.json", options)))
+    theirs = read_json(find_file(name, "config.json", options))
+    if not theirs:  # PEFT writes no configuration beside its adapters, but says which base they were trained on
+        base = read_json(find_file(name, "adapter_config.json", options)).get("base_model_name_or_path")
+        theirs = read_json(find_file(base, "config.json", {})) if base and Path(base).exists() else {}
+    _check_base(model.config, name, theirs)
     weights = find_file(name, "adapter_model.safetensors", options)
     if weights is not None:
         _check_shapes(model, read_weights(weights))

@@ -184,6 +184,13 @@ class LavcapProcessor(ProcessorMixin):
         # The PIL one does without torchvision.
         from transformers import CLIPImageProcessorPil
 
+        av_token = kwargs.get("av_token", "<av>")
+        words = len(tokenizer) - (av_token in tokenizer.get_vocab())
+        if words > config.text_config.vocab_size:
+            raise ValueError(
+                f"The tokenizer has {words} tokens and the language model {config.text_config.vocab_size}, expected "
+                "at most as many: take the tokenizer of the language model."
+            )
         audio, size = config.audio_config, config.vision_config.image_size
         return cls(
             LavcapFeatureExtractor(feature_size=audio.num_mel_bins, max_frames=audio.max_frames),
@@ -310,6 +317,12 @@ class LavcapProcessor(ProcessorMixin):
         if not clips:
             raise ValueError("Got no clip: pass media, audio, videos or video_features.")
         data: dict[str, torch.Tensor] = {}
+        present = {name: [clip for clip in clips if name in clip] for clip in clips for name in clip}
+        self._check_modalities(
+            audio=present.get("input_features", []),
+            videos=present.get("pixel_values_videos", []),
+            video_features=present.get("video_features", []),
+        )
         video_name = "video_features" if any("video_features" in clip for clip in clips) else "pixel_values_videos"
         if video_name == "video_features" and any("pixel_values_videos" in clip for clip in clips):
             raise ValueError("Got pixels and video_features in one batch, expected one of them for all clips.")

@@ -28,7 +28,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from configuration_lavcap import LavcapConfig
-from lavcap.captioning import check_model_name
+from lavcap.captioning import check_model_name, check_sees
 from lavcap.cli import check_new_folder, errors_in_one_line
 from lavcap.data import (
     ClipDataset,
@@ -174,6 +174,7 @@ def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, L
             logger.warning("model_name_or_path is given: model_config and tokenizer_name of the recipe are not used.")
         model = LavcapForConditionalGeneration.from_pretrained(args.model_name_or_path)
         processor = LavcapProcessor.from_pretrained(args.model_name_or_path)
+        check_trainable(model, args.model_name_or_path)
     elif args.model_config is None or args.tokenizer_name is None:
         raise ValueError("Got neither model_name_or_path nor model_config with tokenizer_name: name a model to train.")
     else:
@@ -185,6 +186,21 @@ def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, L
     given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
     return model, processor
+
+
+def check_trainable(model: LavcapForConditionalGeneration, name: str):
+    """Refuse what could not be trained as it is, before any work."""
+    check_sees(model, name)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"{name}: holds an adapter, which is loaded for inference; train the model with its LoRA folded in, or "
+            "load it by PeftModel.from_pretrained(…, is_trainable=True) in a script of your own."
+        )
+    if model.dtype == torch.float16:
+        raise ValueError(
+            f"{name}: has float16 weights, which overflow in training, expected float32 or bfloat16; assemble or "
+            "convert it with another dtype."
+        )
 
 
 def check_tokenizer(name: str):

@@ -18,6 +18,7 @@ FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+WEIGHT_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 CONTAINERS = ("model", "state_dict")  # under which training scripts keep the weights beside optimiser and epoch
 
 # CED's names (https://github.com/RicherMans/CED, `models/audiotransformer.py`), its Hub port's and LAVCap's
@@ -57,11 +58,21 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = _file_of(Path(path))
     if path.name.endswith(".index.json"):
-        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
-        return {key: value for name in dict.fromkeys(names) for key, value in read_weights(path.parent / name).items()}
+        return {key: value for shard in _shards_of(path) for key, value in read_weights(shard).items()}
     with open(path, "rb") as file:
         is_safetensors = path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
     return _read_safetensors(path) if is_safetensors else _read_pickle(path)
+
+
+def _shards_of(path: Path) -> list[Path]:
+    try:
+        names = dict.fromkeys(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = [path.parent / name for name in names]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not an index of weight files, expected a JSON object with weight_map.") from error
+    if any(shard.name.endswith(".index.json") or not shard.is_file() for shard in shards):
+        raise WeightsError(f"{path}: names {shorten(names)}, expected weight files beside it; copy them there.")
+    return shards
 
 
 def _file_of(path: Path) -> Path:
@@ -91,7 +102,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: refused, for it needs more than tensors and plain values to load ({_reason(error)}), and such a "
             "pickle can run any code. Where you trust it, save its state dict alone, as safetensors say."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file makes the reader stumble over
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path}: not a readable weight file ({reason}); copy it again.") from error
     return _state_dict(path, content)
@@ -119,7 +130,9 @@ def _state_dict(path: Path, content) -> dict[str, torch.Tensor]:
             break
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path}: holds {type(content).__name__}, expected a state dict: tensors by name.")
-    others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    others = [
+        str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))
+    ]
     if others:
         raise WeightsError(
             f"{path}: {shorten(others)} {'is' if len(others) == 1 else 'are'} no tensor, expected a state dict, or "
@@ -142,7 +155,10 @@ def ced_weights(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Te
         if reason is not None:
             unused[name] = reason
             continue
-        weights |= _split_qkv(ced_name(name), tensor)
+        placed = _split_qkv(ced_name(name), tensor)
+        if twice := weights.keys() & placed.keys():
+            raise WeightsError(f"{name}: fills {shorten(sorted(twice))} a second time, expected each tensor once.")
+        weights |= placed
     return weights, unused
 
 
@@ -156,6 +172,8 @@ def ced_name(name: str) -> str:
 def _split_qkv(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     if ".qkv." not in name:
         return {name: tensor}
+    if tensor.ndim == 0 or tensor.shape[0] % 3:
+        raise WeightsError(f"{name}: shape {tuple(tensor.shape)}, expected queries, keys and values stacked.")
     thirds = zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True)
     return {name.replace("qkv", part): third for part, third in thirds}
 
@@ -166,8 +184,8 @@ def ced_sizes(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
     Raises:
         WeightsError: these are no weights of CED.
     """
-    needed = ("patch_embed.weight", "batch_norm.weight", "time_pos_embed", "layers.0.mlp.fc1.weight")
-    if any(name not in weights for name in needed):
+    needed = {"patch_embed.weight": 4, "batch_norm.weight": 1, "time_pos_embed": 4, "layers.0.mlp.fc1.weight": 2}
+    if any(name not in weights or weights[name].ndim != axes for name, axes in needed.items()):
         raise WeightsError(
             f"Got {len(weights)} tensors named {shorten(weights)}, expected those of CED: patch_embed.proj.weight, "
             "init_bn.1.weight, time_pos_embed, blocks.0.mlp.fc1.weight, …"
@@ -177,7 +195,7 @@ def ced_sizes(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
     sizes = {
         "hidden_size": width,
         "intermediate_size": weights["layers.0.mlp.fc1.weight"].shape[0],
-        "num_hidden_layers": max(layers) + 1,
+        "num_hidden_layers": len(layers),  # a gap shows when they are loaded
         "num_mel_bins": weights["batch_norm.weight"].shape[0],
         "patch_size": patch,
     }
@@ -232,9 +250,26 @@ def _shape_conflicts(expected: Mapping[str, torch.Tensor], weights: Mapping[str,
     ]
 
 
-def listed(what: str, names: list[str]) -> str:
-    """Lines of a message: how many there are of something, and which; nothing if there is none."""
-    return f"\n{len(names)} {what}:" + "".join(f"\n  {name}" for name in names) if names else ""
+def check_values(tensors: Mapping[str, torch.Tensor]):
+    """Refuse tensors that no model can work with: other than dense floating point, or not finite."""
+    kinds = [name for name, tensor in tensors.items() if not _is_usable(name, tensor)]
+    if kinds:
+        raise WeightsError(f"{shorten(kinds)}: expected dense floating point, got {tensors[kinds[0]].dtype}.")
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{shorten(broken)}: NaN or infinite values, expected finite ones; the training diverged.")
+
+
+def _is_usable(name: str, tensor: torch.Tensor) -> bool:
+    dense = tensor.layout == torch.strided and not tensor.is_meta
+    counter = name.endswith("num_batches_tracked")
+    return dense and (counter or tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
+
+
+def listed(what: str, names: list[str], most: int = 20) -> str:
+    """Lines of a message: how many there are of something, and the first of them; nothing if there is none."""
+    shown = [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
+    return f"\n{len(names)} {what}:" + "".join(f"\n  {name}" for name in shown) if names else ""
 
 
 def shorten(names: Iterable[str], most: int = 4) -> str:

@@ -39,7 +39,18 @@ def load_model(
         model = LavcapForConditionalGeneration.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: its weights are damaged ({error}); copy or train it again.") from error
+    check_sees(model, name_or_path)
     return model.to(device).eval(), processor
+
+
+def check_sees(model: LavcapForConditionalGeneration, name_or_path: str | Path):
+    """Refuse a model that takes stored features only, where media files are to be seen."""
+    config = model.config
+    if config.single_modality != "audio" and not config.has_vision_tower:
+        raise ValueError(
+            f"{name_or_path}: has no vision tower, so it takes stored video_features and cannot see media files; "
+            "convert it with --vision-model, or assemble it with vision."
+        )
 
 
 def check_model_name(name_or_path: str | Path):

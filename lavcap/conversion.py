@@ -24,6 +24,7 @@ from configuration_lavcap import LavcapConfig
 from lavcap.cli import whole_folder
 from lavcap.released_checkpoint import (
     AUDIO,
+    LOGIT_SCALE,
     TEXT,
     Weights,
     check_lora_layers,
@@ -33,11 +34,12 @@ from lavcap.released_checkpoint import (
 )
 from lavcap.released_options import ReleasedOptions
 from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
-from parts_lavcap import keeps_float32, published_name
+from parts_lavcap import find_file, keeps_float32, load_part, published_name, read_json, released_decoding
 from processing_lavcap import LavcapProcessor
 from weights_lavcap import (
     WeightsError,
     ced_weights,
+    check_values,
     fit_time_positions,
     load_strictly,
     read_weights,
@@ -101,6 +103,9 @@ def convert_lavcap(
     """
     weights = sort_checkpoint(read_weights(checkpoint), "checkpoint")
     check_loras(weights, options)
+    if options.defaults_taken:
+        taken = ", ".join(f"{name} {value}" for name, value in options.defaults_taken.items())
+        weights.notes.append(f"configuration does not say, so the released defaults hold: {taken}")
     tokenizer = load_tokenizer(sources.text_model)
     config = _configure(weights, options, sources, tokenizer)
     with torch.device("meta"):
@@ -141,7 +146,8 @@ def _configure(
 ) -> LavcapConfig:
     text_config, vision_config = _text_config(options, sources.text_model), None
     if sources.vision_model is not None:
-        vision_config = CLIPVisionModelWithProjection.config_class.from_pretrained(sources.vision_model)
+        vision_config = _vision_config(sources.vision_model)
+    text_config._name_or_path = ""  # a folder of this machine means nothing elsewhere
     base_vocab_size = text_config.vocab_size
     _fix_vocabulary(text_config, weights, options, tokenizer)
     return options.to_config(
@@ -156,13 +162,23 @@ def _configure(
 
 def _text_config(options: ReleasedOptions, text_model: str | None) -> PreTrainedConfig:
     if text_model is not None:
-        return AutoConfig.from_pretrained(text_model)
+        config = AutoConfig.from_pretrained(text_model)
+        if not hasattr(config, "vocab_size"):
+            raise ValueError(f"--text-model {text_model}: a {config.model_type} model, expected a language model.")
+        return config
     if options.llama is None:
         raise ValueError(
             "Got neither --text-model nor `llama` in the configuration: name the language model, or a folder with its "
             "config.json."
         )
     return AutoConfig.for_model(**({"model_type": "llama"} | options.llama))
+
+
+def _vision_config(vision_model: str) -> PreTrainedConfig:
+    kind = read_json(find_file(vision_model, "config.json", {})).get("model_type")
+    if kind not in (None, "clip", "clip_vision_model"):
+        raise ValueError(f"--vision-model {vision_model}: a {kind} model, expected CLIP.")
+    return CLIPVisionModelWithProjection.config_class.from_pretrained(vision_model)
 
 
 def _fix_vocabulary(
@@ -204,7 +220,7 @@ def _complete(weights: Weights, model: LavcapForConditionalGeneration, options: 
         weights.add(tensors, Path(sources.audio_encoder).name, AUDIO)
         weights.unused |= unused
     if sources.vision_model is not None:
-        tower = CLIPVisionModelWithProjection.from_pretrained(sources.vision_model, dtype="auto")
+        tower = load_part(CLIPVisionModelWithProjection, sources.vision_model, "auto")
         weights.add(tower.state_dict(), published_name(sources.vision_model), VISION)
     for name, twin in model.all_tied_weights_keys.items():
         if twin in weights.tensors:
@@ -212,8 +228,11 @@ def _complete(weights: Weights, model: LavcapForConditionalGeneration, options: 
     missing = [name for name in model.state_dict() if name.startswith(TEXT) and name not in weights.tensors]
     if missing and sources.text_model is not None:
         _add_base(weights, model.config, options, sources.text_model, missing)
-    if not options.alignment_counts:  # then nothing depends on the scale, and a checkpoint may do without
-        weights.add({"fusion.logit_scale": torch.full((1,), model.config.logit_scale_init)}, "initial value")
+    if not model.config.optimal_transport and LOGIT_SCALE in weights.tensors:
+        del weights.tensors[LOGIT_SCALE], weights.sources[LOGIT_SCALE]
+        weights.unused["logit_scale"] = "scale of an alignment loss that is off"
+    elif model.config.optimal_transport and options["ot_loss_weight"] == 0:  # a checkpoint may do without the scale
+        weights.add({LOGIT_SCALE: torch.full((1,), model.config.logit_scale_init)}, "initial value")
     _fit_window(weights, model.config)
 
 
@@ -237,7 +256,7 @@ def _add_base(weights: Weights, config: LavcapConfig, options: ReleasedOptions, 
 
 def _load_base(text_model: str, missing: list[str]):
     try:
-        return AutoModelForCausalLM.from_pretrained(text_model, dtype="auto")
+        return load_part(AutoModelForCausalLM, text_model, "auto")
     except OSError as error:
         raise WeightsError(
             f"The checkpoint lacks {len(missing)} tensors of the language model ({shorten(missing)}), and "
@@ -273,15 +292,10 @@ def _language_model_dtype(weights: Weights) -> torch.dtype:
 
 def _finish(weights: Weights, dtype: torch.dtype):
     """Bring every tensor to its dtype, and refuse those that no model can work with."""
-    broken = []
     for name, tensor in weights.tensors.items():
-        if not tensor.is_floating_point():
-            continue
-        if not tensor.isfinite().all():
-            broken.append(weights.origins.get(name, name))
-        weights.tensors[name] = tensor.to(torch.float32 if keeps_float32(name) else dtype)
-    if broken:
-        raise WeightsError(f"{shorten(broken)}: NaN or infinite values, expected finite ones; the training diverged.")
+        if tensor.is_floating_point():
+            weights.tensors[name] = tensor.to(torch.float32 if keeps_float32(name) else dtype)
+    check_values({weights.origins.get(name, name): tensor for name, tensor in weights.tensors.items()})
 
 
 def _fill(model: LavcapForConditionalGeneration, weights: Weights, checkpoint: str | Path):
@@ -295,14 +309,15 @@ def _fill(model: LavcapForConditionalGeneration, weights: Weights, checkpoint: s
             for part, option in options.items()
             if any(name.startswith(part) for name in missing)
         ]
+        hints += [f"\nThe {note}." for note in weights.notes if note.startswith("configuration")]
         raise WeightsError(f"{checkpoint}: {error}{''.join(hints)}") from error
     model.tie_weights()
 
 
 def _generation_config(config: LavcapConfig, options: ReleasedOptions) -> GenerationConfig:
-    pad = config.eos_token_id if config.pad_token_id is None else config.pad_token_id
-    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id, "pad_token_id": pad}
-    return GenerationConfig(**ids, **options.decoding)
+    decoding = released_decoding(config)
+    decoding.update(**options.decoding)
+    return decoding
 
 
 def _write_processor(

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from lavcap.released_options import ReleasedOptions
-from weights_lavcap import WeightsError, ced_name, ced_weights, shorten
+from weights_lavcap import WeightsError, ced_name, ced_weights, check_values, shorten
 
 
 PARTS = (
@@ -26,6 +26,7 @@ PARTS = (
 )
 LORA = re.compile(r"^(.+)\.lora_([AB])\.default\.weight$")
 ROTARY = re.compile(r"\.rotary_emb\.inv_freq$")
+LOGIT_SCALE = "fusion.logit_scale"
 AUDIO, TEXT = "audio_tower.", "language_model."
 
 
@@ -74,7 +75,7 @@ def sort_checkpoint(tensors: Mapping[str, torch.Tensor], source: str) -> Weights
         if ROTARY.search(name):
             weights.unused[key] = "computed from the configuration"
         elif lora:
-            weights.loras.setdefault(lora.group(1), {})[lora.group(2)] = tensor
+            _place_lora(weights, key, *lora.groups(), tensor)
         else:
             _place(weights, key, name, tensor)
     halves = [layer for layer, lora in weights.loras.items() if len(lora) < 2]
@@ -84,6 +85,16 @@ def sort_checkpoint(tensors: Mapping[str, torch.Tensor], source: str) -> Weights
         )
     weights.sources = dict.fromkeys(weights.tensors, source)
     return weights
+
+
+def _place_lora(weights: Weights, key: str, layer: str, side: str, tensor: torch.Tensor):
+    lora = weights.loras.setdefault(layer, {})
+    if side in lora:
+        raise WeightsError(f"{key}: a second lora_{side} of {layer}, expected one.")
+    if tensor.ndim != 2:
+        raise WeightsError(f"{key}: expected a matrix, got shape {tuple(tensor.shape)}.")
+    check_values({key: tensor})
+    lora[side] = tensor
 
 
 def _our_name(key: str) -> str:
@@ -97,7 +108,7 @@ def _our_name(key: str) -> str:
 
 
 def _place(weights: Weights, key: str, name: str, tensor: torch.Tensor):
-    placed = {name: tensor.reshape(1) if name == "fusion.logit_scale" else tensor}
+    placed = {name: tensor.reshape(1) if name == LOGIT_SCALE and tensor.numel() == 1 else tensor}
     if name.startswith(AUDIO):
         placed, unused = ced_weights({name.removeprefix(AUDIO): tensor})
         placed = {AUDIO + name: tensor for name, tensor in placed.items()}
@@ -119,7 +130,8 @@ def check_loras(weights: Weights, options: ReleasedOptions):
     if stray:
         raise WeightsError(f"{shorten(stray)}: got a LoRA, expected it on encoder and language model only.")
     for part, expected in options.loras.items():
-        ranks = {lora["A"].shape[0] for layer, lora in weights.loras.items() if layer.startswith(f"{part}.")}
+        loras = [lora for layer, lora in weights.loras.items() if layer.startswith(f"{part}.")]
+        ranks = {lora["A"].shape[0] for lora in loras} | {lora["B"].shape[1] for lora in loras}
         if expected.on is not None and expected.on != bool(ranks):
             raise WeightsError(
                 f"The configuration says LoRA of the {part} {'on' if expected.on else 'off'}, but the checkpoint "
@@ -140,7 +152,10 @@ def check_lora_layers(weights: Weights):
         weight = weights.tensors.get(f"{layer}.weight")
         if weight is None:
             option = "--audio-encoder" if layer.startswith(AUDIO) else "--text-model"
-            raise WeightsError(f"Got a LoRA of {layer}, but nothing fills {layer}.weight: pass {option}.")
+            raise WeightsError(
+                f"Got a LoRA of {layer}, but nothing fills {layer}.weight: pass {option}, with what the checkpoint "
+                "was trained on."
+            )
         expected, got = (lora["B"].shape[0], lora["A"].shape[1]), tuple(weight.shape)
         if expected != got:
             raise WeightsError(f"LoRA of {layer}: expected {expected} as it was trained on, got {got} of the base.")

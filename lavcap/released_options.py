@@ -6,6 +6,7 @@ Source: Hyeongkeun/LAVCap (`configs/config_best.yaml`, `models/lavcaps.py`) and 
 
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +78,13 @@ WITHOUT_EFFECT = {
     "freeze_speech_llama_proj", "multi_prompt", "prompt_path", "test_prompt_path", "max_txt_len", "end_sym",
     "loss_type", "padding_idx", "low_resource", "device_8bit",
 }  # fmt: skip
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "an object of options",
+}
 DECODING = ("num_beams", "max_new_tokens", "do_sample", "repetition_penalty", "length_penalty")
 
 
@@ -95,6 +103,7 @@ class ReleasedOptions:
     num_video_frames: int = 20
 
     def __post_init__(self):
+        self._check_kinds()
         self._check_names()
         self._check_values()
         if self.get("fusion_type") not in FUSION_TYPES:
@@ -118,7 +127,9 @@ class ReleasedOptions:
         sections = content if isinstance(content.get("model"), dict) else {"model": content}
         model = {"llama": sections["llama"]} | sections["model"] if "llama" in sections else dict(sections["model"])
         generate = sections.get("generate") or model.get("generate") or {}
-        frames = (sections.get("datasets") or {}).get("total_frame") or model.get("total_frame") or 20
+        datasets = sections.get("datasets")
+        frames = datasets.get("total_frame") if isinstance(datasets, dict) else None
+        frames = model.get("total_frame", 20) if frames is None else frames
         try:
             return cls(model, generate, frames)
         except ValueError as error:
@@ -139,7 +150,9 @@ class ReleasedOptions:
     @property
     def llama(self) -> dict[str, Any] | None:
         """Configuration of the language model, if there is one."""
-        return self.get("llama")
+        fields = self.get("llama")
+        # YAML 1.1 takes 1e-05 for a word.
+        return None if fields is None else {name: _number(value) for name, value in fields.items()}
 
     @property
     def base_name(self) -> str | None:
@@ -148,9 +161,11 @@ class ReleasedOptions:
         return Path(path).name if path else None
 
     @property
-    def alignment_counts(self) -> bool:
-        """Whether an alignment loss, and with it its scale, counts for anything."""
-        return self["ot_loss_weight"] > 0 and FUSION_TYPES[self.get("fusion_type")]["optimal_transport"]
+    def defaults_taken(self) -> dict[str, bool | int | float]:
+        """Options of the architecture that the configuration leaves to the released defaults."""
+        constants = ("depth", "num_heads", "cross_attn_heads")
+        names = [name for name in DEFAULTS if "lora" not in name and name not in constants]
+        return {name: self[name] for name in names if self.get(name) is None}
 
     @property
     def loras(self) -> dict[str, "ReleasedLora"]:
@@ -186,7 +201,7 @@ class ReleasedOptions:
     def to_config(self, vision_config: PreTrainedConfig | None, **fields) -> LavcapConfig:
         """Our configuration; `fields` are those that the released one does not know."""
         audio_config = self.audio_fields
-        if vision_config is None:
+        if vision_config is None and self["embed_dim"] != 768:  # not CLIP ViT-L/14's, which is the default
             vision_config = {"projection_dim": self["embed_dim"]}
         fusion = FUSION_TYPES[self.get("fusion_type")]
         options = {ours: self[name] for name, ours in MODEL_FIELDS.items()}
@@ -203,27 +218,37 @@ class ReleasedOptions:
         channel = fusion["fusion"] == "concat_channel"
         return min(self.num_video_frames, audio_tokens) if channel else self.num_video_frames
 
+    def _check_kinds(self):
+        known = {"fusion_type": str, "prompt_template": str, "llama_decoder_path": str, "llama": dict}
+        known |= {"enc_lora": bool, "dec_lora": bool, "use_speech_Qformer": bool}
+        for name, kind in known.items():
+            if not isinstance(self.model.get(name), (kind, type(None))):
+                raise ValueError(f"{name} is {self.model[name]!r}, expected {KINDS[kind]}.")
+        template = self.get("prompt_template")
+        if template is not None and template.count("{}") != 1:
+            raise ValueError(f"prompt_template is {template!r}, expected one {{}} in it.")
+        if not isinstance(self.generate, dict):
+            raise ValueError(f"generate is {self.generate!r}, expected an object of options.")
+        counts = {"total_frame": self.num_video_frames}
+        counts |= {name: self.generate[name] for name in ("num_beams", "max_new_tokens") if self.generate.get(name)}
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected {KINDS[int]} of at least 1.")
+
     def _check_names(self):
         known = DEFAULTS.keys() | OTHERS | WITHOUT_EFFECT
         for name in self.model:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+                near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
                 raise ValueError(f"{name!r} is not an option of the released LAVCap; {hint}")
 
     def _check_values(self):
-        for name, default in DEFAULTS.items():
+        shared = {name: DEFAULTS[f"enc_{name}"] for name in ("lora_rank", "lora_alpha", "lora_dropout")}
+        for name, default in (DEFAULTS | shared).items():
             value = self.model.get(name)
-            if value is None:
-                continue
-            kind = type(default)
-            try:
-                fits = isinstance(value, bool) if kind is bool else not isinstance(value, bool) and kind(value) >= 0
-            except (TypeError, ValueError):
-                fits = False
-            if not fits or kind is int and int(value) != float(value):
-                expected = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-                raise ValueError(f"{name} is {value!r}, expected {expected}.")
+            if value is not None and not _fits(value, type(default)):
+                raise ValueError(f"{name} is {value!r}, expected {KINDS[type(default)]}.")
 
 
 @dataclass(frozen=True)
@@ -241,13 +266,31 @@ class ReleasedLora:
         return self.alpha / self.rank
 
 
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _fits(value: Any, kind: type) -> bool:
+    """Whether an option has a value of its kind; whole numbers are counts, other numbers not negative."""
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return False
+    return number >= 1 and number == int(number) if kind is int and math.isfinite(number) else 0 <= number < math.inf
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the released YAML, or the same options as JSON.")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: neither YAML nor JSON ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path}: holds no options, expected the released YAML with its `model` section, or JSON.")

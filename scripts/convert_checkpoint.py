@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert a released checkpoint into a folder for `from_pretrained`.
+r"""Convert a released checkpoint into a folder for `from_pretrained`.
 
     python scripts/convert_checkpoint.py --checkpoint checkpoint_best.pth --config config_best.yaml \
         --text-model meta-llama/Llama-2-7b-chat-hf --audio-encoder audiotransformer_base_mAP_4999.pt \
@@ -48,6 +48,11 @@ def main() -> int:
 def _convert(args: argparse.Namespace) -> str:
     options = None if args.config is None else ReleasedOptions.read(args.config)
     if is_ced(read_weights(args.checkpoint)):
+        if args.text_model or args.vision_model or args.audio_encoder or args.dtype or args.lora != "merge":
+            raise ValueError(
+                f"--checkpoint {args.checkpoint}: CED's own file, which takes --config and --output only; beside a "
+                "LAVCap checkpoint it goes to --audio-encoder."
+            )
         return convert_ced(args.checkpoint, args.output, options)
     if options is None:
         raise ValueError("Got no --config, expected the configuration that the checkpoint was trained with.")

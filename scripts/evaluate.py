@@ -57,6 +57,11 @@ def _evaluate(args: argparse.Namespace):
         rows = rows.select(range(min(args.max_clips, len(rows))))
     model, processor = load_model(args.model, args.device)
     modalities = args.modalities or usable_modalities(processor)
+    if unusable := [modality for modality in modalities if modality not in usable_modalities(processor)]:
+        raise ValueError(
+            f"--modalities {' '.join(unusable)}: the model is a baseline on {processor.modalities[0]} alone; leave "
+            "the option out."
+        )
     dataset = ClipDataset(rows, processor, cache=len(modalities) > 1).preload("Reading clips")
     options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
     start = time.perf_counter()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the report of a run on the toy world: report.md, loss_curve.png and transport_plan.png.
+r"""Write the report of a run on the toy world: report.md, loss_curve.png and transport_plan.png.
 
     python scripts/write_report.py --model outputs/demo/model --data_dir outputs/demo/data \
         --evaluation outputs/demo/evaluation --output outputs/demo

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 import yaml
 from released_files import ced_file, clip_folder, text_folder, trained_parts
 from released_reference import BOS, OPTIONS, PAD, random_inputs, random_state, read_golden, released_state, run
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 from conftest import ROOT
@@ -20,6 +21,7 @@ from lavcap.released_options import ReleasedOptions
 from lavcap.toy_dataset import train_tokenizer
 from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
+from weights_lavcap import WeightsError
 
 
 TOLERANCE = 1e-5  # of values of order 1
@@ -461,8 +463,8 @@ def without(state: dict, part: str) -> dict:
     return {key: value for key, value in state.items() if part not in key}
 
 
-def renamed(state: dict, old: str, new: str) -> dict:
-    return {key.replace(old, new): value for key, value in state.items()}
+def spoilt(state: dict, part: str, change) -> dict:
+    return {key: change(value) if part in key else value for key, value in state.items()}
 
 
 @pytest.mark.parametrize(
@@ -494,6 +496,20 @@ def renamed(state: dict, old: str, new: str) -> dict:
         ({"spec_f_mean": "no"}, dict, "spec_f_mean is 'no', expected true or false"),
         ({"num_sinkhorn_iter": 2.5}, dict, "num_sinkhorn_iter is 2.5, expected a whole number"),
         ({"vis_embed_dim": 512}, dict, "vis_embed_dim is 512 and embed_dim 48, expected equal widths"),
+        ({}, lambda s: spoilt(s, "0.attn.q_proj.lora_A", lambda t: t * torch.nan), "lora_A.default.weight: NaN"),
+        ({}, lambda s: spoilt(s, "0.attn.q_proj.lora_B", lambda t: t[:, :5]), "expected rank 8 as configured"),
+        ({}, lambda s: spoilt(s, "0.attn.q_proj.lora_B", lambda t: t[0]), r"expected a matrix, got shape \(8,\)"),
+        ({}, lambda s: s | {f"module.{k}": v for k, v in s.items() if "lora_A" in k}, "a second lora_A of"),
+        ({}, lambda s: spoilt(s, "speech_llama_proj.bias", lambda t: t.to(torch.complex64)), "got torch.complex64"),
+        ({}, lambda s: spoilt(s, "speech_llama_proj.bias", lambda t: t.int()), "expected dense floating point, got"),
+        ({"enc_lora": "False"}, dict, "enc_lora is 'False', expected true or false"),
+        ({"target_length": 0}, dict, "target_length is 0, expected a whole number"),
+        ({"sinkhorn_epsilon": float("inf")}, dict, "sinkhorn_epsilon is inf, expected a number"),
+        ({"total_frame": 0}, dict, "total_frame is 0, expected a whole number of at least 1"),
+        ({"prompt_template": "hi"}, dict, "prompt_template is 'hi', expected one {} in it"),
+        ({"llama": [1]}, dict, r"llama is \[1\], expected an object of options"),
+        ({"generate": {"num_beams": "four"}}, dict, "num_beams is 'four', expected a whole number"),
+        ({"lora_alpha": "x"}, dict, "lora_alpha is 'x', expected a whole number"),
         ({"llama": None}, dict, "neither --text-model nor `llama`"),
     ],
 )  # fmt: skip
@@ -528,6 +544,83 @@ def test_a_base_without_weights_is_enough_only_for_a_whole_checkpoint(shipped, t
     message = refuse(capsys, *arguments, "--text-model", tmp_path / "llama", "--output", tmp_path / "out")
     assert "lacks 1 tensors of the language model (language_model.model.norm.weight)" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_parts_that_lack_weights_are_not_made_up(shipped, tmp_path, capsys):
+    options, state, _, _ = shipped
+    torch.save(ced_file(state), tmp_path / "ced.pt")
+    folder = Path(text_folder(tmp_path / "llama", options, state))
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if ".layers.1." not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    arguments = [*command(tmp_path, options, trained_parts(state)), "--audio-encoder", tmp_path / "ced.pt"]
+    message = refuse(capsys, *arguments, "--text-model", folder, "--output", tmp_path / "out")
+    assert "llama: lacks 9 tensors (model.layers.1." in message
+    clip = Path(clip_folder(tmp_path / "clip"))
+    weights = load_file(clip / "model.safetensors")
+    weights.pop("visual_projection.weight")
+    save_file(weights, clip / "model.safetensors", metadata={"format": "pt"})
+    message = refuse(capsys, *command(tmp_path, options, state), "--vision-model", clip, "--output", tmp_path / "out")
+    assert "clip: lacks 1 tensors (visual_projection.weight)" in message
+    whole = text_folder(tmp_path / "whole", options, state)
+    with pytest.raises(WeightsError, match="lacks 1 tensors"):
+        LavcapForConditionalGeneration.from_parts(text=whole, vision=clip, fusion="video_only")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--text-model", "clip"], "--text-model .*clip: a clip_vision_model model, expected a language model"),
+        (["--vision-model", "llama"], "--vision-model .*llama: a llama model, expected CLIP"),
+        (
+            ["--checkpoint", "ced.pt", "--audio-encoder", "checkpoint.pth"],
+            "CED's own file, which takes --config and",
+        ),
+        (["--config", "checkpoint.pth"], "checkpoint.pth: neither YAML nor JSON"),
+        (["--checkpoint", "config.json"], "config.json: "),
+        (["--text-model", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_swapped_and_missing_files_are_named(options, message, shipped, tmp_path, capsys, monkeypatch):
+    settings, state, _, _ = shipped
+    arguments = command(tmp_path, settings, state)
+    torch.save(ced_file(state), tmp_path / "ced.pt")
+    text_folder(tmp_path / "llama", settings, state)
+    clip_folder(tmp_path / "clip")
+    monkeypatch.chdir(tmp_path)
+    assert re.search(message, refuse(capsys, *arguments, *options, "--output", "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_released_defaults_that_a_configuration_leaves_out_are_told(shipped, tmp_path, capsys):
+    options, state, _, _ = shipped
+    silent = {name: value for name, value in options.items() if name not in ("spec_f_mean", "ot_loss_weight")}
+    model = convert(tmp_path, silent, state)
+    assert model.config.frequency_mean is False and model.config.alignment_loss_weight == 0.1
+    assert "released defaults hold: spec_f_mean False, ot_loss_weight 0.1" in capsys.readouterr().out
+
+
+def test_numbers_that_yaml_takes_for_words_are_numbers(shipped, tmp_path):
+    options, state, inputs, expected = shipped
+    torch.save(state, tmp_path / "c.bin")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"model": options}).replace("1.0e-05", "1e-05"))
+    assert "1e-05" in (tmp_path / "c.yaml").read_text()
+    arguments = ["--checkpoint", tmp_path / "c.bin", "--config", tmp_path / "c.yaml"]
+    run_command(*arguments, "--output", tmp_path / "out")
+    assert_same(outputs_of(LavcapForConditionalGeneration.from_pretrained(tmp_path / "out"), inputs), expected)
+
+
+def test_an_adapter_is_saved_with_the_folder_of_its_base(shipped, tmp_path, monkeypatch):
+    options, state, inputs, expected = shipped
+    arguments = command(tmp_path, options, state)
+    monkeypatch.chdir(tmp_path)
+    run_command(*arguments, "--lora", "adapter", "--output", "made_here")
+    (tmp_path / "made_here").rename(tmp_path / "moved")
+    model = LavcapForConditionalGeneration.from_pretrained(tmp_path / "moved")
+    model.save_pretrained(tmp_path / "adapter only")
+    again = LavcapForConditionalGeneration.from_pretrained(tmp_path / "adapter only")
+    assert_same(outputs_of(again, inputs), expected, tolerance=1e-4)
 
 
 def test_an_existing_folder_stays_as_it_was(shipped, tmp_path, capsys):

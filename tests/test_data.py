@@ -160,8 +160,9 @@ def test_all_unreadable_clips_are_listed_before_anything_is_done(world, processo
 
 def test_rows_that_a_baseline_cannot_use_are_named(toy_world, fitting_config, tokenizer):
     rows = load_split(toy_world, "train")
+    config = tiny_config(fusion="audio_only", text_config={"vocab_size": fitting_config.text_config.vocab_size})
     silent = Dataset.from_list([{**row, "audio": None} if index < 2 else row for index, row in enumerate(rows)])
-    hearing = LavcapProcessor.from_config(tiny_config(fusion="audio_only"), tokenizer)
+    hearing = LavcapProcessor.from_config(config, tokenizer)
     names = f"{rows[0]['id']}, {rows[1]['id']}"
     with pytest.raises(DataError, match=f"2 of 24 clips have no audio.*leave out their rows: {names}"):
         check_usable(silent, hearing)

@@ -128,16 +128,18 @@ def test_cross_attention_adds_what_the_audio_attends_to():
 # ------------------------------------------------------------------------------------------------------- contracts
 
 
-def clip_inputs(model, batch: int = 2, audio: bool = True, video: bool = True) -> dict[str, torch.Tensor]:
+def clip_inputs(
+    model, batch: int = 2, audio: bool = True, video: bool = True, frames: int = 4
+) -> dict[str, torch.Tensor]:
     """Random clips with fitting placeholders for `tiny_config`: 3 audio and 4 video tokens."""
     generator = torch.Generator().manual_seed(1)
-    tokens = [1, 5, *[model.config.av_token_id] * (3 * audio + 4 * video), 6, 7]
+    tokens = [1, 5, *[model.config.av_token_id] * (3 * audio + frames * video), 6, 7]
     inputs = {"input_ids": torch.tensor([tokens] * batch)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if audio:
         inputs["input_features"] = torch.randn(batch, 48, 64, generator=generator)
     if video:
-        inputs["pixel_values_videos"] = torch.randn(batch, 4, 3, 16, 16, generator=generator)
+        inputs["pixel_values_videos"] = torch.randn(batch, frames, 3, 16, 16, generator=generator)
     return inputs
 
 
@@ -190,6 +192,39 @@ def test_every_fusion_is_saved_and_loaded_whole(fusion, tmp_path):
     for option in ("fusion", "optimal_transport", "transport_attention", "cross_attention_heads", "has_vision_tower"):
         assert getattr(again.config, option) == getattr(model.config, option)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("transport", [True, False])
+@pytest.mark.parametrize("fusion", ["concat_time", "concat_channel", "cross_attention", "audio_only", "video_only"])
+def test_no_parameter_of_any_fusion_is_without_gradient(fusion, transport):
+    """One that is stops plain data parallelism at its second step."""
+    single = fusion.endswith("only")
+    if single and transport:
+        pytest.skip("a baseline has no transport")
+    model = tiny_model(fusion=fusion, optimal_transport=transport, token_layer_norm=True, num_video_frames=3).train()
+    inputs = clip_inputs(model, audio=fusion != "video_only", video=fusion != "audio_only", frames=3)
+    features = {name: value for name, value in inputs.items() if name in FEATURE_INPUTS}
+    clips = model.get_soft_tokens(**features)
+    loss = clips.soft_tokens.square().sum() + (clips.alignment_loss or 0)
+    loss.backward()
+    parts = ("fusion", "multi_modal_projector", "audio_tower")
+    assert [n for n, p in model.named_parameters() if n.startswith(parts) and p.grad is None] == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.float32])
+def test_stored_features_may_have_any_dtype(dtype):
+    model = tiny_model(has_vision_tower=False)
+    audio, video = torch.randn(1, 48, 64), torch.randn(1, 4, 24).half()
+    expected = model.get_soft_tokens(audio, video_features=video.float()).soft_tokens
+    torch.testing.assert_close(model.get_soft_tokens(audio, video_features=video.to(dtype)).soft_tokens, expected)
+    model.double().get_soft_tokens(audio, video_features=video.float())
+
+
+def test_a_language_model_may_embed_in_fewer_channels_than_it_computes_in():
+    text_config = {"model_type": "opt", "word_embed_proj_dim": 16, "ffn_dim": 32, "do_layer_norm_before": False}
+    model = tiny_model(text_config=text_config)
+    assert model(**clip_inputs(model)).logits.shape[-1] == 300
 
 
 @torch.no_grad()

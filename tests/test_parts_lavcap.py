@@ -106,7 +106,7 @@ def test_loaded_models_serve_as_parts_and_any_language_model_will_do(parts):
 
 
 def test_parts_come_in_one_dtype_but_for_statistics(parts):
-    model = assemble(parts[0], dtype=torch.bfloat16)
+    model = assemble(parts[0], dtype="bfloat16")
     kept = {name for name, tensor in model.state_dict().items() if tensor.dtype == torch.float32}
     assert {name.rpartition(".")[0] for name in kept} == {"audio_tower.batch_norm", "fusion"}
     assert model.dtype == torch.bfloat16
@@ -120,11 +120,13 @@ def test_parts_come_in_one_dtype_but_for_statistics(parts):
         ({"fusion": "audio_only"}, "Got vision=.* for fusion='audio_only', which has no such tower"),
         (
             {"audio_config": {"hidden_size": 36}},
-            r"patch_embed.weight: expected \(36, 1, 16, 16\), got \(24",
+            r"layer_norm.bias: expected \(36,\), got \(24,\)",
         ),
         ({"text": "no/such/folder"}, "no/such/folder"),
         ({"text_config": {"hidden_size": 64}}, "Got text_config beside a part that has one of its own"),
         ({"vision_config": {"projection_dim": 24}}, "Got vision_config beside a part"),
+        ({"dtype": "bfloat"}, "dtype is 'bfloat', expected a torch dtype"),
+        ({"audio": "no/such/ced.pt"}, "no/such/ced.pt: no such file"),
         ({"fuson": "concat_time"}, "'fuson' is not an option of LavcapConfig; did you mean fusion"),
     ],
 )
@@ -199,6 +201,16 @@ def test_another_base_is_refused_by_its_shapes_where_there_is_no_configuration(a
         (tmp_path / name).write_bytes((adapter[0] / name).read_bytes())
     with pytest.raises(WeightsError, match=message):
         tiny_model(**fields).load_adapter(tmp_path)
+
+
+def test_a_plain_adapter_is_compared_with_the_base_that_it_names(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    base = LavcapForConditionalGeneration.from_pretrained(tmp_path / "base")
+    get_peft_model(base, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "config.json").exists()
+    tiny_model().load_adapter(tmp_path / "adapter")
+    with pytest.raises(WeightsError, match="expected text_model_vocab_size 300, got 310"):
+        tiny_model(text_config={"vocab_size": 310}).load_adapter(tmp_path / "adapter")
 
 
 def test_a_base_of_another_name_is_a_warning(adapter, caplog):

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import yaml
+from peft import LoraConfig, get_peft_model
 
-from conftest import ROOT
+from conftest import ROOT, tiny_model
 
 
 TINY = {
@@ -64,6 +65,13 @@ def recipe(toy_world, tmp_path):
     }
     path.write_text(yaml.safe_dump(fields))
     return path
+
+
+UNTRAINABLE = {
+    "half": lambda model: model.half(),
+    "blind": lambda model: model,
+    "adapted": lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])),
+}
 
 
 def run(*command: object) -> subprocess.CompletedProcess:
@@ -149,11 +157,20 @@ def test_a_single_modality_baseline_goes_the_whole_way(modality, recipe, tmp_pat
         (("--audio_only_rate", "2"), "expected shares of the training clips"),
         (("--resume_from_checkpoint", "true"), "holds no checkpoint to resume from"),
         (("--model_name_or_path", "no/such/model"), "no/such/model: no such folder"),
+        (("--model_name_or_path", "half"), "half: has float16 weights, which overflow in training"),
+        (("--model_name_or_path", "adapted"), "adapted: holds an adapter, which is loaded for inference"),
+        (("--model_name_or_path", "blind"), "blind: has no vision tower, so it takes stored video_features"),
     ],
 )
-def test_bad_options_end_in_one_line_and_status_2(recipe, tmp_path, options, message, monkeypatch, capsys):
+def test_bad_options_end_in_one_line_and_status_2(recipe, tmp_path, options, message, monkeypatch, capsys, processor):
     import train_hf
 
+    if options[1] in UNTRAINABLE:
+        model = UNTRAINABLE[options[1]](tiny_model(has_vision_tower=options[1] != "blind"))
+        model.save_pretrained(tmp_path / options[1])
+        tiny_model().save_pretrained(tmp_path / "adapted") if options[1] == "adapted" else None
+        processor.save_pretrained(tmp_path / options[1])
+        options = (options[0], str(tmp_path / options[1]))
     monkeypatch.setattr(sys, "argv", ["train_hf.py", str(recipe), *options])
     with pytest.raises(SystemExit) as stopped:
         train_hf.main()
