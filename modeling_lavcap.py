@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, cached_file, can_return_tuple, is_peft_available
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, is_peft_available
 from transformers.utils.output_capturing import capture_outputs
 
 
@@ -34,20 +34,11 @@ try:  # inside a package: the Hub's module cache
         find_file,
         load_part,
         published_name,
-        read_json,
+        read_ced,
         released_decoding,
     )
     from .transport_lavcap import alignment_loss, at_least_float32, log_sinkhorn
-    from .weights_lavcap import (
-        WEIGHT_SUFFIXES,
-        WeightsError,
-        ced_sizes,
-        ced_weights,
-        check_values,
-        fit_time_positions,
-        load_strictly,
-        read_weights,
-    )
+    from .weights_lavcap import WeightsError, fit_time_positions, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
     from parts_lavcap import (
@@ -59,20 +50,11 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         find_file,
         load_part,
         published_name,
-        read_json,
+        read_ced,
         released_decoding,
     )
     from transport_lavcap import alignment_loss, at_least_float32, log_sinkhorn
-    from weights_lavcap import (
-        WEIGHT_SUFFIXES,
-        WeightsError,
-        ced_sizes,
-        ced_weights,
-        check_values,
-        fit_time_positions,
-        load_strictly,
-        read_weights,
-    )
+    from weights_lavcap import WeightsError, fit_time_positions, load_strictly
 
 
 FEATURE_INPUTS = ("input_features", "pixel_values_videos", "video_features", "audio_mask", "video_mask")
@@ -235,15 +217,9 @@ class LavcapAudioModel(LavcapPreTrainedModel):
         Raises:
             WeightsError: unreadable, unsafe, or not the weights of CED.
         """
-        if not Path(path).exists() and Path(path).suffix in WEIGHT_SUFFIXES:
-            raise WeightsError(f"{path}: no such file; check the path.")
-        saved = {} if Path(path).is_file() else read_json(find_file(path, "config.json", {}))
-        saved = saved if saved.get("model_type") == LavcapAudioConfig.model_type else {}
-        file = path if Path(path).exists() else cached_file(str(path), "model.safetensors")
+        weights, told = read_ced(path, LavcapAudioConfig.model_type)
         try:
-            weights, _ = ced_weights(read_weights(file))
-            check_values(weights)
-            fields = ced_sizes(weights) | saved | dict(fields)
+            fields = told | dict(fields)
             if "num_attention_heads" not in fields:
                 raise WeightsError("its width does not tell the attention heads; pass num_attention_heads.")
             config = LavcapAudioConfig(**fields)

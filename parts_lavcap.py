@@ -14,9 +14,27 @@ from transformers.utils import cached_file, logging
 
 
 try:  # inside a package: the Hub's module cache
-    from .weights_lavcap import WeightsError, listed, read_weights, shorten
+    from .weights_lavcap import (
+        WEIGHT_SUFFIXES,
+        WeightsError,
+        ced_sizes,
+        ced_weights,
+        check_values,
+        listed,
+        read_weights,
+        shorten,
+    )
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from weights_lavcap import WeightsError, listed, read_weights, shorten
+    from weights_lavcap import (
+        WEIGHT_SUFFIXES,
+        WeightsError,
+        ced_sizes,
+        ced_weights,
+        check_values,
+        listed,
+        read_weights,
+        shorten,
+    )
 
 
 logger = logging.get_logger(__name__)
@@ -58,6 +76,29 @@ def load_part(kind: type, part: str | Path | PreTrainedModel, dtype: torch.dtype
             f"{part}: lacks {len(missing)} tensors ({shorten(missing)}), expected all of a {type(model).__name__}."
         )
     return model
+
+
+def read_ced(path: str | Path, own_type: str) -> tuple[dict[str, torch.Tensor], dict]:
+    """Weights of CED under the names of `LavcapAudioModel`, and the fields of its configuration that they tell.
+
+    Args:
+        path: file, folder, or name on the Hub.
+        own_type: `model_type` of a saved audio tower, whose configuration tells all fields.
+
+    Raises:
+        WeightsError: unreadable, unsafe, or not the weights of CED.
+    """
+    if not Path(path).exists() and Path(path).suffix in WEIGHT_SUFFIXES:
+        raise WeightsError(f"{path}: no such file; check the path.")
+    saved = {} if Path(path).is_file() else read_json(find_file(path, "config.json", {}))
+    file = path if Path(path).exists() else cached_file(str(path), "model.safetensors")
+    tensors = read_weights(file)
+    try:
+        weights, _ = ced_weights(tensors)
+        check_values(weights)
+        return weights, ced_sizes(weights) | (saved if saved.get("model_type") == own_type else {})
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
