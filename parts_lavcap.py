@@ -14,33 +14,16 @@ from transformers.utils import cached_file, logging
 
 
 try:  # inside a package: the Hub's module cache
-    from .weights_lavcap import (
-        WEIGHT_SUFFIXES,
-        WeightsError,
-        ced_sizes,
-        ced_weights,
-        check_values,
-        listed,
-        read_weights,
-        shorten,
-    )
+    from .weights_lavcap import WEIGHT_SUFFIXES, WeightsError, ced_tower, listed, read_weights, shorten
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from weights_lavcap import (
-        WEIGHT_SUFFIXES,
-        WeightsError,
-        ced_sizes,
-        ced_weights,
-        check_values,
-        listed,
-        read_weights,
-        shorten,
-    )
+    from weights_lavcap import WEIGHT_SUFFIXES, WeightsError, ced_tower, listed, read_weights, shorten
 
 
 logger = logging.get_logger(__name__)
 
 # Statistics and the scale must not lose bits, whatever dtype the rest is loaded in.
 KEPT_IN_FLOAT32 = frozenset({"batch_norm", "logit_scale"})
+RELEASED_DECODING = {"num_beams": 4, "max_new_tokens": 200, "do_sample": False}
 
 
 def check_parts(options: dict, audio: object, vision: object):
@@ -94,9 +77,8 @@ def read_ced(path: str | Path, own_type: str) -> tuple[dict[str, torch.Tensor], 
     file = path if Path(path).exists() else cached_file(str(path), "model.safetensors")
     tensors = read_weights(file)
     try:
-        weights, _ = ced_weights(tensors)
-        check_values(weights)
-        return weights, ced_sizes(weights) | (saved if saved.get("model_type") == own_type else {})
+        weights, fields = ced_tower(tensors)
+        return weights, fields | (saved if saved.get("model_type") == own_type else {})
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
 
@@ -158,9 +140,7 @@ def released_decoding(base: GenerationConfig | PreTrainedConfig) -> GenerationCo
         bos_token_id=base.bos_token_id,
         eos_token_id=base.eos_token_id,
         pad_token_id=pad,
-        num_beams=4,
-        max_new_tokens=200,
-        do_sample=False,
+        **RELEASED_DECODING,
     )
 
 

@@ -2,7 +2,7 @@
 """Processor of LAVCap: clips, prompts and captions in, tensors out. The same one serves training and inference."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from transformers.utils import logging
 
 
 try:  # inside a package: the Hub's module cache
+    from .configuration_lavcap import SINGLE_MODALITIES
     from .media_lavcap import IMAGE_SUFFIXES, Clip, even_indices, read_clip, read_images, resample, to_mono
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from configuration_lavcap import SINGLE_MODALITIES
     from media_lavcap import IMAGE_SUFFIXES, Clip, even_indices, read_clip, read_images, resample, to_mono
 
 
@@ -266,14 +268,16 @@ class LavcapProcessor(ProcessorMixin):
                     f"Got {len(column)} {name} for {count} clips, expected one per clip; use None for gaps."
                 )
             columns.append(column or [None] * count)
-        self._check_modalities(audio=audio, videos=videos, video_features=video_features)
+        given = {"audio": audio, "videos": videos, "video_features": video_features}
+        self._check_modalities(name for name, column in given.items() if column)
         features = [self._features(*parts, sampling_rate) for parts in zip(*columns, strict=True)]
         return self.batch(features, text, captions)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """What the model takes of a clip: `("audio", "video")`, or one of them for a single-modality baseline."""
-        return {"audio_only": ("audio",), "video_only": ("video",)}.get(self.fusion, ("audio", "video"))
+        single = SINGLE_MODALITIES.get(self.fusion)
+        return ("audio", "video") if single is None else (single,)
 
     def load_clip(self, path: str | Path, audio: bool = True, video: bool = True) -> Clip:
         """Decode the window of a clip that the model can take; a longer one is cut with a warning.
@@ -317,12 +321,8 @@ class LavcapProcessor(ProcessorMixin):
         if not clips:
             raise ValueError("Got no clip: pass media, audio, videos or video_features.")
         data: dict[str, torch.Tensor] = {}
-        present = {name: [clip for clip in clips if name in clip] for clip in clips for name in clip}
-        self._check_modalities(
-            audio=present.get("input_features", []),
-            videos=present.get("pixel_values_videos", []),
-            video_features=present.get("video_features", []),
-        )
+        arguments = {"input_features": "audio", "pixel_values_videos": "videos"}
+        self._check_modalities(arguments.get(name, name) for clip in clips for name in clip)
         video_name = "video_features" if any("video_features" in clip for clip in clips) else "pixel_values_videos"
         if video_name == "video_features" and any("pixel_values_videos" in clip for clip in clips):
             raise ValueError("Got pixels and video_features in one batch, expected one of them for all clips.")
@@ -383,9 +383,9 @@ class LavcapProcessor(ProcessorMixin):
         missing = "sound" if self.modalities == ("audio",) else "picture"
         return f"no {missing}, and the model, a baseline on one modality, takes nothing else: leave the clip out."
 
-    def _check_modalities(self, **given: list):
-        for name, column in given.items():
-            if len(self.modalities) == 1 and column and not name.startswith(self.modalities[0]):
+    def _check_modalities(self, arguments: Iterable[str]):
+        for name in arguments:
+            if len(self.modalities) == 1 and not name.startswith(self.modalities):
                 raise ValueError(
                     f"Got {name}, but the model is a baseline on {self.modalities[0]} alone (fusion is "
                     f"{self.fusion!r}): leave them out."

@@ -43,6 +43,7 @@ from lavcap.recipe import check_config_fields, parse_object, parse_recipe
 from lavcap.trainer import LavcapTrainer
 from media_lavcap import MediaError
 from modeling_lavcap import LavcapForConditionalGeneration
+from parts_lavcap import RELEASED_DECODING
 from processing_lavcap import LavcapProcessor
 
 
@@ -182,7 +183,7 @@ def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, L
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
         config = fresh_config(args.model_config, tokenizer)
         model, processor = LavcapForConditionalGeneration(config), LavcapProcessor.from_config(config, tokenizer)
-        model.generation_config.update(num_beams=4, max_new_tokens=200, do_sample=False)
+        model.generation_config.update(**RELEASED_DECODING)
     given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
     return model, processor

@@ -178,7 +178,14 @@ def _split_qkv(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name.replace("qkv", part): third for part, third in thirds}
 
 
-def ced_sizes(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+def ced_tower(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """Usable weights of `LavcapAudioModel` out of the tensors of CED, and what they tell of its configuration."""
+    weights, _ = ced_weights(tensors)
+    check_values(weights)
+    return weights, _ced_sizes(weights)
+
+
+def _ced_sizes(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Fields of `LavcapAudioConfig` that the tensors of an audio tower tell; the window is not among them.
 
     Raises:

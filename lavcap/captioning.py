@@ -1,6 +1,5 @@
 """Captions for many clips: loading a model, batching, and generation, for scripts and evaluation alike."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from configuration_lavcap import LavcapConfig
 from media_lavcap import IMAGE_SUFFIXES, MEDIA_SUFFIXES, MediaError, list_folder
 from modeling_lavcap import LavcapForConditionalGeneration
+from parts_lavcap import read_json
 from processing_lavcap import LavcapProcessor
 
 
@@ -62,7 +62,7 @@ def check_model_name(name_or_path: str | Path):
         return
     if not (path / "config.json").is_file():
         raise ValueError(f"{path}: holds no config.json, expected a folder written by save_pretrained or train_hf.py.")
-    kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+    kind = read_json(path / "config.json").get("model_type")
     if kind != LavcapConfig.model_type:
         raise ValueError(f"{path}: holds a model of type {kind!r}, expected 'lavcap'; pass a LAVCap model.")
 

@@ -29,6 +29,7 @@ from lavcap.released_checkpoint import (
     Weights,
     check_lora_layers,
     check_loras,
+    is_ced,
     merge_loras,
     sort_checkpoint,
 )
@@ -55,21 +56,6 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 # -------------------------------------------------------------------------------------------------------- conversion
 
 
-def convert_ced(checkpoint: str | Path, output: str | Path, options: ReleasedOptions | None = None) -> str:
-    """Write CED's own file as a folder for `LavcapAudioModel.from_pretrained`; the table of what went where.
-
-    Args:
-        options: tell heads and window where they are given; else heads of 64 channels and a window of 1024 frames.
-    """
-    model = LavcapAudioModel.from_ced(checkpoint, **({} if options is None else options.audio_fields))
-    with whole_folder(output) as folder:
-        model.save_pretrained(folder)
-    _, unused = ced_weights(read_weights(checkpoint))
-    weights = Weights(unused=unused)
-    weights.add(model.state_dict(), Path(checkpoint).name, AUDIO)
-    return format_table(weights, model.dtype, output)
-
-
 @dataclass(frozen=True)
 class Sources:
     """Where the parts come from that a checkpoint lacks: names on the Hub or folders; of CED a file."""
@@ -79,19 +65,21 @@ class Sources:
     audio_encoder: str | Path | None = None
 
 
-def convert_lavcap(
+def convert(
     checkpoint: str | Path,
-    options: ReleasedOptions,
+    options: ReleasedOptions | None,
     output: str | Path,
     sources: Sources = Sources(),
     lora: str = "merge",
     dtype: torch.dtype | None = None,
 ) -> str:
-    """Write a released LAVCap checkpoint as a folder for `from_pretrained`; the table of what went where.
+    """Write a released checkpoint as a folder for `from_pretrained`; the table of what went where.
 
     Args:
-        checkpoint: the CUDA runner's file or the Gaudi Trainer's state dict, as pickle or safetensors.
-        options: the configuration that it was trained with.
+        checkpoint: LAVCap's, that is the CUDA runner's file or the Gaudi Trainer's state dict, as pickle or
+            safetensors; or CED's own file, which becomes an audio tower.
+        options: the configuration that it was trained with. CED does without: heads of 64 channels and a window of
+            1024 frames.
         output: new folder; it appears when it is complete.
         sources: of what the checkpoint lacks.
         lora: `"merge"` folds both LoRAs into the weights, `"adapter"` writes a PEFT adapter beside them.
@@ -101,7 +89,41 @@ def convert_lavcap(
         WeightsError: a tensor without a place, a place without a tensor, shapes that differ.
         ValueError: options that are unknown or contradict the checkpoint.
     """
-    weights = sort_checkpoint(read_weights(checkpoint), "checkpoint")
+    tensors = read_weights(checkpoint)
+    if is_ced(tensors):
+        if sources != Sources() or dtype is not None or lora != "merge":
+            raise ValueError(
+                f"--checkpoint {checkpoint}: CED's own file, which takes --config and --output only; beside a LAVCap "
+                "checkpoint it goes to --audio-encoder."
+            )
+        return _convert_ced(checkpoint, tensors, options, output)
+    if options is None:
+        raise ValueError("Got no --config, expected the configuration that the checkpoint was trained with.")
+    weights = sort_checkpoint(tensors, "checkpoint")
+    return _convert_lavcap(checkpoint, weights, options, output, sources, lora, dtype)
+
+
+def _convert_ced(
+    checkpoint: str | Path, tensors: dict[str, torch.Tensor], options: ReleasedOptions | None, output: str | Path
+) -> str:
+    model = LavcapAudioModel.from_ced(checkpoint, **({} if options is None else options.audio_fields))
+    with whole_folder(output) as folder:
+        model.save_pretrained(folder)
+    _, unused = ced_weights(tensors)
+    weights = Weights(unused=unused)
+    weights.add(model.state_dict(), Path(checkpoint).name, AUDIO)
+    return format_table(weights, model.dtype, output)
+
+
+def _convert_lavcap(
+    checkpoint: str | Path,
+    weights: Weights,
+    options: ReleasedOptions,
+    output: str | Path,
+    sources: Sources,
+    lora: str,
+    dtype: torch.dtype | None,
+) -> str:
     check_loras(weights, options)
     if options.defaults_taken:
         taken = ", ".join(f"{name} {value}" for name, value in options.defaults_taken.items())

@@ -7,7 +7,6 @@ Source: Hyeongkeun/LAVCap (`configs/config_best.yaml`, `models/lavcaps.py`) and 
 import difflib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import yaml
 from transformers import PreTrainedConfig
 
-from configuration_lavcap import LavcapConfig
+from configuration_lavcap import LavcapAudioConfig, LavcapConfig
 
 
 _CONCAT_TIME, _CONCAT_CHANNEL, _CROSS_ATTENTION = (
@@ -188,9 +187,8 @@ class ReleasedOptions:
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """Keywords of `GenerationConfig`; beam search as released where the configuration is silent."""
-        given = {name: self.generate[name] for name in DECODING if self.generate.get(name) is not None}
-        return {"num_beams": 4, "max_new_tokens": 200, "do_sample": False} | given
+        """Keywords of `GenerationConfig` that the configuration has."""
+        return {name: self.generate[name] for name in DECODING if self.generate.get(name) is not None}
 
     @property
     def prompt(self) -> dict[str, str]:
@@ -200,7 +198,7 @@ class ReleasedOptions:
 
     def to_config(self, vision_config: PreTrainedConfig | None, **fields) -> LavcapConfig:
         """Our configuration; `fields` are those that the released one does not know."""
-        audio_config = self.audio_fields
+        audio_config = LavcapAudioConfig(**self.audio_fields)
         if vision_config is None and self["embed_dim"] != 768:  # not CLIP ViT-L/14's, which is the default
             vision_config = {"projection_dim": self["embed_dim"]}
         fusion = FUSION_TYPES[self.get("fusion_type")]
@@ -209,14 +207,15 @@ class ReleasedOptions:
             options.pop("cross_attention_heads")
         config = {"audio_config": audio_config, "vision_config": vision_config}
         config |= fusion | options | {"alignment_weights": "plan" if self["use_exp_Q"] else "log_plan"}
-        return LavcapConfig(**(config | {"num_video_frames": self._frames_that_fit(audio_config, fusion)} | fields))
+        config["num_video_frames"] = self._frames_that_fit(audio_config, fusion["fusion"])
+        return LavcapConfig(**(config | fields))
 
-    def _frames_that_fit(self, audio_config: Mapping[str, int], fusion: Mapping[str, Any]) -> int:
+    def _frames_that_fit(self, audio_config: LavcapAudioConfig, fusion: str) -> int:
         """The released frames; not more than audio tokens where they share a channel, as in a short window."""
-        rows = 1 if self["spec_f_mean"] else audio_config["num_mel_bins"] // 16
-        audio_tokens = rows * (audio_config["max_frames"] // 16)
-        channel = fusion["fusion"] == "concat_channel"
-        return min(self.num_video_frames, audio_tokens) if channel else self.num_video_frames
+        if fusion != "concat_channel":
+            return self.num_video_frames
+        rows = 1 if self["spec_f_mean"] else audio_config.num_frequency_patches
+        return min(self.num_video_frames, rows * audio_config.num_time_patches)
 
     def _check_kinds(self):
         known = {"fusion_type": str, "prompt_template": str, "llama_decoder_path": str, "llama": dict}
@@ -281,7 +280,9 @@ def _fits(value: Any, kind: type) -> bool:
         number = float(value)
     except (TypeError, ValueError):
         return False
-    return number >= 1 and number == int(number) if kind is int and math.isfinite(number) else 0 <= number < math.inf
+    if not math.isfinite(number):
+        return False
+    return number >= 1 and number == int(number) if kind is int else number >= 0
 
 
 def _read(path: Path) -> dict[str, Any]:

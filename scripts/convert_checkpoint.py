@@ -11,16 +11,13 @@ tower; it needs no --config. Every tensor must find its place and every place it
 with a table of what went where.
 """
 
-import argparse
 import sys
 
 import torch
 
 from lavcap.cli import Parser, check_new_folder, errors_in_one_line
-from lavcap.conversion import Sources, convert_ced, convert_lavcap
-from lavcap.released_checkpoint import is_ced
+from lavcap.conversion import Sources, convert
 from lavcap.released_options import ReleasedOptions
-from weights_lavcap import read_weights
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -41,29 +38,16 @@ def main() -> int:
     args = parser.parse_args()
     with errors_in_one_line():
         check_new_folder(args.output, "--output")
-        print(_convert(args))
+        table = convert(
+            args.checkpoint,
+            ReleasedOptions.read(args.config) if args.config else None,
+            args.output,
+            Sources(args.text_model, args.vision_model, args.audio_encoder),
+            lora=args.lora,
+            dtype=getattr(torch, args.dtype) if args.dtype else None,
+        )
+        print(table)
     return 0
-
-
-def _convert(args: argparse.Namespace) -> str:
-    options = None if args.config is None else ReleasedOptions.read(args.config)
-    if is_ced(read_weights(args.checkpoint)):
-        if args.text_model or args.vision_model or args.audio_encoder or args.dtype or args.lora != "merge":
-            raise ValueError(
-                f"--checkpoint {args.checkpoint}: CED's own file, which takes --config and --output only; beside a "
-                "LAVCap checkpoint it goes to --audio-encoder."
-            )
-        return convert_ced(args.checkpoint, args.output, options)
-    if options is None:
-        raise ValueError("Got no --config, expected the configuration that the checkpoint was trained with.")
-    return convert_lavcap(
-        args.checkpoint,
-        options,
-        args.output,
-        Sources(args.text_model, args.vision_model, args.audio_encoder),
-        lora=args.lora,
-        dtype=getattr(torch, args.dtype) if args.dtype else None,
-    )
 
 
 if __name__ == "__main__":

@@ -56,8 +56,9 @@ def _evaluate(args: argparse.Namespace):
     if args.max_clips is not None:
         rows = rows.select(range(min(args.max_clips, len(rows))))
     model, processor = load_model(args.model, args.device)
-    modalities = args.modalities or usable_modalities(processor)
-    if unusable := [modality for modality in modalities if modality not in usable_modalities(processor)]:
+    usable = usable_modalities(processor)
+    modalities = args.modalities or usable
+    if unusable := [modality for modality in modalities if modality not in usable]:
         raise ValueError(
             f"--modalities {' '.join(unusable)}: the model is a baseline on {processor.modalities[0]} alone; leave "
             "the option out."

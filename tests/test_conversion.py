@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 from conftest import ROOT
-from lavcap.conversion import convert_lavcap
+from lavcap.conversion import convert as convert_checkpoint
 from lavcap.released_options import ReleasedOptions
 from lavcap.toy_dataset import train_tokenizer
 from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
@@ -647,5 +647,5 @@ def test_a_failure_while_writing_leaves_nothing(shipped, tmp_path, monkeypatch):
 
     monkeypatch.setattr(LavcapForConditionalGeneration, "save_pretrained", fail)
     with pytest.raises(KeyboardInterrupt):
-        convert_lavcap(arguments[1], ReleasedOptions.read(arguments[3]), tmp_path / "out")
+        convert_checkpoint(arguments[1], ReleasedOptions.read(arguments[3]), tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
