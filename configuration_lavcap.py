@@ -6,14 +6,29 @@ import difflib
 import math
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, __version__
 
 
 SINGLE_MODALITIES = {"audio_only": "audio", "video_only": "video"}
 FUSIONS = ("concat_time", "concat_channel", "cross_attention", *SINGLE_MODALITIES)
 TRANSPORT_ATTENTIONS = ("none", "joint", "barycentric")
 ALIGNMENT_WEIGHTS = ("log_plan", "plan")
+
+# What LAVCap was released with, where it differs from the defaults of the classes.
+CLIP_VIT_L_14 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+LLAMA_2_7B = {
+    "vocab_size": 32001,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "pad_token_id": 32000,
+}
 
 AUTO_MAP = {
     "AutoConfig": "configuration_lavcap.LavcapConfig",
@@ -46,6 +61,7 @@ class LavcapAudioConfig(PreTrainedConfig):
 
     model_type = "lavcap_audio_model"
     base_config_key = "audio_config"
+    attribute_map = {"layer_norm_epsilon": "layer_norm_eps"}
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -129,31 +145,7 @@ class LavcapConfig(PreTrainedConfig):
     """
 
     model_type = "lavcap"
-    sub_configs_defaults = {
-        "audio_config": LavcapAudioConfig,
-        "vision_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="clip_vision_model",
-            init_kwargs={
-                "hidden_size": 1024,
-                "intermediate_size": 4096,
-                "num_hidden_layers": 24,
-                "num_attention_heads": 16,
-                "patch_size": 14,
-                "projection_dim": 768,
-            },
-        ),
-        "text_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="llama",
-            init_kwargs={
-                "vocab_size": 32001,
-                "max_position_embeddings": 4096,
-                "rms_norm_eps": 1e-5,
-                "pad_token_id": 32000,
-            },
-        ),
-    }
+    sub_configs = {"audio_config": LavcapAudioConfig, "vision_config": AutoConfig, "text_config": AutoConfig}
 
     audio_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
@@ -184,6 +176,9 @@ class LavcapConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _reject_misspelt(self, kwargs)
+        self.audio_config = _built("audio_config", self.audio_config, LavcapAudioConfig, {})
+        self.vision_config = _built("vision_config", self.vision_config, "clip_vision_model", CLIP_VIT_L_14)
+        self.text_config = _built("text_config", self.text_config, "llama", LLAMA_2_7B)
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
@@ -265,10 +260,28 @@ class LavcapConfig(PreTrainedConfig):
         return rows * self.audio_config.num_time_patches
 
 
+def _built(name: str, part: dict | PreTrainedConfig | None, kind: type | str, defaults: dict) -> PreTrainedConfig:
+    """Configuration of a part from its fields; `kind` is its class, or the model type where the fields name none."""
+    if isinstance(part, PreTrainedConfig):
+        return part
+    fields = defaults if part is None else part
+    if not isinstance(fields, dict):
+        raise TypeError(f"{name} is of type {type(part).__name__}, expected a configuration or a dict of its fields.")
+    if isinstance(kind, str):
+        model_type = fields.get("model_type", kind)
+        if model_type not in CONFIG_MAPPING:
+            raise ValueError(
+                f"{name} has model_type {model_type!r}, expected one that Transformers {__version__} knows: check "
+                "the spelling, or update Transformers."
+            )
+        kind = CONFIG_MAPPING[model_type]
+    return kind(**fields)
+
+
 def _reject_misspelt(config: PreTrainedConfig, extra: dict[str, Any]):
     """Refuse an extra field that looks like a known one; others are kept, as every configuration does."""
     known = [field.name for field in dataclasses.fields(config)]
-    for name in extra:
+    for name in extra.keys() - config.attribute_map:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         if near and not name.startswith("_"):
             raise ValueError(f"{name!r} is not an option of {type(config).__name__}; did you mean {near[0]}?")

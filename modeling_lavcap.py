@@ -16,7 +16,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, is_peft_available
@@ -189,6 +189,7 @@ class LavcapAudioModel(LavcapPreTrainedModel):
     main_input_name = "input_features"
     input_modalities = ("audio",)
     _can_record_outputs = {"hidden_states": LavcapAudioLayer, "attentions": LavcapAudioAttention}
+    _keep_in_fp32_modules_strict = ["batch_norm"]
 
     def __init__(self, config: LavcapAudioConfig):
         super().__init__(config)
@@ -472,21 +473,22 @@ class LavcapCausalLMOutputWithPast(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `()`): `caption_loss` plus `alignment_loss`; needs `labels`.
+        logits (`torch.FloatTensor` of shape `(batch, sequence, vocab_size)`).
+        past_key_values (`Cache`), hidden_states, attentions: of the language model; those of the towers are in the
+            outputs of `get_audio_features` and `get_video_features`.
         caption_loss (`torch.FloatTensor` of shape `()`): cross-entropy of the caption and its end token.
         alignment_loss (`torch.FloatTensor` of shape `()`): weighted alignment loss; only when a clip of the batch
             has both modalities and `optimal_transport` is on.
-        logits (`torch.FloatTensor` of shape `(batch, sequence, vocab_size)`).
-        past_key_values (`Cache`), hidden_states, attentions: of the language model.
         transport_plan (`torch.FloatTensor` of shape `(batch, video_tokens, audio_tokens)`): float32, total mass 1.
     """
 
     loss: torch.Tensor | None = None
-    caption_loss: torch.Tensor | None = None
-    alignment_loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    caption_loss: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
     transport_plan: torch.Tensor | None = None
 
 
@@ -600,18 +602,47 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
     def get_decoder(self) -> nn.Module:
         return self.language_model.get_decoder()
 
-    def get_audio_features(self, input_features: torch.Tensor) -> torch.Tensor:
-        """Tokens of the audio tower, `(batch, audio_tokens, hidden)`, from `(batch, frames, mel)` log-mel."""
-        return self.audio_tower(input_features).last_hidden_state
+    @can_return_tuple
+    def get_audio_features(
+        self, input_features: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Tokens of the audio tower.
 
-    def get_video_features(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        Args:
+            input_features: normalised log-mel, `(batch, frames, mel)`, float32.
+            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
+
+        Returns:
+            `pooler_output`, which is `last_hidden_state`: `(batch, audio_tokens, hidden)`, float32 or better;
+            `hidden_states`, `attentions` of the tower where asked for.
+        """
+        if self.audio_tower is None:
+            raise ValueError(
+                "Got input_features, but this model has no audio tower: it is a baseline on video alone "
+                f"(config.fusion is {self.config.fusion!r})."
+            )
+        output = self.audio_tower(input_features, **kwargs | {"return_dict": True})
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    @can_return_tuple
+    def get_video_features(
+        self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
         """Projected CLIP image embedding of each frame.
 
         Args:
             pixel_values_videos: `(batch, video_frames, 3, height, width)`, normalised as CLIP expects.
+            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
-            `(batch, video_frames, hidden)`.
+            `pooler_output`, `(batch, video_frames, hidden)`; and of the tower, where the patches of all frames of a
+            clip stand in one sequence, `last_hidden_state`, and `hidden_states`, `attentions` where asked for, with
+            `batch * video_frames` rows.
         """
         if self.vision_tower is None:
             raise ValueError(
@@ -623,8 +654,14 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
                 f"pixel_values_videos has shape {tuple(pixel_values_videos.shape)}, expected "
                 "(batch, video_frames, 3, height, width)."
             )
-        embeds = self.vision_tower(pixel_values_videos.flatten(0, 1)).image_embeds
-        return embeds.unflatten(0, pixel_values_videos.shape[:2])
+        output = self.vision_tower(pixel_values_videos.flatten(0, 1), **kwargs | {"return_dict": True})
+        clips = pixel_values_videos.shape[:2]
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state.unflatten(0, clips).flatten(1, 2),
+            pooler_output=output.image_embeds.unflatten(0, clips),
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
     def get_soft_tokens(
         self,
@@ -639,10 +676,11 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             raise ValueError("Got both pixel_values_videos and video_features, expected one: they are the same clip.")
         self._check_modality("audio", input_features)
         self._check_modality("video", pixel_values_videos, video_features)
-        audio = None if input_features is None else self.get_audio_features(input_features)
-        video = video_features
+        audio, video = None, video_features
+        if input_features is not None:
+            audio = self.get_audio_features(input_features, return_dict=True).pooler_output
         if pixel_values_videos is not None:
-            video = self.get_video_features(pixel_values_videos)
+            video = self.get_video_features(pixel_values_videos, return_dict=True).pooler_output
         if audio is None and video is None:
             raise ValueError("Got neither sound (input_features) nor picture (pixel_values_videos or video_features).")
         if video is not None:
@@ -693,7 +731,8 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         """Predict the caption.
 
         Args:
-            input_ids: `(batch, sequence)`; the clip's soft tokens stand where it is `config.av_token_id`.
+            input_ids: `(batch, sequence)`; the clip's soft tokens stand where it is `config.av_token_id`. Without a
+                clip that id is text like any other if the vocabulary has it, and an error by default, as it has not.
             attention_mask: `(batch, sequence)`, 0 at padding.
             input_features: normalised log-mel, `(batch, frames, mel)`, float32.
             pixel_values_videos: frames for CLIP, `(batch, video_frames, 3, height, width)`; or
@@ -701,6 +740,8 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             audio_mask, video_mask: `(batch,)` bool, whether a clip has sound, picture; default: all have.
             soft_tokens, soft_token_counts: result of [`get_soft_tokens`] in place of the clips themselves.
             labels: `(batch, sequence)`, -100 outside the caption and its end token.
+            inputs_embeds: `(batch, sequence, text_hidden)` in place of `input_ids`; a clip's soft tokens stand where
+                it is the embedding of `config.av_token_id`.
             num_items_in_batch: label tokens of all micro-batches of an optimiser step, by which the caption loss is
                 divided; the alignment loss is then weighed by this micro-batch's share of them.
 
@@ -716,8 +757,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             clips = self.get_soft_tokens(*features, audio_mask=audio_mask, video_mask=video_mask)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Got both or neither of input_ids and inputs_embeds, expected exactly one.")
-        if inputs_embeds is None:
-            inputs_embeds = self._embed(input_ids, clips)
+        inputs_embeds = self._embed(input_ids, inputs_embeds, clips)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -737,20 +777,41 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             self._add_losses(output, labels, num_items_in_batch)
         return output
 
-    def _embed(self, input_ids: torch.Tensor, clips: LavcapSoftTokens) -> torch.Tensor:
+    def _embed(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, clips: LavcapSoftTokens
+    ) -> torch.Tensor:
         """Look up the text and put each clip's soft tokens at its placeholders: `(batch, sequence, text_hidden)`."""
-        placeholder = input_ids == self.config.av_token_id
-        # The placeholder has no row in the embedding table: any other id serves for the look-up.
-        embeds = self.get_input_embeddings()(input_ids.masked_fill(placeholder, 0))
-        counts = torch.zeros_like(input_ids[:, 0]) if clips.soft_tokens is None else clips.soft_token_counts
+        table, token = self.get_input_embeddings(), self.config.av_token_id
+        has_row, no_clip = token < table.num_embeddings, clips.soft_tokens is None
+        if no_clip and (input_ids is None or has_row):
+            return table(input_ids) if inputs_embeds is None else inputs_embeds
+        if input_ids is None:
+            placeholder = self._embedded_placeholders(inputs_embeds)
+        else:
+            placeholder = input_ids == token
+            # Where the placeholder has no row in the embedding table any other id serves for the look-up.
+            inputs_embeds = table(input_ids.masked_fill(placeholder, 0))
+        counts = torch.zeros_like(placeholder[:, 0], dtype=torch.long) if no_clip else clips.soft_token_counts
         if not torch.compiler.is_compiling():
             self._check_placeholders(placeholder.sum(dim=1), counts)
-        if clips.soft_tokens is None:
-            return embeds
-        soft_tokens = clips.soft_tokens.to(embeds.device, embeds.dtype)
+        if no_clip:
+            return inputs_embeds
+        soft_tokens = clips.soft_tokens.to(inputs_embeds.device, inputs_embeds.dtype)
         rank = (placeholder.cumsum(dim=1) - 1).clamp(0, soft_tokens.shape[1] - 1)
         placed = soft_tokens.gather(1, rank[..., None].expand(-1, -1, soft_tokens.shape[-1]))
-        return torch.where(placeholder[..., None], placed, embeds)
+        return torch.where(placeholder[..., None], placed, inputs_embeds)
+
+    def _embedded_placeholders(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """Where the embedding of the placeholder stands, if it has one: `(batch, sequence)` bool."""
+        table, token = self.get_input_embeddings(), self.config.av_token_id
+        if token >= table.num_embeddings:
+            raise ValueError(
+                f"Got inputs_embeds and a clip, but the placeholder (av_token_id {token}) has no row among the "
+                f"{table.num_embeddings} embeddings that could mark its place: pass input_ids, or put the soft tokens "
+                "of get_soft_tokens into inputs_embeds yourself and leave the clip out."
+            )
+        marker = table(torch.tensor(token, device=inputs_embeds.device))
+        return (inputs_embeds == marker).all(dim=-1)
 
     def _without_placeholder(self, logits: torch.Tensor) -> torch.Tensor:
         """Rule the placeholder out where a resized vocabulary has a row for it; it is never a word."""

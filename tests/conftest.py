@@ -7,6 +7,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import av
+import library_tests
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,14 @@ from processing_lavcap import LavcapProcessor
 
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Transformers' own tests are there once `make contract` has fetched them.
+collect_ignore_glob = [] if library_tests.FOLDER.is_dir() else ["contract/*"]
+
+
+def pytest_configure(config):
+    for name in library_tests.MARKERS:
+        config.addinivalue_line("markers", f"{name}: of Transformers' own tests")
 
 
 def pytest_collection_modifyitems(items):

@@ -169,8 +169,10 @@ def test_a_baseline_takes_its_tokens_as_the_tower_made_them(fusion, audio):
     inputs = clip_inputs(model, audio=audio, video=not audio)
     output = model(**inputs)
     assert output.logits.isfinite().all() and output.alignment_loss is None and output.transport_plan is None
-    tokens = model.get_audio_features(inputs["input_features"]).unflatten(1, (4, 3)).mean(1) if audio else None
-    tokens = tokens if audio else model.get_video_features(inputs["pixel_values_videos"])
+    if audio:
+        tokens = model.get_audio_features(inputs["input_features"]).pooler_output.unflatten(1, (4, 3)).mean(1)
+    else:
+        tokens = model.get_video_features(inputs["pixel_values_videos"]).pooler_output
     features = {name: value for name, value in inputs.items() if name in FEATURE_INPUTS}
     expected = model.multi_modal_projector(tokens)
     torch.testing.assert_close(model.get_soft_tokens(**features).soft_tokens, expected)
@@ -306,7 +308,7 @@ def test_stored_features_replace_the_frames(model):
     inputs = clip_inputs(model)
     expected = model(**inputs).logits
     pixels = inputs.pop("pixel_values_videos")
-    features = model.get_video_features(pixels)
+    features = model.get_video_features(pixels).pooler_output
     torch.testing.assert_close(model(**inputs, video_features=features).logits, expected)
     with pytest.raises(ValueError, match="both pixel_values_videos and video_features"):
         model(**inputs, pixel_values_videos=pixels, video_features=features)
@@ -379,7 +381,7 @@ def test_a_resized_vocabulary_never_says_the_placeholder_and_loads_again(model, 
 @torch.no_grad()
 def test_output_may_be_a_tuple(model):
     output = model(**clip_inputs(model))
-    assert torch.equal(model(**clip_inputs(model), return_dict=False)[1], output.logits)
+    assert torch.equal(model(**clip_inputs(model), return_dict=False)[0], output.logits)
 
 
 @torch.no_grad()
