@@ -6,7 +6,19 @@ import difflib
 import math
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, __version__
+import transformers
+from packaging.version import Version
+
+
+OLDEST_TRANSFORMERS = "5.4.0"  # the first with dataclass configurations, as setup.py has it
+
+if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):  # before anything that an older one lacks
+    raise ImportError(
+        f"LAVCap needs Transformers {OLDEST_TRANSFORMERS} or newer, but {transformers.__version__} is installed: "
+        f"pip install --upgrade 'transformers>={OLDEST_TRANSFORMERS}'"
+    )
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig  # noqa: E402
 
 
 SINGLE_MODALITIES = {"audio_only": "audio", "video_only": "video"}
@@ -271,8 +283,8 @@ def _built(name: str, part: dict | PreTrainedConfig | None, kind: type | str, de
         model_type = fields.get("model_type", kind)
         if model_type not in CONFIG_MAPPING:
             raise ValueError(
-                f"{name} has model_type {model_type!r}, expected one that Transformers {__version__} knows: check "
-                "the spelling, or update Transformers."
+                f"{name} has model_type {model_type!r}, expected one that Transformers {transformers.__version__} "
+                "knows: check the spelling, or update Transformers."
             )
         kind = CONFIG_MAPPING[model_type]
     return kind(**fields)

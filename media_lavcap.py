@@ -65,6 +65,8 @@ def read_clip(
     Raises:
         MediaError: missing, unreadable, cut short, empty, or without sound and picture.
     """
+    if "://" in str(path):
+        raise MediaError(f"{path}: an address, not a file; download it, and pass the file.")
     path = Path(path)
     if path.is_dir() and not video:
         raise MediaError(f"{path}: a folder of frames, which has no sound; pass a file that has.")

@@ -26,14 +26,16 @@ from transformers.utils.output_capturing import capture_outputs
 try:  # inside a package: the Hub's module cache
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
     from .parts_lavcap import (
+        HUB_OPTIONS,
         KEPT_IN_FLOAT32,
         as_dtype,
         cast,
-        check_adapter,
         check_parts,
         find_file,
         load_part,
         published_name,
+        quantized_language_model,
+        read_adapter,
         read_ced,
         released_decoding,
     )
@@ -42,14 +44,16 @@ try:  # inside a package: the Hub's module cache
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
     from parts_lavcap import (
+        HUB_OPTIONS,
         KEPT_IN_FLOAT32,
         as_dtype,
         cast,
-        check_adapter,
         check_parts,
         find_file,
         load_part,
         published_name,
+        quantized_language_model,
+        read_adapter,
         read_ced,
         released_decoding,
     )
@@ -565,23 +569,31 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args, **kwargs):
-        """As [`PreTrainedModel.from_pretrained`]; a folder with an adapter is not loaded without its adapter."""
+        """As [`PreTrainedModel.from_pretrained`]; a folder with an adapter is not loaded without its adapter.
+
+        A `quantization_config` concerns the layers of the language model alone, unless it names what it spares.
+        """
         if not is_peft_available() and find_file(pretrained_model_name_or_path, "adapter_config.json", kwargs):
             raise ImportError(
                 f"{pretrained_model_name_or_path} holds a LoRA adapter, which needs PEFT: pip install peft. Without "
                 "it the captions would be those of the untrained base model."
             )
+        if kwargs.get("quantization_config") is not None and pretrained_model_name_or_path is not None:
+            options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            config = kwargs.get("config") or cls.config_class.from_pretrained(pretrained_model_name_or_path, **options)
+            kwargs["quantization_config"] = quantized_language_model(kwargs["quantization_config"], config)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
-    def load_adapter(self, peft_model_id: str | Path | None = None, *args, **kwargs):
+    def load_adapter(self, peft_model_id: str | Path | None = None, adapter_name: str | None = None, *args, **kwargs):
         """As [`PreTrainedModel.load_adapter`], after a look whether the adapter was trained on this base.
 
         Raises:
             WeightsError: its language model or towers were others, by vocabulary, width or shapes.
         """
-        if peft_model_id is not None:
-            check_adapter(self, peft_model_id, kwargs | (kwargs.get("adapter_kwargs") or {}))
-        report = super().load_adapter(peft_model_id, *args, **kwargs)
+        if peft_model_id is not None and kwargs.get("adapter_state_dict") is None:
+            options = kwargs | (kwargs.get("adapter_kwargs") or {})
+            kwargs["adapter_state_dict"] = read_adapter(self, peft_model_id, adapter_name or "default", options)
+        report = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
         if self.name_or_path:  # so that it is saved with the base that it is on, wherever it was made
             for adapter in self.peft_config.values():
                 adapter.base_model_name_or_path = self.name_or_path

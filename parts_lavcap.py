@@ -1,15 +1,17 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """Pretrained parts of a model: finding, loading and casting them, and whether an adapter belongs to them."""
 
+import copy
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, logging
 
 
@@ -23,6 +25,7 @@ logger = logging.get_logger(__name__)
 
 # Statistics and the scale must not lose bits, whatever dtype the rest is loaded in.
 KEPT_IN_FLOAT32 = frozenset({"batch_norm", "logit_scale"})
+HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 RELEASED_DECODING = {"num_beams": 4, "max_new_tokens": 200, "do_sample": False}
 
 
@@ -102,15 +105,42 @@ def find_file(name_or_path: str | Path | None, file: str, options: dict) -> str 
     """Local path of a file of a folder or of a Hub repository, if it is there; options as of `from_pretrained`."""
     if name_or_path is None:
         return None
-    known = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
     return cached_file(
         str(name_or_path),
         file,
-        **{name: options[name] for name in known if options.get(name) is not None},
+        **{name: options[name] for name in HUB_OPTIONS if options.get(name) is not None},
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
+
+
+def quantized_language_model(quantization_config: Any, config: PreTrainedConfig) -> Any:
+    """A quantisation that spares everything but the layers of the language model, unless it names what it spares.
+
+    The towers, the fusion, the projection and the head cost little memory and much accuracy.
+    """
+    fields = ("llm_int8_skip_modules", "modules_to_not_convert")
+    if isinstance(quantization_config, dict):
+        kinds = {"load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type"} & quantization_config.keys()
+        spared = fields[0] if kinds else fields[1]
+        if quantization_config.get(spared) is None:
+            quantization_config = quantization_config | {spared: _beside_the_layers(config)}
+        return quantization_config
+    for field in fields:
+        if getattr(quantization_config, field, ()) is None:
+            quantization_config = copy.deepcopy(quantization_config)
+            setattr(quantization_config, field, _beside_the_layers(config))
+    return quantization_config
+
+
+def _beside_the_layers(config: PreTrainedConfig) -> list[str]:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config.text_config)
+    heads = [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
+    return ["audio_tower", "vision_tower", "fusion", "multi_modal_projector"] + [
+        f"language_model.{name}" for name in heads
+    ]
 
 
 def published_name(part: str | Path | PreTrainedModel) -> str | None:
@@ -144,27 +174,49 @@ def released_decoding(base: GenerationConfig | PreTrainedConfig) -> GenerationCo
     )
 
 
-def check_adapter(model: PreTrainedModel, name: str | Path, options: dict):
-    """Refuse a PEFT adapter that was trained on another base.
+def read_adapter(
+    model: PreTrainedModel, name: str | Path, adapter: str, options: dict
+) -> dict[str, torch.Tensor] | None:
+    """Weights of a PEFT adapter that was trained on this base; `None` where they are in no safetensors file.
 
     Args:
         model: that shall take the adapter.
         name: folder or Hub repository of the adapter.
+        adapter: what the adapter will be called.
         options: of `from_pretrained`, such as `revision`.
+
+    Returns:
+        Tensors under the names that every release of Transformers finds in the model: without PEFT's prefix, and
+        whole modules where PEFT puts them beside the original.
 
     Raises:
         WeightsError: another vocabulary or width, by the LAVCap configuration beside the adapter or of the folder
             that it names as its base; a layer that the model lacks, or one of another size. Another name of the base
             alone is a warning.
     """
+    settings = read_json(find_file(name, "adapter_config.json", options))
     theirs = read_json(find_file(name, "config.json", options))
     if not theirs:  # PEFT writes no configuration beside its adapters, but says which base they were trained on
-        base = read_json(find_file(name, "adapter_config.json", options)).get("base_model_name_or_path")
+        base = settings.get("base_model_name_or_path")
         theirs = read_json(find_file(base, "config.json", {})) if base and Path(base).exists() else {}
     _check_base(model.config, name, theirs)
-    weights = find_file(name, "adapter_model.safetensors", options)
-    if weights is not None:
-        _check_shapes(model, read_weights(weights))
+    file = find_file(name, "adapter_model.safetensors", options)
+    if file is None:
+        return None
+    tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in read_weights(file).items()}
+    _check_shapes(model, tensors)
+    whole = tuple(f".{module}" for module in settings.get("modules_to_save") or ())
+    return {_beside_original(key, whole, adapter): tensor for key, tensor in tensors.items()}
+
+
+def _beside_original(key: str, whole: tuple[str, ...], adapter: str) -> str:
+    """Name of a tensor of a module that the adapter holds whole; other names stay."""
+    parts = key.split(".")
+    for length in range(1, len(parts)):
+        module = ".".join(parts[:length])
+        if whole and f".{module}".endswith(whole):
+            return ".".join([module, "modules_to_save", adapter, *parts[length:]])
+    return key
 
 
 def _check_base(config: PreTrainedConfig, name: str | Path, theirs: dict):
@@ -185,8 +237,7 @@ def _check_base(config: PreTrainedConfig, name: str | Path, theirs: dict):
 
 def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor]):
     problems = []
-    for key, tensor in tensors.items():
-        name = key.removeprefix("base_model.model.")
+    for name, tensor in tensors.items():
         lora = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.\w+)?(\.weight)?", name)
         try:
             layer = model.get_submodule(lora.group(1) if lora else name.rpartition(".")[0])

@@ -1,133 +1,36 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """Processor of LAVCap: clips, prompts and captions in, tensors out. The same one serves training and inference."""
 
-import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, ProcessorMixin, SequenceFeatureExtractor
+from transformers import BatchFeature, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, Unpack
 from transformers.utils import logging
 
 
 try:  # inside a package: the Hub's module cache
+    from .chat_lavcap import CHAT_TEMPLATE, PROMPT, clips_of
     from .configuration_lavcap import SINGLE_MODALITIES
-    from .media_lavcap import IMAGE_SUFFIXES, Clip, even_indices, read_clip, read_images, resample, to_mono
+    from .feature_extraction_lavcap import LavcapFeatureExtractor
+    from .inputs_lavcap import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
+    from .media_lavcap import Clip, read_clip, resample, to_mono
+    from .options_lavcap import CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from chat_lavcap import CHAT_TEMPLATE, PROMPT, clips_of
     from configuration_lavcap import SINGLE_MODALITIES
-    from media_lavcap import IMAGE_SUFFIXES, Clip, even_indices, read_clip, read_images, resample, to_mono
+    from feature_extraction_lavcap import LavcapFeatureExtractor
+    from inputs_lavcap import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
+    from media_lavcap import Clip, read_clip, resample, to_mono
+    from options_lavcap import CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
 
 
 logger = logging.get_logger(__name__)
 
-FRAME_SECONDS = 0.025  # length of an analysis window
-HOP_SECONDS = 0.010  # between the starts of two windows
-LOW_FREQUENCY = 20.0  # Hz, lower edge of the first mel band; the last one ends at half the sampling rate
-PREEMPHASIS = 0.97
 LENGTH_TOLERANCE = 0.1  # seconds that a clip may exceed the window without a word: the last packet of a codec
-ENERGY_FLOOR = 1.1920928955078125e-07  # smallest float32 step at 1.0, Kaldi's floor before the logarithm
-
-
-class LavcapFeatureExtractor(SequenceFeatureExtractor):
-    r"""
-    Kaldi-compatible log-mel filter bank of LAVCap: Hanning windows of 25 ms every 10 ms, no dither, no energy
-    (released `dataset.py`; the recipe is that of `torchaudio.compliance.kaldi.fbank` with `htk_compat=True`).
-
-    Args:
-        feature_size (`int`): mel bands.
-        sampling_rate (`int`): expected rate in Hz.
-        padding_value (`float`): log-mel value that fills a clip shorter than the window, before normalisation.
-        max_frames (`int`): length of the window in frames of 10 ms; what lies beyond is cut.
-        mean (`float`), std (`float`): subtracted from the log-mel, then divided by.
-    """
-
-    model_input_names = ["input_features"]
-
-    def __init__(
-        self,
-        feature_size: int = 64,
-        sampling_rate: int = 16000,
-        padding_value: float = 0.0,
-        max_frames: int = 1024,
-        mean: float = -4.346,
-        std: float = 4.332,
-        **kwargs,
-    ):
-        super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
-        self.max_frames = max_frames
-        self.mean = mean
-        self.std = std
-
-    @property
-    def window(self) -> float:
-        """Longest clip that is heard whole, in seconds."""
-        return self.max_frames * HOP_SECONDS
-
-    def log_mel(self, waveform: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Log-mel energies `(frames, mel)`, float32, of mono samples `(samples,)` in [-1, 1]."""
-        waveform = torch.as_tensor(waveform, dtype=torch.float32)
-        length, hop = round(FRAME_SECONDS * self.sampling_rate), round(HOP_SECONDS * self.sampling_rate)
-        waveform = waveform - waveform.mean()
-        waveform = torch.nn.functional.pad(waveform, (0, max(0, length - waveform.shape[0])))
-        frames = waveform.unfold(0, length, hop)  # (frames, samples of a window)
-        frames = frames - frames.mean(dim=1, keepdim=True)
-        frames = frames - PREEMPHASIS * torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-        frames = frames * torch.hann_window(length, periodic=False)
-        fft_size = 1 << (length - 1).bit_length()
-        power = torch.fft.rfft(frames, n=fft_size).abs().square()  # (frames, fft_size / 2 + 1)
-        energies = power @ mel_filters(self.feature_size, fft_size, self.sampling_rate)
-        return energies.clamp(min=ENERGY_FLOOR).log()
-
-    def __call__(
-        self,
-        raw_speech: np.ndarray | torch.Tensor | Sequence[np.ndarray | torch.Tensor],
-        sampling_rate: int | None = None,
-        return_tensors: str | None = "pt",
-    ) -> BatchFeature:
-        """Features of one or several mono waveforms.
-
-        Args:
-            raw_speech: samples in [-1, 1], `(samples,)` each.
-            sampling_rate: of the samples in Hz, checked against the extractor's.
-
-        Returns:
-            `input_features`, `(batch, max_frames, mel)` float32: padded or cut, then normalised.
-        """
-        if sampling_rate not in (None, self.sampling_rate):
-            raise ValueError(
-                f"The waveform has {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample it, or let "
-                "LavcapProcessor do so."
-            )
-        single = getattr(raw_speech, "ndim", None) == 1 or np.isscalar(raw_speech[0])
-        waveforms = [raw_speech] if single else raw_speech
-        features = torch.stack([self._window(to_mono(_to_numpy(waveform))) for waveform in waveforms])
-        return BatchFeature({"input_features": (features - self.mean) / self.std}, tensor_type=return_tensors)
-
-    def _window(self, waveform: np.ndarray | torch.Tensor) -> torch.Tensor:
-        if not len(waveform):
-            raise ValueError("Got a waveform of 0 samples, expected at least one: pass audio=None for no sound.")
-        log_mel = self.log_mel(waveform)[: self.max_frames]
-        missing = self.max_frames - log_mel.shape[0]
-        return torch.nn.functional.pad(log_mel, (0, 0, 0, missing), value=self.padding_value)
-
-
-@lru_cache(maxsize=8)
-def mel_filters(num_bands: int, fft_size: int, sampling_rate: int) -> torch.Tensor:
-    """Kaldi's triangular filters, equally spaced on the mel scale: `(fft_size / 2 + 1, num_bands)` float32.
-
-    A triangle is straight in mel, not in Hz, and the bin at half the sampling rate belongs to none. Everything is
-    rounded to float32 where Kaldi and torchaudio do: at the feet of a triangle, next to a loud tone, it shows.
-    """
-    low, high = (1127.0 * math.log(1.0 + edge / 700.0) for edge in (LOW_FREQUENCY, sampling_rate / 2))
-    step = (high - low) / (num_bands + 1)
-    band = torch.arange(num_bands)
-    left, centre, right = (low + (band + offset) * step for offset in (0.0, 1.0, 2.0))
-    bins = 1127.0 * (1.0 + torch.arange(fft_size // 2) * (sampling_rate / fft_size) / 700.0).log()[:, None]
-    filters = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
-    return torch.nn.functional.pad(filters, (0, 0, 0, 1))
 
 
 class LavcapProcessor(ProcessorMixin):
@@ -140,6 +43,7 @@ class LavcapProcessor(ProcessorMixin):
         feature_extractor (`LavcapFeatureExtractor`): for the sound.
         image_processor (`CLIPImageProcessorPil`): for the frames.
         tokenizer (`PreTrainedTokenizerBase`): of the language model; the placeholder is added to it if need be.
+        chat_template (`str`, *optional*): Jinja template of a conversation; default: that of the released prompt.
         num_audio_tokens (`int`): audio tokens of a window.
         num_video_frames (`int`): frames taken from a clip, evenly spaced.
         fusion (`str`): `config.fusion` of the model; decides what of a clip is used and the number of soft tokens.
@@ -159,7 +63,7 @@ class LavcapProcessor(ProcessorMixin):
         fusion: str = "concat_time",
         av_token: str = "<av>",
         av_token_id: int | None = None,
-        prompt: str = "USER: <Speech>{av}</Speech> {instruction}\nASSISTANT:",
+        prompt: str = PROMPT,
         instruction: str = "Please describe the audio.",
     ):
         if tokenizer.eos_token_id is None:
@@ -172,6 +76,8 @@ class LavcapProcessor(ProcessorMixin):
         self.av_token_id = tokenizer.convert_tokens_to_ids(av_token) if av_token_id is None else av_token_id
         self.prompt = prompt
         self.instruction = instruction
+        if chat_template is None and prompt == PROMPT:
+            chat_template = CHAT_TEMPLATE
         super().__init__(feature_extractor, image_processor, tokenizer, chat_template=chat_template)
 
     @property
@@ -220,26 +126,34 @@ class LavcapProcessor(ProcessorMixin):
     def __call__(
         self,
         media: str | Path | Sequence[str | Path] | None = None,
-        audio: Any = None,
-        videos: Any = None,
-        video_features: Any = None,
+        images: Any = None,
         text: str | Sequence[str] | None = None,
+        videos: Any = None,
+        audio: Any = None,
+        video_features: Any = None,
         captions: str | Sequence[str] | None = None,
-        sampling_rate: int | None = None,
-        return_tensors: str = "pt",
+        **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
         """Prepare one clip or a list of clips.
 
         Args:
             media: path of a file with sound, picture or both, or of a folder of frames. Or, apart:
-            audio: path, samples `(samples,)` or `(channels, samples)`, or `{"array": …, "sampling_rate": …}`.
+            audio: path, samples `(samples,)` or `(channels, samples)`, or `{"array": …, "sampling_rate": …}`. Any
+                rate and number of channels: samples are resampled and mixed down, which is said once.
             videos: path, folder, list of images or of their paths, or array `(video_frames, height, width, 3)`:
-                uint8, or floating point in [0, 1]. Channels may come first.
+                uint8, or floating point in [0, 1]. Channels may come first. Frames are taken at even distances.
+            images: a still picture for each clip, or a list of the frames of each; in place of `videos`.
             video_features: projected image embeddings, `(video_frames, hidden)`.
                 In a list, `None` stands for a clip that lacks the modality.
             text: instruction, or a whole prompt that holds `av_token` once; default: `instruction`.
             captions: for training: appended to the prompt with an end token; adds `labels`.
-            sampling_rate: of `audio` samples in Hz; default: the feature extractor's.
+            kwargs: as every processor takes them, flat or in `text_kwargs`, `images_kwargs`, `videos_kwargs` and
+                `audio_kwargs`:
+                `sampling_rate` of `audio` samples in Hz, default the feature extractor's; `device` for the filter
+                bank; `num_frames` to take of a video, `do_sample_frames=False` to take all that are passed;
+                `padding` (default `True`), `max_length`, `pad_to_multiple_of`, `padding_side`, `add_special_tokens`,
+                `truncation`, which never cuts but refuses what is longer than `max_length`;
+                `return_tensors`, default `"pt"`; and what the image processor takes.
 
         Returns:
             `input_ids`, `attention_mask` `(batch, sequence)`; `input_features` `(batch, frames, mel)` and
@@ -248,30 +162,73 @@ class LavcapProcessor(ProcessorMixin):
 
         Raises:
             MediaError: a file cannot be used.
-            ValueError: a clip with neither sound nor picture; numbers of clips, texts or captions that differ.
+            ValueError: a clip with neither sound nor picture; numbers of clips, texts or captions that differ; an
+                option that has no meaning here.
+            TypeError: unknown keyword.
         """
-        if return_tensors != "pt":
-            raise ValueError(f"return_tensors is {return_tensors!r}, expected 'pt': the model runs on torch.")
+        options = sort_options(self, kwargs)
+        parts = {"audio": audio, "images": images, "videos": videos, "video_features": video_features}
         if media is not None:
-            if any(given is not None for given in (audio, videos, video_features)):
-                raise ValueError("Got media together with audio, videos or video_features: pass the clip once.")
-            clips = [self.load_clip(path) for path in _as_list(media, _is_path)]
-            return self.batch([self.clip_features(clip) for clip in clips], text, captions)
-        audio = _as_list(audio, _is_single_audio)
-        videos = _as_list(videos, _is_single_video)
-        video_features = _as_list(video_features, lambda item: getattr(item, "ndim", None) == 2)
-        count = max(map(len, (audio, videos, video_features)))
-        columns = []
-        for name, column in (("audio", audio), ("videos", videos), ("video_features", video_features)):
-            if len(column) not in (0, count):
-                raise ValueError(
-                    f"Got {len(column)} {name} for {count} clips, expected one per clip; use None for gaps."
-                )
-            columns.append(column or [None] * count)
-        given = {"audio": audio, "videos": videos, "video_features": video_features}
-        self._check_modalities(name for name, column in given.items() if column)
-        features = [self._features(*parts, sampling_rate) for parts in zip(*columns, strict=True)]
-        return self.batch(features, text, captions)
+            if any(given is not None for given in parts.values()):
+                raise ValueError(f"Got media together with {', '.join(parts)}: pass the clip once.")
+            paths = [media] if is_path(media) else media
+            clips = [self.load_clip(path, num_frames=options.videos.get("num_frames")) for path in paths]
+            features = self._clip_features(clips, options)
+        else:
+            rows = sort_by_clip(**parts)
+            present = {name for row in rows for name, given in row._asdict().items() if given is not None}
+            self._check_modalities("videos" if name == "video" else name for name in present)
+            features = self._clip_features([self._clip(row, options) for row in rows], options)
+            for row, found in zip(rows, features, strict=True):
+                if row.video_features is not None:
+                    found["video_features"] = torch.as_tensor(row.video_features, dtype=torch.float32)
+        return as_batch(self.batch(features, text, captions, **options.text), options.return_tensors)
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict] | list[list[dict]],
+        chat_template: str | None = None,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = "pt",
+        load_audio_from_video: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> str | list[str] | BatchFeature | torch.Tensor:
+        """Prompt of a conversation about a clip, or of several conversations.
+
+        Args:
+            conversation: messages with `role` and `content`, a text or a list of entries of a `type`: `"text"` asks,
+                `"audio"`, `"video"` and `"image"` bring the sound, the picture or a frame of it, under the name of
+                their type, `"path"` or `"url"` (of a local file). One clip per conversation.
+            chat_template: Jinja template; default: the processor's.
+            tokenize: process the prompt and the clip; default: return the text of the prompt.
+            return_dict: with `tokenize`: return all model inputs, as the call does, not `input_ids` alone.
+            load_audio_from_video: take the sound of the video files as well.
+            processor_kwargs: options of the call.
+            kwargs: as [`ProcessorMixin.apply_chat_template`]: `add_generation_prompt`, `continue_final_message`,
+                variables of the template.
+        """
+        if kwargs.get("return_assistant_tokens_mask"):
+            raise ValueError("return_assistant_tokens_mask is not supported: for training pass captions to the call.")
+        options = {name: kwargs.pop(name) for name in list(kwargs) if name in known_options(self.image_processor)}
+        variables = {"instruction": self.instruction, "av_token": self.av_token}
+        prompt = super().apply_chat_template(conversation, chat_template, tokenize=False, **variables | kwargs)
+        if not tokenize:
+            return prompt
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        conversations = [conversation] if isinstance(prompt, str) else conversation
+        clips = [clips_of(messages, load_audio_from_video) for messages in conversations]
+        options = {"return_tensors": return_tensors} | options | (processor_kwargs or {})
+        if any(clips):
+            media = {name: [clip.get(name) for clip in clips] for name in ("audio", "images", "videos")}
+            media = {name: column for name, column in media.items() if any(part is not None for part in column)}
+            inputs = self(text=prompts, **media, **options)
+        else:  # words alone: as the tokenizer has it
+            bos = self.tokenizer.bos_token
+            options = {"add_special_tokens": not (bos and prompts[0].startswith(bos)), "padding": True} | options
+            inputs = self.tokenizer(prompts, **options)
+        return inputs if return_dict else inputs["input_ids"]
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -279,14 +236,17 @@ class LavcapProcessor(ProcessorMixin):
         single = SINGLE_MODALITIES.get(self.fusion)
         return ("audio", "video") if single is None else (single,)
 
-    def load_clip(self, path: str | Path, audio: bool = True, video: bool = True) -> Clip:
+    def load_clip(
+        self, path: str | Path, audio: bool = True, video: bool = True, num_frames: int | None = None
+    ) -> Clip:
         """Decode the window of a clip that the model can take; a longer one is cut with a warning.
 
         A single-modality baseline decodes its modality only.
         """
         extractor = self.feature_extractor
         audio, video = audio and "audio" in self.modalities, video and "video" in self.modalities
-        clip = read_clip(path, extractor.sampling_rate, self.num_video_frames, extractor.window, audio, video)
+        num_frames = num_frames or self.num_video_frames
+        clip = read_clip(path, extractor.sampling_rate, num_frames, extractor.window, audio, video)
         self._warn_if_long(str(path), clip.duration)
         return clip
 
@@ -295,13 +255,7 @@ class LavcapProcessor(ProcessorMixin):
 
         Of what the clip and the model both have.
         """
-        features = {}
-        if clip.waveform is not None and "audio" in self.modalities:
-            features["input_features"] = self.feature_extractor(clip.waveform)["input_features"][0]
-        if clip.frames is not None and "video" in self.modalities:
-            pixels = self.image_processor(list(clip.frames), return_tensors="pt", input_data_format="channels_last")
-            features["pixel_values_videos"] = pixels["pixel_values"]
-        return features
+        return self._clip_features([clip], sort_options(self, {}))[0]
 
     def batch(
         self,
@@ -310,6 +264,7 @@ class LavcapProcessor(ProcessorMixin):
         captions: str | Sequence[str] | None = None,
         audio_mask: Sequence[bool] | None = None,
         video_mask: Sequence[bool] | None = None,
+        **text_options,
     ) -> BatchFeature:
         """Put clips from [`clip_features`] and their texts into one batch.
 
@@ -317,6 +272,7 @@ class LavcapProcessor(ProcessorMixin):
             clips: features per clip; `video_features` `(video_frames, hidden)` may replace the pixels.
             text, captions: as in the call.
             audio_mask, video_mask: `False` where a clip shall be treated as if it lacked the modality.
+            text_options: as in [`encode_text`].
         """
         if not clips:
             raise ValueError("Got no clip: pass media, audio, videos or video_features.")
@@ -333,7 +289,7 @@ class LavcapProcessor(ProcessorMixin):
                 raise ValueError(f"Clip {index} has {self._nothing_to_use}")
         frames = data[video_name].shape[1] if video_name in data else 0
         counts = [self.num_soft_tokens(*present, frames) for present in zip(heard, seen, strict=True)]
-        data |= self.encode_text(counts, text, captions)
+        data |= self.encode_text(counts, text, captions, **text_options)
         return BatchFeature(data)
 
     def num_soft_tokens(self, audio: bool, video: bool, video_tokens: int | None = None) -> int:
@@ -350,17 +306,23 @@ class LavcapProcessor(ProcessorMixin):
         counts: Sequence[int],
         text: str | Sequence[str] | None = None,
         captions: str | Sequence[str] | None = None,
+        **options,
     ) -> dict[str, torch.Tensor]:
-        """Ids of prompts with `counts` placeholders each, and of captions with labels if there are any."""
-        prompts = _broadcast("texts", self.instruction if text is None else text, len(counts))
-        rows = [self._prompt_ids(prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
+        """Ids of prompts with `counts` placeholders each, and of captions with labels if there are any.
+
+        Args:
+            options: fields of `TextOptions`, such as `padding` and `max_length`.
+        """
+        options = TextOptions(**options)
+        prompts = broadcast("texts", self.instruction if text is None else text, len(counts))
+        rows = [self._prompt_ids(prompt, count, options) for prompt, count in zip(prompts, counts, strict=True)]
         if captions is None:
-            ids, mask = self._pad(rows, self.pad_token_id, left=True)
+            ids, mask = pad_rows(rows, self.pad_token_id, options, side="left")
             return {"input_ids": ids, "attention_mask": mask}
-        answers = [self._answer_ids(caption) for caption in _broadcast("captions", captions, len(counts))]
+        answers = [self._answer_ids(caption) for caption in broadcast("captions", captions, len(counts))]
         pairs = list(zip(rows, answers, strict=True))
-        ids, mask = self._pad([row + answer for row, answer in pairs], self.pad_token_id)
-        labels, _ = self._pad([[-100] * len(row) + answer for row, answer in pairs], -100)
+        ids, mask = pad_rows([row + answer for row, answer in pairs], self.pad_token_id, options, side="right")
+        labels, _ = pad_rows([[-100] * len(row) + answer for row, answer in pairs], -100, options, side="right")
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def decode_captions(self, output_ids: torch.Tensor, inputs: BatchFeature | dict | None = None) -> list[str]:
@@ -391,17 +353,33 @@ class LavcapProcessor(ProcessorMixin):
                     f"{self.fusion!r}): leave them out."
                 )
 
-    def _features(self, audio, video, video_features, sampling_rate: int | None) -> dict[str, torch.Tensor]:
-        waveform = self._waveform(audio, sampling_rate)
-        features = self.clip_features(Clip(waveform, self._frames(video), None))
-        if video_features is not None:
-            features["video_features"] = torch.as_tensor(video_features, dtype=torch.float32)
+    def _clip(self, inputs: ClipInputs, options: CallOptions) -> Clip:
+        waveform = self._waveform(inputs.audio, options.audio.get("sampling_rate"))
+        return Clip(waveform, self._frames(inputs.video, options.videos), None)
+
+    def _clip_features(self, clips: Sequence[Clip], options: CallOptions) -> list[dict[str, torch.Tensor]]:
+        features: list[dict[str, torch.Tensor]] = [{} for _ in clips]
+        heard = [index for index, clip in enumerate(clips) if clip.waveform is not None and "audio" in self.modalities]
+        if heard:
+            device = options.audio.get("device")
+            rows = self.feature_extractor([clips[index].waveform for index in heard], device=device)["input_features"]
+            for index, row in zip(heard, rows, strict=True):
+                features[index]["input_features"] = row
+        for clip, found in zip(clips, features, strict=True):
+            if clip.frames is not None and "video" in self.modalities:
+                pixels = self.image_processor(
+                    list(clip.frames),
+                    return_tensors="pt",
+                    input_data_format="channels_last",
+                    **options.images,
+                )
+                found["pixel_values_videos"] = pixels["pixel_values"]
         return features
 
     def _waveform(self, audio, sampling_rate: int | None) -> np.ndarray | None:
         if audio is None:
             return None
-        if _is_path(audio):
+        if is_path(audio):
             return self.load_clip(audio, video=False).waveform
         rate = self.feature_extractor.sampling_rate
         if isinstance(audio, dict):
@@ -409,26 +387,29 @@ class LavcapProcessor(ProcessorMixin):
         sampling_rate = rate if sampling_rate is None else sampling_rate
         if sampling_rate <= 0:
             raise ValueError(f"sampling_rate is {sampling_rate}, expected samples per second, such as 44100.")
-        waveform = to_mono(_to_numpy(audio))
+        samples = to_numpy(audio)
+        waveform = to_mono(samples)
+        self._say_changed(min(samples.shape) if samples.ndim == 2 else 1, sampling_rate, rate)
         self._warn_if_long("audio", len(waveform) / sampling_rate)
         return resample(waveform[: int(self.feature_extractor.window * sampling_rate)], sampling_rate, rate)
 
-    def _frames(self, video) -> np.ndarray | None:
+    def _frames(self, video, options: dict[str, Any]) -> np.ndarray | None:
+        count = options.get("num_frames")
         if video is None:
             return None
-        if _is_path(video):
-            return self.load_clip(video, audio=False).frames
-        if hasattr(video, "convert"):
-            video = [video]
-        if not len(video):
-            raise ValueError("Got a video of 0 frames, expected at least one: pass videos=None for no picture.")
-        if _is_path(video[0]):
-            return read_images(video, self.num_video_frames)
-        frames = [_to_rgb(video[index]) for index in even_indices(len(video), self.num_video_frames)]
-        sizes = {frame.shape[:2] for frame in frames}
-        if len(sizes) > 1:
-            raise ValueError(f"The frames of a video have sizes {sorted(sizes)}, expected one (height, width).")
-        return np.stack(frames)
+        if is_path(video) and options.get("do_sample_frames") is False:
+            raise ValueError("do_sample_frames is False for a file, expected frames: of files frames are sampled.")
+        if is_path(video):
+            return self.load_clip(video, audio=False, num_frames=count).frames
+        everything = options.get("do_sample_frames") is False
+        return to_frames(video, None if everything else count or self.num_video_frames)
+
+    @staticmethod
+    def _say_changed(channels: int, sampling_rate: int, rate: int):
+        changes = [f"mixed down from {channels} channels"] if channels > 1 else []
+        changes += [f"resampled from {sampling_rate} to {rate} Hz"] if sampling_rate != rate else []
+        if changes:
+            logger.warning_once(f"audio is {' and '.join(changes)}. This is said once.")
 
     def _warn_if_long(self, name: str, duration: float | None):
         window = self.feature_extractor.window
@@ -451,96 +432,24 @@ class LavcapProcessor(ProcessorMixin):
             data[mask_name] = torch.tensor(present)
         return present
 
-    def _prompt_ids(self, text: str, count: int) -> list[int]:
+    def _prompt_ids(self, text: str, count: int, options: TextOptions) -> list[int]:
         """Ids of a prompt; its parts are encoded each on its own, as the released code does."""
-        prompt = text if self.av_token in text else self.prompt.replace("{instruction}", text)
+        prompt = text if self.av_token in text or not count else self.prompt.replace("{instruction}", text)
         parts = prompt.replace("{av}", self.av_token).split(self.av_token)
-        if len(parts) != 2:
+        if len(parts) != 1 + (count > 0):
             raise ValueError(
-                f"The prompt holds {len(parts) - 1} placeholders {self.av_token}, expected one: {prompt!r}"
+                f"The prompt holds {len(parts) - 1} placeholders {self.av_token}, expected {int(count > 0)}: "
+                f"{prompt!r}"
             )
-        before, after = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts)
-        start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        return start + before + [self.av_token_id] * count + after
+        bos, start = self.tokenizer.bos_token, []
+        if bos is not None and options.add_special_tokens:
+            parts[0] = parts[0].removeprefix(bos)  # of a template that writes it
+            start = [self.tokenizer.bos_token_id]
+        before, *after = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts)
+        return start + before + [self.av_token_id] * count + sum(after, [])
 
     def _answer_ids(self, caption: str) -> list[int]:
         return self.tokenizer(caption, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
-
-    @staticmethod
-    def _pad(rows: list[list[int]], value: int, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of one length and their mask, both `(batch, sequence)` int64."""
-        length = max(map(len, rows))
-        ids = torch.full((len(rows), length), value)
-        mask = torch.zeros_like(ids)
-        for index, row in enumerate(rows):
-            place = slice(length - len(row), None) if left else slice(0, len(row))
-            ids[index, place] = torch.tensor(row)
-            mask[index, place] = 1
-        return ids, mask
-
-
-def _is_path(item: Any) -> bool:
-    return isinstance(item, (str, Path))
-
-
-def _is_single_audio(item: Any) -> bool:
-    if _is_path(item) or isinstance(item, dict) or np.isscalar(item):
-        return True
-    return hasattr(item, "ndim") or (len(item) > 0 and np.isscalar(item[0]) and not _is_path(item[0]))
-
-
-def _is_single_video(item: Any) -> bool:
-    """One path, one image, one array of frames, or one list of images or their paths; a list of those is a batch."""
-    if _is_path(item) or hasattr(item, "convert"):
-        return True
-    if hasattr(item, "ndim"):
-        return item.ndim == 4
-    first = next((part for part in item if part is not None), None)
-    if _is_path(first):
-        return all(_is_path(part) and Path(part).suffix.lower() in IMAGE_SUFFIXES for part in item)
-    return hasattr(first, "convert") or getattr(first, "ndim", None) in (2, 3)
-
-
-def _to_numpy(array: Any) -> np.ndarray:
-    """Array of whatever holds numbers: a tensor on any device and of any dtype, a list, an array."""
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        array = array.float() if array.is_floating_point() else array
-        return array.numpy()
-    return np.asarray(array)
-
-
-def _to_rgb(image: Any) -> np.ndarray:
-    """Image as `(height, width, 3)` uint8: PIL in any mode, or an array, grey or RGB, channels last or first."""
-    if hasattr(image, "convert"):
-        return np.asarray(image.convert("RGB"))
-    array = _to_numpy(image)
-    if array.ndim == 3 and array.shape[-1] not in (1, 3) and array.shape[0] in (1, 3):
-        array = array.transpose(1, 2, 0)
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.shape[-1] not in (1, 3):
-        raise ValueError(f"A video frame has shape {array.shape}, expected (height, width, 3) RGB.")
-    if np.issubdtype(array.dtype, np.floating):
-        if array.min() < 0 or array.max() > 1:
-            raise ValueError(
-                f"A video frame holds values from {array.min():.3g} to {array.max():.3g}, expected floating point in "
-                "[0, 1] or uint8 in [0, 255]."
-            )
-        array = (array * 255).round()
-    return np.broadcast_to(array.astype(np.uint8), (*array.shape[:2], 3))
-
-
-def _as_list(items: Any, is_single) -> list:
-    if items is None:
-        return []
-    return [items] if is_single(items) else list(items)
-
-
-def _broadcast(name: str, texts: str | Sequence[str], count: int) -> list[str]:
-    texts = [texts] * count if isinstance(texts, str) else list(texts)
-    if len(texts) != count:
-        raise ValueError(f"Got {len(texts)} {name} for {count} clips, expected one per clip or a single one.")
-    return texts
 
 
 def _same_shape(name: str, tensor: torch.Tensor, template: torch.Tensor) -> torch.Tensor:
@@ -551,7 +460,6 @@ def _same_shape(name: str, tensor: torch.Tensor, template: torch.Tensor) -> torc
     return tensor
 
 
-LavcapFeatureExtractor.register_for_auto_class()
 LavcapProcessor.register_for_auto_class()
 
 __all__ = ["LavcapFeatureExtractor", "LavcapProcessor"]

@@ -11,9 +11,13 @@ setup(
     python_requires=">=3.11",
     packages=["lavcap"],
     py_modules=[
+        "chat_lavcap",
         "configuration_lavcap",
+        "feature_extraction_lavcap",
+        "inputs_lavcap",
         "media_lavcap",
         "modeling_lavcap",
+        "options_lavcap",
         "parts_lavcap",
         "processing_lavcap",
         "train_hf",
@@ -22,7 +26,7 @@ setup(
     ],
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.23,<6",
+        "transformers>=5.4,<6",
         "accelerate>=1.10",
         "peft>=0.17",
         "datasets>=4.0",
@@ -30,6 +34,7 @@ setup(
         "huggingface_hub>=1.0",
         "av>=14",
         "numpy>=1.26",
+        "packaging>=23",
         "pillow>=10",
         "pycocoevalcap>=1.2",
         "pyyaml>=6",
@@ -37,6 +42,18 @@ setup(
     ],
     extras_require={
         "demo": ["matplotlib>=3.8", "tensorboard>=2.16"],
-        "test": ["pytest>=8", "ruff>=0.9", "pot>=0.9.5", "matplotlib>=3.8", "tensorboard>=2.16"],
+        "quantization": ["bitsandbytes>=0.45"],
+        "torchaudio": ["torchaudio"],  # of the build that fits the installed torch
+        "test": [
+            "bitsandbytes>=0.45",
+            "matplotlib>=3.8",
+            "parameterized>=0.9",
+            "pot>=0.9.5",
+            "pytest>=8",
+            "ruff>=0.9",
+            "soundfile>=0.12",
+            "soxr>=0.5",
+            "tensorboard>=2.16",
+        ],
     },
 )

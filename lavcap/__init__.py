@@ -4,6 +4,7 @@ Importing this package makes the Auto classes know LAVCap, so that `AutoModel.fr
 `trust_remote_code`.
 """
 
+import configuration_lavcap  # noqa: F401, I001, first: it says so if Transformers is too old
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,

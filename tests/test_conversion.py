@@ -128,7 +128,7 @@ def outputs_of(model, inputs: dict) -> dict[str, torch.Tensor]:
         "labels": torch.cat([torch.full_like(asked, -100), ids.masked_fill(mask == 0, -100)], dim=1),
     }
     outputs = {
-        "out.audio_hidden": model.get_audio_features(inputs["in.spec"]),
+        "out.audio_hidden": model.get_audio_features(inputs["in.spec"]).pooler_output,
         "out.av_embeds": clips.soft_tokens,
         "out.ot_loss": torch.tensor(0.0) if clips.alignment_loss is None else clips.alignment_loss,
         "out.loss": model(**answered).loss,

@@ -1,46 +1,67 @@
-"""A saved folder works on its own: loaded by the Auto classes in a process that does not know this project."""
-
-import json
-import subprocess
-import sys
+"""A saved folder works on its own: loaded by every Auto class in a process that does not know this project."""
 
 import numpy as np
+import pytest
+import torch
+from stranger import run_stranger
 
 
-STRANGER = """
-import json, sys
+LOAD = """
+import json, socket, sys
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in PROJECT:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+def refuse(*_):
+    raise OSError("a network call")
 
-PROJECT = {"lavcap"} | {
-    f"{name}_lavcap"
-    for name in ("configuration", "media", "modeling", "parts", "processing", "transport", "weights")
-}
-sys.meta_path.insert(0, Absent())
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 
 import numpy as np
-from transformers import AutoModel, AutoProcessor
+import torch
+import transformers
+from transformers import AutoConfig, AutoFeatureExtractor, AutoProcessor
 
-folder = sys.argv[1]
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+folder, options = sys.argv[1], {"trust_remote_code": True}
+config = AutoConfig.from_pretrained(folder, **options)
+extractor = AutoFeatureExtractor.from_pretrained(folder, **options)
+processor = AutoProcessor.from_pretrained(folder, **options)
 inputs = processor(audio=np.sin(np.arange(6000, dtype=np.float32)), videos=np.full((5, 16, 16, 3), 90, np.uint8))
-captions = processor.decode_captions(model.generate(**inputs), inputs)
-total = model(**inputs).logits.sum().item()
-print(json.dumps({"class": type(model).__module__, "captions": captions, "logits": total}))
+found = {"config": config.model_type, "window": extractor.window, "models": []}
+for name in ("", "ForMultimodalLM", "ForCausalLM", "ForImageTextToText"):
+    model = getattr(transformers, "AutoModel" + name).from_pretrained(folder, **options).eval()
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, -1].tolist()
+    captions = processor.decode_captions(model.generate(**inputs), inputs)
+    found["models"].append({"class": str(type(model)), "captions": captions, "logits": logits})
+fresh = transformers.AutoModel.from_config(config, **options)
+found["from_config"] = [str(type(fresh)), sum(p.numel() for p in fresh.parameters())]
+print(json.dumps(found))
 """
 
 
-def test_a_stranger_gets_the_same_logits_and_captions(saved_model, model, processor, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(saved_model)], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+@pytest.fixture(scope="module")
+def stranger(saved_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stranger")
+    return run_stranger(LOAD, str(saved_model), folder=folder, HF_HOME=str(folder), HF_HUB_OFFLINE="0")
+
+
+def test_every_auto_class_gives_the_same_logits_and_captions(stranger, model, processor):
     inputs = processor(audio=np.sin(np.arange(6000, dtype=np.float32)), videos=np.full((5, 16, 16, 3), 90, np.uint8))
-    assert found["class"].startswith("transformers_modules.")
-    assert found["captions"] == processor.decode_captions(model.generate(**inputs), inputs)
-    assert abs(found["logits"] - model(**inputs).logits.sum().item()) < 1e-3
+    with torch.no_grad():
+        expected = model(**inputs).logits[0, -1].tolist()
+    captions = processor.decode_captions(model.generate(**inputs), inputs)
+    assert len(stranger.printed["models"]) == 4
+    for found in stranger.printed["models"]:
+        assert "transformers_modules." in found["class"] and "LavcapForConditionalGeneration" in found["class"]
+        assert found["captions"] == captions
+        np.testing.assert_allclose(found["logits"], expected, atol=1e-5)
+
+
+def test_configuration_feature_extractor_and_a_fresh_model_come_from_the_folder(stranger, model):
+    assert stranger.printed["config"] == "lavcap"
+    assert stranger.printed["window"] == pytest.approx(0.48)
+    kind, parameters = stranger.printed["from_config"]
+    assert "transformers_modules." in kind and parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_loading_a_folder_makes_no_network_call_and_says_nothing(stranger):
+    lines = [line for line in stranger.errors.splitlines() if "Loading weights" not in line and line.strip()]
+    assert lines == []

@@ -14,11 +14,25 @@ NO_EMBEDDED_PLACEHOLDER = {
     "test_inputs_embeds": _NO_ROW,
     "test_resize_tokens_embeddings": _NO_ROW,
     "test_resize_embeddings_untied": _NO_ROW,
-    "test_eager_matches_sdpa_inference": "passes placeholders without a clip: an error where the placeholder is no word",
+    "test_eager_matches_sdpa_inference": "passes placeholders without a clip, which is an error here",
 }
 
 _NO_LOSS = "an encoder without a head has no loss"
 AUDIO_TOWER = {
     "test_training": _NO_LOSS,
-    "test_model_get_set_embeddings": "the first layer is a convolution over log-mel patches, as in other audio encoders",
+    "test_model_get_set_embeddings": "the first layer is a convolution, as in other audio encoders",
 }
+
+_BOTH = "passes a still picture and a video for one clip, which is refused: the picture would be a frame of the video"
+PROCESSOR = {
+    "test_image_processor_defaults": "looks for pixel_values: frames come out as pixel_values_videos",
+    "test_apply_chat_template_video_frame_sampling": "downloads a video; tests/test_chat_lavcap.py has one",
+    "test_model_input_names": _BOTH,
+    "test_flat_kwarg_applied_when_modality_dict_lacks_it": _BOTH,
+    "test_processor_text_has_no_visual": "passes a clip with neither sound nor picture, which is refused",
+    "test_apply_chat_template_assistant_mask": "refused: labels come with captions=, masked token by token",
+    "test_processor_from_and_save_pretrained": (
+        "saving a processor with its code leaves auto_map on it, so its to_dict() differs from the reloaded one's"
+    ),
+}
+FEATURE_EXTRACTOR: dict[str, str] = {}

@@ -1,0 +1,82 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Conversations about a clip: the released prompt, as a chat template, and the clip that is in the messages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+# Released `models/lavcap.py`: the prompt of training and of captioning.
+PROMPT = "USER: <Speech>{av}</Speech> {instruction}\nASSISTANT:"
+
+# The same for messages. Whatever entries bring a clip, it stands in the first turn that has one.
+CHAT_TEMPLATE = """\
+{%- set media = ["audio", "video", "image"] -%}
+{%- set seen = namespace(clip=false) -%}
+{%- for message in messages -%}
+{%- set words = namespace(text="", clip=false) -%}
+{%- if message.content is string -%}
+{%- set words.text = message.content -%}
+{%- else -%}
+{%- for entry in message.content -%}
+{%- if entry.type == "text" -%}{%- set words.text = words.text + entry.text -%}{%- endif -%}
+{%- if entry.type in media -%}{%- set words.clip = true -%}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- if message.role == "user" -%}
+{{- "USER: " -}}
+{%- if words.clip and not seen.clip -%}
+{%- set seen.clip = true -%}
+{{- "<Speech>" + av_token + "</Speech> " -}}
+{{- words.text or instruction -}}
+{%- else -%}
+{{- words.text -}}
+{%- endif -%}
+{{- "\n" -}}
+{%- elif message.role == "assistant" -%}
+{{- "ASSISTANT: " + words.text -}}
+{%- if not loop.last or not continue_final_message -%}{{- eos_token + "\n" -}}{%- endif -%}
+{%- else -%}
+{{- words.text + "\n" -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "ASSISTANT:" -}}{%- endif -%}
+"""
+
+SOURCES = {"audio": ("audio", "url", "path"), "video": ("video", "url", "path"), "image": ("image", "url", "path")}
+
+
+def clips_of(messages: Sequence[dict[str, Any]], load_audio_from_video: bool = False) -> dict[str, Any]:
+    """The clip of a conversation, as `audio`, `videos` and `images` of [`LavcapProcessor`]; empty without one.
+
+    Raises:
+        ValueError: an entry brings nothing; more than one sound or video: a conversation is about one clip.
+    """
+    found: dict[str, list] = {"audio": [], "video": [], "image": []}
+    for message in messages:
+        content = message.get("content") or []
+        for entry in () if isinstance(content, str) else content:
+            if entry["type"] in found:
+                found[entry["type"]].append(_source(entry))
+    if load_audio_from_video:
+        found["audio"] += found["video"]
+    for kind in ("audio", "video"):
+        if len(found[kind]) > 1:
+            raise ValueError(
+                f"Got a conversation with {len(found[kind])} {kind} entries, expected at most one: LAVCap takes one "
+                "clip per conversation."
+            )
+    clip = {"audio": found["audio"], "videos": found["video"]}
+    return {name: parts[0] for name, parts in clip.items() if parts} | (
+        {"images": found["image"]} if found["image"] else {}
+    )
+
+
+def _source(entry: dict[str, Any]) -> Any:
+    kind = entry["type"]
+    for name in SOURCES[kind]:
+        if entry.get(name) is not None:
+            return entry[name]
+    raise ValueError(
+        f"Got a {kind} entry with {', '.join(map(repr, entry.keys() - {'type'})) or 'nothing'}, expected one of "
+        f"{', '.join(map(repr, SOURCES[kind]))}: a path or what was decoded."
+    )

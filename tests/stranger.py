@@ -1,0 +1,41 @@
+"""Scripts in processes of their own, among them one that has the libraries but not this project."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from conftest import ROOT
+
+
+WITHOUT_PROJECT = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {sorted({"lavcap", *(path.stem for path in ROOT.glob("*_lavcap.py"))})}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+class Result(NamedTuple):
+    """What a script printed, as JSON, and what it said on stderr."""
+
+    printed: dict | list
+    errors: str
+
+
+def run_script(script: str, *arguments: str, folder: Path, **environment: str) -> Result:
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return Result(json.loads(result.stdout), result.stderr)
+
+
+def run_stranger(script: str, *arguments: str, folder: Path, **environment: str) -> Result:
+    """As `run_script`, but of this project only what Transformers itself fetches can be imported."""
+    return run_script(WITHOUT_PROJECT + script, *arguments, folder=folder, **environment)

@@ -1,0 +1,43 @@
+"""The declared range of Transformers, and what someone outside of it is told."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import transformers
+from packaging.version import Version
+
+from configuration_lavcap import OLDEST_TRANSFORMERS
+from conftest import ROOT
+
+
+IMPORT_UNDER = """
+import transformers
+transformers.__version__ = {version!r}
+import {module}
+"""
+
+
+def run(module: str, version: str) -> subprocess.CompletedProcess:
+    script = IMPORT_UNDER.format(module=module, version=version)
+    return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("module", ["configuration_lavcap", "lavcap"])
+def test_an_older_version_is_told_both_versions_in_one_sentence(module):
+    result = run(module, "5.3.0")
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1] == (
+        "ImportError: LAVCap needs Transformers 5.4.0 or newer, but 5.3.0 is installed: "
+        "pip install --upgrade 'transformers>=5.4.0'"
+    )
+
+
+def test_the_floor_itself_is_let_in():
+    assert run("configuration_lavcap", OLDEST_TRANSFORMERS).returncode == 0
+
+
+def test_setup_declares_the_same_floor_and_the_tests_run_within_it():
+    (declared,) = re.findall(r'"transformers>=([\d.]+),<6"', (ROOT / "setup.py").read_text())
+    assert Version(declared) == Version(OLDEST_TRANSFORMERS) <= Version(transformers.__version__) < Version("6")
