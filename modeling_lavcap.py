@@ -878,7 +878,10 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
-        if is_first_iteration or not kwargs.get("use_cache", True):
+        ids = model_inputs.get("input_ids")
+        # Several tokens at once are the prompt, or what an assistant model proposes after it.
+        prompt_again = ids is not None and ids.shape[1] > 1 and (ids == self.config.av_token_id).any()
+        if is_first_iteration or prompt_again:
             model_inputs |= {"soft_tokens": soft_tokens, "soft_token_counts": soft_token_counts}
         return model_inputs
 
