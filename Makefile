@@ -6,9 +6,10 @@ DEMO ?= outputs/demo
 SEED ?= 42
 
 BIN := $(VENV)/bin
+OLDEST := .cache/oldest
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file configs/accelerate/one_process.yaml
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test unit contract oldest lint clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,12 +32,27 @@ demo: install  ## generate the toy world, train on it, evaluate, report, and cap
 	@echo; echo "$(DEMO)/data/videos/new_clip.mp4, which is in no split:"
 	$(BIN)/python scripts/caption.py "$(DEMO)/data/videos/new_clip.mp4" --model "$(DEMO)/model"
 
-test: install lint  ## run every check
-	$(BIN)/python -m pytest
+test: lint unit contract oldest  ## run every check, the quickest first
+
+unit: install  ## run the tests of this project
+	$(BIN)/python -m pytest --ignore tests/contract
+
+contract: install  ## run Transformers' own common tests on LAVCap
+	$(BIN)/python scripts/fetch_library_tests.py
+	$(BIN)/python -m pytest tests/contract
+
+oldest: $(OLDEST)/installed  ## run all tests with the oldest Transformers that is supported
+	PYTHONPATH=$(OLDEST) $(BIN)/python scripts/fetch_library_tests.py
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest
+
+$(OLDEST)/installed: constraints-oldest.txt | install
+	rm -rf $(OLDEST)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(OLDEST) --requirement constraints-oldest.txt
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-clean:  ## remove the virtual environment
-	rm -rf $(VENV)
+clean:  ## remove the virtual environment and what was fetched
+	rm -rf $(VENV) .cache

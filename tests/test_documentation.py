@@ -80,3 +80,19 @@ def test_the_conversion_page_shows_the_options_that_the_converter_knows():
         transport = fields.get("transport_attention")
         assert f"| `{fields['fusion']}` | `{fields['optimal_transport']}` | `{transport}` |" in row
     assert all(f"`{ours}`" in page for ours in MODEL_FIELDS.values() if ours != "cross_attention_heads")
+
+
+def test_every_row_of_the_support_tables_names_a_test_that_there_is():
+    page = (ROOT / "docs" / "support.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", page)
+    assert len(named) > 40
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
+@pytest.mark.slow
+def test_the_support_page_captions_a_conversation(saved_model, tmp_path):
+    (code,) = blocks("docs/support.md", "python")
+    (tmp_path / "my_lavcap").symlink_to(saved_model)
+    write_media(tmp_path / "my_clip.mp4", seconds=0.4)
+    run([sys.executable, "-c", code], tmp_path)

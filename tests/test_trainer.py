@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 
+from conftest import tiny_model
 from lavcap.data import ClipDataset, EvaluationCollator, TrainingCollator, load_split, one_row_per_caption
 from lavcap.trainer import LavcapTrainer
+from processing_lavcap import LavcapProcessor
 from train_hf import TrainingArguments, caption_metrics
 
 
@@ -72,3 +74,37 @@ def test_every_trainable_tensor_moves_and_losses_are_logged_apart(trainer):
 def test_training_batches_are_not_those_of_evaluation(trainer):
     training, evaluation = next(iter(trainer.get_train_dataloader())), next(iter(trainer.get_eval_dataloader()))
     assert "generation_input_ids" not in training and "generation_input_ids" in evaluation
+
+
+def trained_weights(model, processor, rows, folder, **arguments) -> dict[str, torch.Tensor]:
+    """Weights after one step on the first four clips, whose captions are of unequal lengths."""
+    model = copy.deepcopy(model)
+    options = {"use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "optim": "sgd"}
+    options |= {"max_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+    LavcapTrainer(
+        model=model,
+        args=TrainingArguments(output_dir=str(folder), **options, **arguments),
+        data_collator=TrainingCollator(processor, 0.0, 0.0),
+        train_dataset=ClipDataset(rows.select(range(4)), processor, cache=True),
+        processing_class=processor,
+    ).train()
+    return model.state_dict()
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(toy_world, fitting_config, tokenizer, tmp_path):
+    # On the picture alone: BatchNorm, at the input of the sound, has the statistics of its micro-batch.
+    model = tiny_model(fusion="video_only", text_config={"vocab_size": fitting_config.text_config.vocab_size})
+    processor = LavcapProcessor.from_config(model.config, copy.deepcopy(tokenizer))
+    rows = one_row_per_caption(load_split(toy_world, "train"))
+    captions = [row["captions"][0] for row in rows.select(range(4))]
+    assert len({len(caption.split()) for caption in captions}) > 1
+    whole, parts = (
+        trained_weights(
+            model, processor, rows, tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=4 // size
+        )
+        for size in (4, 1)
+    )
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], atol=1e-6, rtol=1e-5)
+    moved = [name for name, start in model.state_dict().items() if not torch.equal(whole[name], start)]
+    assert any("language_model" in name for name in moved) and any("vision_tower" in name for name in moved)
