@@ -10,10 +10,11 @@ import transformers
 from packaging.version import Version
 
 
-OLDEST_TRANSFORMERS = "5.4.0"  # the first with dataclass configurations, as setup.py has it
+OLDEST_TRANSFORMERS = "5.5.4"  # up to 5.5.3 the Trainer divides accumulated gradients twice
 
 if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):  # before anything that an older one lacks
-    raise ImportError(
+    # No ImportError: the other files take that for a sign that they are plain modules, and would hide the sentence.
+    raise RuntimeError(
         f"LAVCap needs Transformers {OLDEST_TRANSFORMERS} or newer, but {transformers.__version__} is installed: "
         f"pip install --upgrade 'transformers>={OLDEST_TRANSFORMERS}'"
     )

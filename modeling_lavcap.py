@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, CLIPVisionModelWithProjection, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -20,7 +19,6 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, is_peft_available
-from transformers.utils.output_capturing import capture_outputs
 
 
 try:  # inside a package: the Hub's module cache
@@ -59,6 +57,10 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     )
     from transport_lavcap import alignment_loss, at_least_float32, log_sinkhorn
     from weights_lavcap import WeightsError, fit_time_positions, load_strictly
+
+# After the configuration, which has looked at the version: an older Transformers lacks them.
+from transformers import initialization as init
+from transformers.utils.output_capturing import capture_outputs
 
 
 FEATURE_INPUTS = ("input_features", "pixel_values_videos", "video_features", "audio_mask", "video_mask")

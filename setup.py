@@ -26,7 +26,7 @@ setup(
     ],
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.4,<6",
+        "transformers>=5.5.4,<6",
         "accelerate>=1.10",
         "peft>=0.18",
         "datasets>=4.0",

@@ -1,5 +1,6 @@
 """The declared range of Transformers, and what someone outside of it is told."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 import transformers
 from packaging.version import Version
+from stranger import WITHOUT_PROJECT
 
 from configuration_lavcap import OLDEST_TRANSFORMERS
 from conftest import ROOT
@@ -19,6 +21,15 @@ import {module}
 """
 
 
+def run_plain(script: str, folder) -> str:
+    environment = os.environ | {"HF_HOME": str(folder)}
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def run(module: str, version: str) -> subprocess.CompletedProcess:
     script = IMPORT_UNDER.format(module=module, version=version)
     return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
@@ -29,8 +40,8 @@ def test_an_older_version_is_told_both_versions_in_one_sentence(module):
     result = run(module, "5.3.0")
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == (
-        "ImportError: LAVCap needs Transformers 5.4.0 or newer, but 5.3.0 is installed: "
-        "pip install --upgrade 'transformers>=5.4.0'"
+        "RuntimeError: LAVCap needs Transformers 5.5.4 or newer, but 5.3.0 is installed: "
+        "pip install --upgrade 'transformers>=5.5.4'"
     )
 
 
@@ -41,3 +52,17 @@ def test_the_floor_itself_is_let_in():
 def test_setup_declares_the_same_floor_and_the_tests_run_within_it():
     (declared,) = re.findall(r'"transformers>=([\d.]+),<6"', (ROOT / "setup.py").read_text())
     assert Version(declared) == Version(OLDEST_TRANSFORMERS) <= Version(transformers.__version__) < Version("6")
+
+
+def test_an_older_version_is_told_so_by_the_auto_classes_too(saved_model, tmp_path):
+    script = """
+from transformers import AutoModel, AutoProcessor
+sys.modules["transformers"].__version__ = "5.3.0"  # some imports make that module anew
+for auto_class in (AutoProcessor, AutoModel):
+    try:
+        auto_class.from_pretrained({folder!r}, trust_remote_code=True)
+    except RuntimeError as error:
+        print(error)
+"""
+    found = run_plain(WITHOUT_PROJECT + script.format(folder=str(saved_model)), tmp_path)
+    assert found.count("LAVCap needs Transformers 5.5.4 or newer, but 5.3.0 is installed") == 2
