@@ -288,6 +288,8 @@ def test_a_wrong_number_of_placeholders_names_both_counts(model):
 def test_an_unknown_keyword_raises(model):
     with pytest.raises(TypeError, match="pixel_values_video"):
         model(**clip_inputs(model), pixel_values_video=None)
+    with pytest.raises(ValueError, match="pixel_values_video"):
+        model.generate(**clip_inputs(model), pixel_values_video=1)
 
 
 @pytest.mark.parametrize(
