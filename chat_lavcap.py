@@ -42,21 +42,27 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{- "ASSISTANT:" -}}{%- endif -%}
 """
 
-SOURCES = {"audio": ("audio", "url", "path"), "video": ("video", "url", "path"), "image": ("image", "url", "path")}
+SOURCES = {
+    "audio": ("audio", "url", "path"),
+    "video": ("video", "url", "path"),
+    "image": ("image", "url", "path"),
+    "image_url": ("image_url",),
+}
 
 
 def clips_of(messages: Sequence[dict[str, Any]], load_audio_from_video: bool = False) -> dict[str, Any]:
     """The clip of a conversation, as `audio`, `videos` and `images` of [`LavcapProcessor`]; empty without one.
 
     Raises:
-        ValueError: an entry brings nothing; more than one sound or video: a conversation is about one clip.
+        ValueError: an entry of unknown type, or that brings nothing; more than one sound or video: a conversation is
+            about one clip.
     """
     found: dict[str, list] = {"audio": [], "video": [], "image": []}
     for message in messages:
         content = message.get("content") or []
         for entry in () if isinstance(content, str) else content:
-            if entry["type"] in found:
-                found[entry["type"]].append(_source(entry))
+            if entry["type"] != "text":
+                found["image" if entry["type"] == "image_url" else _known_type(entry)].append(_source(entry))
     if load_audio_from_video:
         found["audio"] += found["video"]
     for kind in ("audio", "video"):
@@ -65,18 +71,29 @@ def clips_of(messages: Sequence[dict[str, Any]], load_audio_from_video: bool = F
                 f"Got a conversation with {len(found[kind])} {kind} entries, expected at most one: LAVCap takes one "
                 "clip per conversation."
             )
-    clip = {"audio": found["audio"], "videos": found["video"]}
-    return {name: parts[0] for name, parts in clip.items() if parts} | (
-        {"images": found["image"]} if found["image"] else {}
-    )
+    clip = {"audio": found["audio"][:1], "videos": found["video"][:1], "images": [found["image"]]}
+    return {name: parts[0] for name, parts in clip.items() if parts and not (name == "images" and not parts[0])}
+
+
+def _known_type(entry: dict[str, Any]) -> str:
+    if entry["type"] not in SOURCES:
+        raise ValueError(
+            f"Got an entry of type {entry['type']!r}, expected one of 'text', {', '.join(map(repr, SOURCES))}."
+        )
+    return entry["type"]
 
 
 def _source(entry: dict[str, Any]) -> Any:
-    kind = entry["type"]
-    for name in SOURCES[kind]:
-        if entry.get(name) is not None:
-            return entry[name]
-    raise ValueError(
-        f"Got a {kind} entry with {', '.join(map(repr, entry.keys() - {'type'})) or 'nothing'}, expected one of "
-        f"{', '.join(map(repr, SOURCES[kind]))}: a path or what was decoded."
-    )
+    kind = _known_type(entry)
+    name = next((name for name in SOURCES[kind] if entry.get(name) is not None), None)
+    if name is None:
+        raise ValueError(
+            f"Got a {kind} entry with {', '.join(map(repr, entry.keys() - {'type'})) or 'nothing'}, expected one of "
+            f"{', '.join(map(repr, SOURCES[kind]))}: a path or what was decoded."
+        )
+    value = entry[name]
+    if kind == "image_url":
+        value = value["url"] if isinstance(value, dict) else value
+    if entry.get("sampling_rate") is not None:
+        value = {"array": value, "sampling_rate": entry["sampling_rate"]}
+    return value

@@ -91,6 +91,8 @@ def broadcast(name: str, texts: str | Sequence[str], count: int) -> list[str]:
 def _as_list(items: Any, is_single: Callable[[Any], bool]) -> list:
     if items is None:
         return []
+    if not hasattr(items, "__len__") and not is_path(items) and not hasattr(items, "convert"):
+        items = list(items)  # an iterator: looking at it would use it up
     return [items] if is_single(items) else list(items)
 
 
@@ -145,11 +147,12 @@ def _to_rgb(image: Any) -> np.ndarray:
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[-1] not in (1, 3):
         raise ValueError(f"A video frame has shape {array.shape}, expected (height, width, 3) RGB.")
-    if np.issubdtype(array.dtype, np.floating):
-        if array.min() < 0 or array.max() > 1:
-            raise ValueError(
-                f"A video frame holds values from {array.min():.3g} to {array.max():.3g}, expected floating point in "
-                "[0, 1] or uint8 in [0, 255]."
-            )
-        array = (array * 255).round()
+    floating = np.issubdtype(array.dtype, np.floating) or array.dtype == np.bool_
+    if not (array.min() >= 0 and array.max() <= (1 if floating else 255)):  # NaN is neither
+        raise ValueError(
+            f"A video frame of {array.dtype} holds values from {array.min():.3g} to {array.max():.3g}, expected "
+            "floating point in [0, 1] or integers in [0, 255]."
+        )
+    if floating:
+        array = (array * 255.0).round()
     return np.broadcast_to(array.astype(np.uint8), (*array.shape[:2], 3))

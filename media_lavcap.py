@@ -140,6 +140,11 @@ def even_indices(length: int, count: int) -> list[int]:
 def to_mono(waveform: np.ndarray) -> np.ndarray:
     """Mean over channels of `(samples,)`, `(channels, samples)` or `(samples, channels)`; channels are the fewer."""
     waveform = np.asarray(waveform)
+    if np.issubdtype(waveform.dtype, np.integer) and waveform.dtype.itemsize > 4:
+        raise ValueError(
+            f"audio holds {waveform.dtype} samples, whose full scale is unknown, expected floating point in [-1, 1] "
+            "or integers of the sound's own dtype, such as int16."
+        )
     if np.issubdtype(waveform.dtype, np.unsignedinteger):
         waveform = waveform / (np.iinfo(waveform.dtype).max / 2) - 1
     elif np.issubdtype(waveform.dtype, np.integer):

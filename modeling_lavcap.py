@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, CLIPVisionModelWithProjection, GenerationMixin, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
+from transformers.generation import CandidateGenerator, LogitsProcessorList, PromptLookupCandidateGenerator
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -133,6 +134,19 @@ class LavcapAudioMLP(nn.Module):
         return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
+class LavcapBatchNorm(nn.BatchNorm1d):
+    """BatchNorm that keeps its statistics while its weights are frozen.
+
+    An adapter holds no statistics: were they to move under it, what is saved would not be what was trained.
+    """
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if self.weight.requires_grad or not self.training:
+            return super().forward(features)
+        statistics = (self.running_mean, self.running_var)
+        return nn.functional.batch_norm(features, *statistics, self.weight, self.bias, eps=self.eps)
+
+
 class LavcapLayerNorm(nn.LayerNorm):
     """LayerNorm in float32 whatever the dtype of its weights, as under autocast: the residual stream loses no bits."""
 
@@ -145,7 +159,8 @@ class LavcapPatchEmbed(nn.Conv2d):
     """Convolution in float32 whatever the dtype of its weights: rounded features would cost the plan most bits."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+        weight = at_least_float32(self.weight)
+        bias = None if self.bias is None else at_least_float32(self.bias)  # an adapter's copy of the layer has none
         return self._conv_forward(features.to(weight.dtype), weight, bias)
 
 
@@ -200,7 +215,7 @@ class LavcapAudioModel(LavcapPreTrainedModel):
     def __init__(self, config: LavcapAudioConfig):
         super().__init__(config)
         width, patch = config.hidden_size, config.patch_size
-        self.batch_norm = nn.BatchNorm1d(
+        self.batch_norm = LavcapBatchNorm(
             config.num_mel_bins, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum
         )
         self.patch_embed = LavcapPatchEmbed(1, width, kernel_size=patch, stride=patch)
@@ -765,10 +780,11 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             TypeError: unknown keyword.
         """
         _reject_unknown(kwargs)
-        features = (input_features, pixel_values_videos, video_features)
+        features = dict(zip(FEATURE_INPUTS, (input_features, pixel_values_videos, video_features), strict=False))
+        features |= {"audio_mask": audio_mask, "video_mask": video_mask}
         clips = LavcapSoftTokens(soft_tokens=soft_tokens, soft_token_counts=soft_token_counts)
-        if any(feature is not None for feature in features):
-            clips = self.get_soft_tokens(*features, audio_mask=audio_mask, video_mask=video_mask)
+        if _has_clips(features, soft_tokens):
+            clips = self.get_soft_tokens(**features)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Got both or neither of input_ids and inputs_embeds, expected exactly one.")
         inputs_embeds = self._embed(input_ids, inputs_embeds, clips)
@@ -782,7 +798,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         output = LavcapCausalLMOutputWithPast(
             alignment_loss=clips.alignment_loss,
             logits=self._without_placeholder(outputs.logits),
-            past_key_values=outputs.past_key_values,
+            past_key_values=outputs.get("past_key_values"),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             transport_plan=clips.transport_plan,
@@ -796,7 +812,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """Look up the text and put each clip's soft tokens at its placeholders: `(batch, sequence, text_hidden)`."""
         table, token = self.get_input_embeddings(), self.config.av_token_id
-        has_row, no_clip = token < table.num_embeddings, clips.soft_tokens is None
+        has_row, no_clip = token < self.config.get_text_config().vocab_size, clips.soft_tokens is None
         if no_clip and (input_ids is None or has_row):
             return table(input_ids) if inputs_embeds is None else inputs_embeds
         if input_ids is None:
@@ -806,8 +822,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             # Where the placeholder has no row in the embedding table any other id serves for the look-up.
             inputs_embeds = table(input_ids.masked_fill(placeholder, 0))
         counts = torch.zeros_like(placeholder[:, 0], dtype=torch.long) if no_clip else clips.soft_token_counts
-        if not torch.compiler.is_compiling():
-            self._check_placeholders(placeholder.sum(dim=1), counts)
+        self._check_placeholders(placeholder.sum(dim=1), counts)
         if no_clip:
             return inputs_embeds
         soft_tokens = clips.soft_tokens.to(inputs_embeds.device, inputs_embeds.dtype)
@@ -818,10 +833,11 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
     def _embedded_placeholders(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Where the embedding of the placeholder stands, if it has one: `(batch, sequence)` bool."""
         table, token = self.get_input_embeddings(), self.config.av_token_id
-        if token >= table.num_embeddings:
+        words = self.config.get_text_config().vocab_size
+        if token >= words:
             raise ValueError(
                 f"Got inputs_embeds and a clip, but the placeholder (av_token_id {token}) has no row among the "
-                f"{table.num_embeddings} embeddings that could mark its place: pass input_ids, or put the soft tokens "
+                f"{words} embeddings that could mark its place: pass input_ids, or put the soft tokens "
                 "of get_soft_tokens into inputs_embeds yourself and leave the clip out."
             )
         marker = table(torch.tensor(token, device=inputs_embeds.device))
@@ -836,6 +852,9 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
 
     @staticmethod
     def _check_placeholders(placeholders: torch.Tensor, counts: torch.Tensor):
+        if torch.compiler.is_compiling():  # a graph has no branch for an error
+            torch._assert_async((placeholders == counts.to(placeholders.device)).all(), "placeholders for soft tokens")
+            return
         if placeholders.shape != counts.shape or (placeholders != counts.to(placeholders.device)).any():
             raise ValueError(
                 f"input_ids has {placeholders.tolist()} placeholders per row for {counts.tolist()} soft tokens, "
@@ -843,6 +862,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             )
 
     def _add_losses(self, output: LavcapCausalLMOutputWithPast, labels: torch.Tensor, num_items_in_batch):
+        labels = labels.masked_fill(labels == self.config.av_token_id, -100)  # it is no word, and never predicted
         output.caption_loss = self.loss_function(
             logits=output.logits,
             labels=labels,
@@ -863,7 +883,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         Clips are encoded once, whatever the number of beams, returned sequences and steps.
         """
         features = {name: kwargs.pop(name) for name in FEATURE_INPUTS if name in kwargs}
-        if any(features.get(name) is not None for name in FEATURE_INPUTS[:3]):
+        if _has_clips(features, kwargs.get("soft_tokens")):
             clips = self.get_soft_tokens(**features)
             kwargs |= {"soft_tokens": clips.soft_tokens, "soft_token_counts": clips.soft_token_counts}
         return super().generate(*args, **kwargs)
@@ -877,6 +897,8 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         soft_token_counts: torch.Tensor | None = None,
         **kwargs,
     ) -> dict:
+        for name in ("tokenizer", "assistant_tokenizer"):  # which generate() passes on, of stop_strings
+            kwargs.pop(name, None)
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
@@ -886,6 +908,65 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         if is_first_iteration or prompt_again:
             model_inputs |= {"soft_tokens": soft_tokens, "soft_token_counts": soft_token_counts}
         return model_inputs
+
+    def _get_logits_processor(self, *args, encoder_input_ids: torch.LongTensor | None = None, **kwargs):
+        if encoder_input_ids is not None:
+            encoder_input_ids = self._words_of(encoder_input_ids)
+        processors = super()._get_logits_processor(*args, encoder_input_ids=encoder_input_ids, **kwargs)
+        return _ProcessorsOfWords(processors, self._words_of)
+
+    def _get_candidate_generator(self, *args, **kwargs):
+        generator = super()._get_candidate_generator(*args, **kwargs)
+        if isinstance(generator, PromptLookupCandidateGenerator):
+            generator = _CandidatesOfWords(generator, self._words_of)
+        return generator
+
+    def _words_of(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        """Ids with the end token for the placeholder, which need not be in the vocabulary."""
+        end = self.config.eos_token_id
+        end = end[0] if isinstance(end, list) else end or 0
+        return input_ids.masked_fill(input_ids == self.config.av_token_id, end)
+
+
+class _ProcessorsOfWords(LogitsProcessorList):
+    """Processors of the scores that see no placeholder among the ids."""
+
+    def __init__(self, processors: LogitsProcessorList, words_of: Callable):
+        super().__init__(processors)
+        self.words_of = words_of
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.FloatTensor:
+        return super().__call__(self.words_of(input_ids), scores, **kwargs)
+
+
+class _CandidatesOfWords(CandidateGenerator):
+    """Candidates from the prompt that end where a clip begins."""
+
+    def __init__(self, generator: CandidateGenerator, words_of: Callable):
+        self.generator = generator
+        self.words_of = words_of
+
+    def get_candidates(self, input_ids: torch.LongTensor, *args, **kwargs):
+        candidates, logits = self.generator.get_candidates(self.words_of(input_ids), *args, **kwargs)
+        proposed = candidates[:, input_ids.shape[1] :]
+        return torch.cat([input_ids, proposed], dim=1), logits
+
+    def update_candidate_strategy(self, *args, **kwargs):
+        return self.generator.update_candidate_strategy(*args, **kwargs)
+
+
+def _has_clips(features: dict[str, torch.Tensor | None], soft_tokens: torch.Tensor | None) -> bool:
+    """Whether clips are given, once, and not only masks for them."""
+    given = [name for name in FEATURE_INPUTS if features.get(name) is not None]
+    clips = [name for name in given if not name.endswith("_mask")]
+    if given and soft_tokens is not None:
+        raise ValueError(f"Got soft_tokens and {', '.join(given)}, expected one of them: they are the same clips.")
+    for name in given:
+        modality = name.removesuffix("_mask")
+        found = "input_features" in clips if modality == "audio" else set(clips) - {"input_features"}
+        if name.endswith("_mask") and not found:
+            raise ValueError(f"Got {name} without the {modality} that it is of: pass both or neither.")
+    return bool(clips)
 
 
 def _reject_unknown(kwargs: dict):

@@ -70,6 +70,10 @@ def sort_options(processor: ProcessorMixin, kwargs: dict[str, Any]) -> CallOptio
     for name, value in given.items():
         if name not in usable and value not in (None, False):
             raise ValueError(f"{name} is {value!r}, but means nothing for LAVCap: leave it out.")
+    if given.get("return_attention_mask") is False:
+        raise ValueError("return_attention_mask is False, but generation needs the mask: leave it out.")
+    if given.get("num_frames") is not None and given["num_frames"] < 1:
+        raise ValueError(f"num_frames is {given['num_frames']}, expected at least 1.")
     merged = processor._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=processor.tokenizer.init_kwargs, **kwargs)
     text = {name: merged["text_kwargs"].get(name) for name in TextOptions._fields}
     # A tokenizer has one side for everything; here prompts are padded on the left, training examples on the right.

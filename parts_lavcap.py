@@ -204,13 +204,15 @@ def read_adapter(
     if file is None:
         return None
     tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in read_weights(file).items()}
-    _check_shapes(model, tensors)
     whole = tuple(f".{module}" for module in settings.get("modules_to_save") or ())
+    _check_shapes(model, tensors, whole)
     return {_beside_original(key, whole, adapter): tensor for key, tensor in tensors.items()}
 
 
 def _beside_original(key: str, whole: tuple[str, ...], adapter: str) -> str:
-    """Name of a tensor of a module that the adapter holds whole; other names stay."""
+    """Name of a tensor of a module that the adapter holds whole, or of DoRA's magnitudes; other names stay."""
+    if key.endswith(".lora_magnitude_vector"):
+        return f"{key}.{adapter}.weight"
     parts = key.split(".")
     for length in range(1, len(parts)):
         module = ".".join(parts[:length])
@@ -235,10 +237,13 @@ def _check_base(config: PreTrainedConfig, name: str | Path, theirs: dict):
         logger.warning(f"{name}: was trained on another language model, expected {base}, got {got}.")
 
 
-def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor]):
+def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor], whole: tuple[str, ...]):
+    """Compare LoRA's matrices and whole modules with the model; of other tensors PEFT itself must judge."""
     problems = []
     for name, tensor in tensors.items():
         lora = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.\w+)?(\.weight)?", name)
+        if lora is None and "modules_to_save" not in _beside_original(name, whole, ""):
+            continue
         try:
             layer = model.get_submodule(lora.group(1) if lora else name.rpartition(".")[0])
         except AttributeError:

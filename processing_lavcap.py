@@ -74,6 +74,12 @@ class LavcapProcessor(ProcessorMixin):
         self.fusion = fusion
         self.av_token = av_token
         self.av_token_id = tokenizer.convert_tokens_to_ids(av_token) if av_token_id is None else av_token_id
+        word = tokenizer.convert_ids_to_tokens(self.av_token_id) if self.av_token_id < len(tokenizer) else av_token
+        if word != av_token:
+            raise ValueError(
+                f"av_token_id is {self.av_token_id}, expected the id of {av_token!r} or one beyond the "
+                f"{len(tokenizer)} tokens of the tokenizer: it is that of {word!r}."
+            )
         self.prompt = prompt
         self.instruction = instruction
         if chat_template is None and prompt == PROMPT:
@@ -169,8 +175,8 @@ class LavcapProcessor(ProcessorMixin):
         options = sort_options(self, kwargs)
         parts = {"audio": audio, "images": images, "videos": videos, "video_features": video_features}
         if media is not None:
-            if any(given is not None for given in parts.values()):
-                raise ValueError(f"Got media together with {', '.join(parts)}: pass the clip once.")
+            if given := [name for name, part in parts.items() if part is not None]:
+                raise ValueError(f"Got media together with {', '.join(given)}: pass the clip once.")
             paths = [media] if is_path(media) else media
             clips = [self.load_clip(path, num_frames=options.videos.get("num_frames")) for path in paths]
             features = self._clip_features(clips, options)
@@ -224,10 +230,9 @@ class LavcapProcessor(ProcessorMixin):
             media = {name: [clip.get(name) for clip in clips] for name in ("audio", "images", "videos")}
             media = {name: column for name, column in media.items() if any(part is not None for part in column)}
             inputs = self(text=prompts, **media, **options)
-        else:  # words alone: as the tokenizer has it
-            bos = self.tokenizer.bos_token
-            options = {"add_special_tokens": not (bos and prompts[0].startswith(bos)), "padding": True} | options
-            inputs = self.tokenizer(prompts, **options)
+        else:  # words alone
+            options = sort_options(self, options)
+            inputs = as_batch(self.encode_text([0] * len(prompts), prompts, **options.text), options.return_tensors)
         return inputs if return_dict else inputs["input_ids"]
 
     @property
@@ -449,6 +454,8 @@ class LavcapProcessor(ProcessorMixin):
         return start + before + [self.av_token_id] * count + sum(after, [])
 
     def _answer_ids(self, caption: str) -> list[int]:
+        if self.av_token in caption:
+            raise ValueError(f"The caption holds the placeholder {self.av_token}, expected words: {caption!r}")
         return self.tokenizer(caption, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
 

@@ -71,6 +71,29 @@ def test_several_conversations_are_a_batch(processor):
     )
 
 
+def test_the_rate_of_a_sound_and_the_address_of_an_image_are_heeded(processor, tmp_path):
+    slow = ask({"type": "audio", "audio": sound(), "sampling_rate": 8000})
+    assert_same(tokenized(processor, slow), processor(audio=sound(), sampling_rate=8000))
+    Image.fromarray(pictures()[0]).save(tmp_path / "a.png")
+    path = str(tmp_path / "a.png")
+    for entry in ({"type": "image", "url": path}, {"type": "image_url", "image_url": {"url": path}}):
+        assert_same(tokenized(processor, ask(entry)), processor(images=[path]))
+
+
+@torch.no_grad()
+def test_words_alone_are_padded_on_the_left_like_prompts_of_clips(processor, model):
+    short, long = (ask(text=text) for text in ("rain?", "what falls while a red circle beeps?"))
+    inputs = tokenized(processor, [short, long])
+    assert inputs["attention_mask"][0, 0] == 0 and inputs["attention_mask"][:, -1].tolist() == [1, 1]
+    together = processor.decode_captions(model.generate(**inputs), inputs)
+    for conversation, caption in zip((short, long), together, strict=True):
+        alone = tokenized(processor, conversation)
+        assert alone["input_ids"][0, 0] == processor.tokenizer.bos_token_id
+        assert processor.decode_captions(model.generate(**alone), alone) == [caption]
+    padded = tokenized(processor, short, processor_kwargs={"text_kwargs": {"padding": "max_length", "max_length": 50}})
+    assert padded["input_ids"].shape == (1, 50)
+
+
 def test_options_of_the_call_pass_through(processor):
     messages = ask({"type": "video", "video": pictures()})
     inputs = tokenized(
@@ -125,6 +148,7 @@ def test_a_conversation_is_captioned_as_the_clip_is(processor, model):
     [
         (ask({"type": "audio", "audio": sound()}, {"type": "audio", "audio": sound()}), {}, "2 audio entries"),
         (ask({"type": "video", "path": "a.mp4"}, {"type": "video", "path": "b.mp4"}), {}, "2 video entries"),
+        (ask({"type": "sound", "audio": sound()}), {}, "an entry of type 'sound', expected one of 'text', 'audio'"),
         (ask({"type": "audio", "file": "a.wav"}), {}, "a audio entry with 'file', expected one of 'audio', 'url'"),
         (ask({"type": "audio", "url": "https://a.org/b.wav"}), {}, "an address, not a file; download it"),
         (ask({"type": "audio", "audio": sound()}), {"return_assistant_tokens_mask": True}, "pass captions"),

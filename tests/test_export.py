@@ -8,6 +8,9 @@ from torch import nn
 from conftest import tiny_model
 
 
+pytestmark = pytest.mark.slow
+
+
 class Encoder(nn.Module):
     """Features in, soft tokens and how many there are of them out."""
 

@@ -84,7 +84,10 @@ def test_the_kind_of_cache_does_not_change_what_is_said(plain, cache, beams):
     "backend",
     [
         "aot_eager",
-        pytest.param("inductor", marks=pytest.mark.skipif(not shutil.which("gcc"), reason="needs a C compiler")),
+        pytest.param(
+            "inductor",
+            marks=[pytest.mark.slow, pytest.mark.skipif(not shutil.which("gcc"), reason="needs a C compiler")],
+        ),
     ],
 )
 def test_the_decoding_step_compiles_as_one_graph(plain, backend):
@@ -104,6 +107,43 @@ def test_an_assistant_and_looking_back_change_nothing_but_the_speed(plain):
     assert new_tokens(plain, inputs, prompt_lookup_num_tokens=3, eos_token_id=299) == expected
     for assistant in (tiny_model(), tiny_model(text_config={"num_hidden_layers": 1})):
         assert new_tokens(plain, inputs, assistant_model=assistant) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 1},
+        {"no_repeat_ngram_size": 2, "num_beams": 3},
+        {"encoder_repetition_penalty": 1.2},
+        {"bad_words_ids": [[5], [7, 8]]},
+        {"prompt_lookup_num_tokens": 8, "max_matching_ngram_size": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("resized", [False, True])
+def test_what_looks_at_the_prompt_s_ids_does_not_stumble_over_the_placeholder(plain, options, resized):
+    model = copy.deepcopy(plain)
+    if resized:
+        model.resize_token_embeddings(301)  # with a row for it
+    model.generation_config.eos_token_id = 299
+    inputs = clip_inputs(model, batch=1)
+    rows = new_tokens(model, inputs, max_new_tokens=20, **options)
+    assert rows and model.config.av_token_id not in rows[0]
+    if "prompt_lookup_num_tokens" in options:
+        assert rows == new_tokens(model, inputs, max_new_tokens=20)
+    if options == {"no_repeat_ngram_size": 1}:
+        assert len(set(rows[0])) == len(rows[0])
+
+
+def test_generation_stops_at_a_string(plain, tokenizer, fitting_config):
+    model = tiny_model(text_config={"vocab_size": fitting_config.text_config.vocab_size})
+    inputs = clip_inputs(model, batch=1)
+    inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == 300, model.config.av_token_id)
+    (row,) = new_tokens(model, inputs, max_new_tokens=12)
+    word = tokenizer.decode(row[3]).strip()
+    (stopped,) = new_tokens(model, inputs, max_new_tokens=12, stop_strings=[word], tokenizer=tokenizer)
+    assert stopped == row[: len(stopped)] and len(stopped) <= 4 and word in tokenizer.decode(stopped)
 
 
 def test_generation_may_start_from_soft_tokens_or_from_embeddings(plain):

@@ -285,6 +285,50 @@ def test_a_wrong_number_of_placeholders_names_both_counts(model):
         model(**inputs)
 
 
+@torch.no_grad()
+def test_a_wrong_number_of_placeholders_is_noticed_in_a_compiled_graph_too(model):
+    inputs = clip_inputs(model)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits)
+    inputs["input_ids"][1, -1] = model.config.av_token_id
+    with pytest.raises(RuntimeError, match="placeholders for soft tokens"):
+        compiled(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"soft_tokens": torch.zeros(2, 7, 32)}, "Got soft_tokens and input_features, pixel_values_videos"),
+        ({"input_features": None, "audio_mask": torch.ones(2)}, "Got audio_mask without the audio that it is of"),
+        ({"pixel_values_videos": None, "video_mask": torch.ones(2)}, "Got video_mask without the video"),
+    ],
+)
+def test_inputs_that_would_be_ignored_are_refused(model, given, message):
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match=message):
+            call(**clip_inputs(model) | given)
+
+
+@torch.no_grad()
+def test_placeholders_among_labels_are_not_words_to_be_learned(model):
+    inputs = clip_inputs(model)
+    ids, token = inputs["input_ids"], model.config.av_token_id
+    masked = model(**inputs, labels=ids.masked_fill(ids == token, -100)).loss
+    torch.testing.assert_close(model(**inputs, labels=ids.clone()).loss, masked)
+
+
+def test_frozen_statistics_stay_and_others_move(model):
+    features = clip_inputs(model)["input_features"]
+    for frozen in (True, False):
+        tower = copy.deepcopy(model.audio_tower).train()
+        tower.batch_norm.requires_grad_(not frozen)
+        before = tower.batch_norm.running_mean.clone()
+        output = tower(features).last_hidden_state
+        assert torch.equal(tower.batch_norm.running_mean, before) == frozen
+        if frozen:
+            torch.testing.assert_close(output, copy.deepcopy(tower).eval()(features).last_hidden_state)
+
+
 def test_an_unknown_keyword_raises(model):
     with pytest.raises(TypeError, match="pixel_values_video"):
         model(**clip_inputs(model), pixel_values_video=None)

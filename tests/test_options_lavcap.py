@@ -121,6 +121,8 @@ def test_sound_as_the_model_takes_it_is_not_remarked_on(processor, said):
         ({"stride": 2}, ValueError, "stride is 2, but means nothing"),
         ({"padding": "most"}, ValueError, "padding"),
         ({"padding": "max_length"}, ValueError, "max_length is not given"),
+        ({"num_frames": 0}, ValueError, "num_frames is 0, expected at least 1"),
+        ({"return_attention_mask": False}, ValueError, "generation needs the mask"),
         ({"padding_side": "top"}, ValueError, "padding_side is 'top', expected 'left' or 'right'"),
         (
             {"truncation": True, "max_length": 9},

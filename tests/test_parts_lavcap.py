@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from stranger import run_stranger
 from test_modeling_lavcap import clip_inputs
 from transformers import AutoModelForCausalLM, GPT2Config
 
@@ -171,6 +172,58 @@ def test_an_adapter_loads_onto_its_base(adapter):
     assert torch.equal(model(**clip_inputs(model)).logits, expected)
     assert (plain - expected).abs().max() > 1e-2
     assert torch.equal(PeftModel.from_pretrained(tiny_model(), folder)(**clip_inputs(model)).logits, expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": r".*(audio_tower|language_model)\..*\.q_proj", "use_dora": True},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["patch_embed"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["fusion", "multi_modal_projector"], "use_rslora": True},
+    ],
+    ids=str,
+)
+def test_what_was_trained_is_what_is_loaded(options, tmp_path):
+    """Also the statistics at the input of the sound, which no adapter holds."""
+    model = get_peft_model(tiny_model(), LoraConfig(init_lora_weights=False, **options)).train()
+    inputs = clip_inputs(model.get_base_model())
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == 300, -100)
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1.0)
+    for _ in range(2):
+        model(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+    model.eval().save_pretrained(tmp_path)
+    again = tiny_model()
+    again.load_adapter(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits)
+
+
+REMOTE = """
+import json, sys
+import torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+inputs = torch.load(sys.argv[2])
+with torch.no_grad():
+    print(json.dumps([type(model).__module__, model(**inputs).logits[0, -1].tolist()]))
+"""
+
+
+@pytest.mark.slow
+def test_an_adapter_in_the_folder_of_its_base_is_loaded_as_remote_code_too(adapter, tmp_path):
+    folder, expected = adapter
+    model = tiny_model(text_model_name="me/llama-tiny")
+    model.save_pretrained(tmp_path / "both")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "both" / name).write_bytes((folder / name).read_bytes())
+    torch.save(clip_inputs(model), tmp_path / "inputs.pt")
+    arguments = (str(tmp_path / "both"), str(tmp_path / "inputs.pt"))
+    module, logits = run_stranger(REMOTE, *arguments, folder=tmp_path, HF_HOME=str(tmp_path)).printed
+    assert module.startswith("transformers_modules.")
+    torch.testing.assert_close(torch.tensor(logits), expected[0, -1])
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,25 @@ def test_arrays_images_and_lists_of_frames_mean_the_same(processor):
     assert processor(videos=[frames, images])["pixel_values_videos"].shape[0] == 2
 
 
+def test_iterators_lose_nothing_and_black_and_white_is_seen(processor):
+    videos = [pictures(3), pictures(4), pictures(5)]
+    expected = processor(videos=videos)["pixel_values_videos"]
+    assert torch.equal(processor(videos=iter(videos))["pixel_values_videos"], expected)
+    assert processor(audio=(sound() for _ in range(2)))["input_features"].shape[0] == 2
+    masks = pictures() > 127
+    assert torch.equal(
+        processor(videos=masks)["pixel_values_videos"],
+        processor(videos=masks.astype(np.uint8) * 255)["pixel_values_videos"],
+    )
+
+
+def test_a_placeholder_that_is_a_word_is_refused(fitting_config, tokenizer):
+    config = copy.deepcopy(fitting_config)
+    config.av_token_id = 7
+    with pytest.raises(ValueError, match="av_token_id is 7, expected the id of '<av>' or one beyond the"):
+        LavcapProcessor.from_config(config, tokenizer)
+
+
 def test_images_of_any_mode_and_paths_of_images_are_frames(processor, tmp_path):
     grey = Image.fromarray(pictures()[0]).convert("L")
     expected = processor(videos=grey)["pixel_values_videos"]
@@ -211,6 +230,12 @@ def test_a_clip_beyond_the_window_is_cut_with_both_durations(processor, caplog):
         ({"videos": [Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))]}, "expected one \\(height, width\\)"),
         ({"audio": sound() * 30000}, r"expected floating point in \[-1, 1\]"),
         ({"audio": sound(), "sampling_rate": 0}, "sampling_rate is 0"),
+        ({"audio": torch.tensor([1000, -1000] * 3000)}, "int64 samples, whose full scale is unknown"),
+        ({"audio": [1000, -1000] * 3000}, "int64 samples"),
+        ({"videos": np.full((3, 8, 8, 3), np.nan, np.float32)}, "holds values from nan to nan"),
+        ({"videos": pictures().astype(np.int64) + 300}, r"of int64 holds values from 30\d to 5"),
+        ({"videos": pictures().astype(np.uint16) * 257}, "of uint16 holds values from"),
+        ({"audio": sound(), "captions": "a <av> beeps"}, "The caption holds the placeholder <av>"),
         ({"videos": [pictures(), None], "video_features": [None, torch.zeros(4, 24)]}, "expected one of them"),
         ({"audio": sound(), "return_tensors": "tf"}, "expected 'pt', 'np' or None"),
     ],

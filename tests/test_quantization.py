@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from stranger import run_stranger
 from test_modeling_lavcap import clip_inputs
 from transformers import BitsAndBytesConfig
 
@@ -54,3 +55,21 @@ def test_what_a_user_spares_is_what_is_spared(folder):
     names = quantized(LavcapForConditionalGeneration.from_pretrained(folder, quantization_config=config))
     assert names and all(name.startswith(("audio_tower", "multi_modal_projector", "fusion")) for name in names)
     assert config.llm_int8_skip_modules == ["vision_tower", "language_model"]
+
+
+REMOTE = """
+import json, sys
+from transformers import AutoModel
+
+options = {"load_in_4bit": True, "quant_method": "bitsandbytes"}
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True, quantization_config=options)
+names = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
+print(json.dumps({"module": type(model).__module__, "names": names}))
+"""
+
+
+@pytest.mark.slow
+def test_so_it_is_with_remote_code(folder, tmp_path):
+    found = run_stranger(REMOTE, str(folder), folder=tmp_path, HF_HOME=str(tmp_path)).printed
+    assert found["module"].startswith("transformers_modules.") and len(found["names"]) == 2 * 7
+    assert all(name.startswith("language_model.model.layers.") for name in found["names"])

@@ -35,6 +35,7 @@ def run(module: str, version: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["configuration_lavcap", "lavcap"])
 def test_an_older_version_is_told_both_versions_in_one_sentence(module):
     result = run(module, "5.3.0")
@@ -45,6 +46,7 @@ def test_an_older_version_is_told_both_versions_in_one_sentence(module):
     )
 
 
+@pytest.mark.slow
 def test_the_floor_itself_is_let_in():
     assert run("configuration_lavcap", OLDEST_TRANSFORMERS).returncode == 0
 
@@ -54,6 +56,7 @@ def test_setup_declares_the_same_floor_and_the_tests_run_within_it():
     assert Version(declared) == Version(OLDEST_TRANSFORMERS) <= Version(transformers.__version__) < Version("6")
 
 
+@pytest.mark.slow
 def test_an_older_version_is_told_so_by_the_auto_classes_too(saved_model, tmp_path):
     script = """
 from transformers import AutoModel, AutoProcessor

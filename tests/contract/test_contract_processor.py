@@ -7,6 +7,7 @@ from contract_skips import FEATURE_EXTRACTOR, PROCESSOR
 from library_tests import skipping
 from library_tests.test_processing_common import ProcessorTesterMixin
 from library_tests.test_sequence_feature_extraction_common import SequenceFeatureExtractionTestMixin
+from tokenizers.processors import TemplateProcessing
 from transformers import CLIPImageProcessorPil
 
 import lavcap  # noqa: F401, for the Auto classes
@@ -29,7 +30,12 @@ class LavcapProcessorTest(ProcessorTesterMixin, unittest.TestCase):
 
     @classmethod
     def _setup_tokenizer(cls):
-        return train_tokenizer(["lower newer upper older longer string"])
+        tokenizer = train_tokenizer(["lower newer upper older longer string"])
+        first = (tokenizer.bos_token, tokenizer.bos_token_id)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{first[0]} $A", special_tokens=[first]
+        )
+        return tokenizer  # which writes its first token, as LLaMA-2's
 
     @staticmethod
     def prepare_processor_dict():
