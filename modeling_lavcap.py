@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, CLIPVisionModelWithProjection, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, CLIPVisionModelWithProjection, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.generation import CandidateGenerator, LogitsProcessorList, PromptLookupCandidateGenerator
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -24,6 +23,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 try:  # inside a package: the Hub's module cache
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
+    from .generation_lavcap import FEATURE_INPUTS, LavcapGenerationMixin, has_clips
     from .parts_lavcap import (
         HUB_OPTIONS,
         KEPT_IN_FLOAT32,
@@ -42,6 +42,7 @@ try:  # inside a package: the Hub's module cache
     from .weights_lavcap import WeightsError, fit_time_positions, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
+    from generation_lavcap import FEATURE_INPUTS, LavcapGenerationMixin, has_clips
     from parts_lavcap import (
         HUB_OPTIONS,
         KEPT_IN_FLOAT32,
@@ -64,7 +65,6 @@ from transformers import initialization as init
 from transformers.utils.output_capturing import capture_outputs
 
 
-FEATURE_INPUTS = ("input_features", "pixel_values_videos", "video_features", "audio_mask", "video_mask")
 LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {
     "cache_position",
     "logits_to_keep",
@@ -513,7 +513,7 @@ class LavcapCausalLMOutputWithPast(ModelOutput):
     transport_plan: torch.Tensor | None = None
 
 
-class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
+class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixin):
     """LAVCap: describes what can be heard in a clip, from its sound and its frames."""
 
     def __init__(self, config: LavcapConfig):
@@ -783,7 +783,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
         features = dict(zip(FEATURE_INPUTS, (input_features, pixel_values_videos, video_features), strict=False))
         features |= {"audio_mask": audio_mask, "video_mask": video_mask}
         clips = LavcapSoftTokens(soft_tokens=soft_tokens, soft_token_counts=soft_token_counts)
-        if _has_clips(features, soft_tokens):
+        if has_clips(features, soft_tokens):
             clips = self.get_soft_tokens(**features)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Got both or neither of input_ids and inputs_embeds, expected exactly one.")
@@ -875,98 +875,6 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, GenerationMixin):
             if num_items_in_batch is not None:
                 share = (labels[:, 1:] != -100).sum() / num_items_in_batch
             output.loss = output.loss + share * output.alignment_loss
-
-    @torch.no_grad()
-    def generate(self, *args, **kwargs):
-        """Generate captions; arguments are those of [`GenerationMixin.generate`] and the inputs of [`forward`].
-
-        Clips are encoded once, whatever the number of beams, returned sequences and steps.
-        """
-        features = {name: kwargs.pop(name) for name in FEATURE_INPUTS if name in kwargs}
-        if _has_clips(features, kwargs.get("soft_tokens")):
-            clips = self.get_soft_tokens(**features)
-            kwargs |= {"soft_tokens": clips.soft_tokens, "soft_token_counts": clips.soft_token_counts}
-        return super().generate(*args, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.LongTensor,
-        inputs_embeds: torch.Tensor | None = None,
-        is_first_iteration: bool = False,
-        soft_tokens: torch.Tensor | None = None,
-        soft_token_counts: torch.Tensor | None = None,
-        **kwargs,
-    ) -> dict:
-        for name in ("tokenizer", "assistant_tokenizer"):  # which generate() passes on, of stop_strings
-            kwargs.pop(name, None)
-        model_inputs = super().prepare_inputs_for_generation(
-            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
-        )
-        ids = model_inputs.get("input_ids")
-        # Several tokens at once are the prompt, or what an assistant model proposes after it.
-        prompt_again = ids is not None and ids.shape[1] > 1 and (ids == self.config.av_token_id).any()
-        if is_first_iteration or prompt_again:
-            model_inputs |= {"soft_tokens": soft_tokens, "soft_token_counts": soft_token_counts}
-        return model_inputs
-
-    def _get_logits_processor(self, *args, encoder_input_ids: torch.LongTensor | None = None, **kwargs):
-        if encoder_input_ids is not None:
-            encoder_input_ids = self._words_of(encoder_input_ids)
-        processors = super()._get_logits_processor(*args, encoder_input_ids=encoder_input_ids, **kwargs)
-        return _ProcessorsOfWords(processors, self._words_of)
-
-    def _get_candidate_generator(self, *args, **kwargs):
-        generator = super()._get_candidate_generator(*args, **kwargs)
-        if isinstance(generator, PromptLookupCandidateGenerator):
-            generator = _CandidatesOfWords(generator, self._words_of)
-        return generator
-
-    def _words_of(self, input_ids: torch.LongTensor) -> torch.LongTensor:
-        """Ids with the end token for the placeholder, which need not be in the vocabulary."""
-        end = self.config.eos_token_id
-        end = end[0] if isinstance(end, list) else end or 0
-        return input_ids.masked_fill(input_ids == self.config.av_token_id, end)
-
-
-class _ProcessorsOfWords(LogitsProcessorList):
-    """Processors of the scores that see no placeholder among the ids."""
-
-    def __init__(self, processors: LogitsProcessorList, words_of: Callable):
-        super().__init__(processors)
-        self.words_of = words_of
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.FloatTensor:
-        return super().__call__(self.words_of(input_ids), scores, **kwargs)
-
-
-class _CandidatesOfWords(CandidateGenerator):
-    """Candidates from the prompt that end where a clip begins."""
-
-    def __init__(self, generator: CandidateGenerator, words_of: Callable):
-        self.generator = generator
-        self.words_of = words_of
-
-    def get_candidates(self, input_ids: torch.LongTensor, *args, **kwargs):
-        candidates, logits = self.generator.get_candidates(self.words_of(input_ids), *args, **kwargs)
-        proposed = candidates[:, input_ids.shape[1] :]
-        return torch.cat([input_ids, proposed], dim=1), logits
-
-    def update_candidate_strategy(self, *args, **kwargs):
-        return self.generator.update_candidate_strategy(*args, **kwargs)
-
-
-def _has_clips(features: dict[str, torch.Tensor | None], soft_tokens: torch.Tensor | None) -> bool:
-    """Whether clips are given, once, and not only masks for them."""
-    given = [name for name in FEATURE_INPUTS if features.get(name) is not None]
-    clips = [name for name in given if not name.endswith("_mask")]
-    if given and soft_tokens is not None:
-        raise ValueError(f"Got soft_tokens and {', '.join(given)}, expected one of them: they are the same clips.")
-    for name in given:
-        modality = name.removesuffix("_mask")
-        found = "input_features" in clips if modality == "audio" else set(clips) - {"input_features"}
-        if name.endswith("_mask") and not found:
-            raise ValueError(f"Got {name} without the {modality} that it is of: pass both or neither.")
-    return bool(clips)
 
 
 def _reject_unknown(kwargs: dict):

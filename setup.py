@@ -14,6 +14,7 @@ setup(
         "chat_lavcap",
         "configuration_lavcap",
         "feature_extraction_lavcap",
+        "generation_lavcap",
         "inputs_lavcap",
         "media_lavcap",
         "modeling_lavcap",

@@ -131,9 +131,23 @@ def test_what_looks_at_the_prompt_s_ids_does_not_stumble_over_the_placeholder(pl
     rows = new_tokens(model, inputs, max_new_tokens=20, **options)
     assert rows and model.config.av_token_id not in rows[0]
     if "prompt_lookup_num_tokens" in options:
-        assert rows == new_tokens(model, inputs, max_new_tokens=20)
+        # The look-up of older releases may go on a few tokens beyond max_new_tokens.
+        assert rows[0][:20] == new_tokens(model, inputs, max_new_tokens=20)[0]
     if options == {"no_repeat_ngram_size": 1}:
         assert len(set(rows[0])) == len(rows[0])
+
+
+@torch.no_grad()
+def test_a_penalty_on_repetition_is_one_on_words_alone(plain):
+    """Against the penalty written out: the placeholder stands for no word, least of all for the end."""
+    inputs = clip_inputs(plain, batch=1)
+    output = plain.generate(
+        **inputs, max_new_tokens=1, repetition_penalty=1.5, output_scores=True, return_dict_in_generate=True
+    )
+    expected = plain(**inputs).logits[0, -1]
+    for token in {1, 5, 6, 7}:  # the words of the prompt
+        expected[token] = expected[token] / 1.5 if expected[token] > 0 else expected[token] * 1.5
+    torch.testing.assert_close(output.scores[0][0], expected)
 
 
 def test_generation_stops_at_a_string(plain, tokenizer, fitting_config):

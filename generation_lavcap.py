@@ -1,0 +1,114 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Generation about clips: they are encoded once, and nothing that looks at the ids stumbles over placeholders."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import GenerationMixin
+from transformers.generation import CandidateGenerator, LogitsProcessorList, PromptLookupCandidateGenerator
+
+
+FEATURE_INPUTS = ("input_features", "pixel_values_videos", "video_features", "audio_mask", "video_mask")
+
+
+class LavcapGenerationMixin(GenerationMixin):
+    """`generate` of a model that has `get_soft_tokens` and, in its configuration, `av_token_id`."""
+
+    @torch.no_grad()
+    def generate(self, *args, **kwargs):
+        """Generate captions; arguments are those of [`GenerationMixin.generate`] and the inputs of the forward pass.
+
+        Clips are encoded once, whatever the number of beams, returned sequences and steps.
+        """
+        features = {name: kwargs.pop(name) for name in FEATURE_INPUTS if name in kwargs}
+        if has_clips(features, kwargs.get("soft_tokens")):
+            clips = self.get_soft_tokens(**features)
+            kwargs |= {"soft_tokens": clips.soft_tokens, "soft_token_counts": clips.soft_token_counts}
+        return super().generate(*args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        soft_tokens: torch.Tensor | None = None,
+        soft_token_counts: torch.Tensor | None = None,
+        **kwargs,
+    ) -> dict:
+        for name in ("tokenizer", "assistant_tokenizer"):  # which generate() passes on, of stop_strings
+            kwargs.pop(name, None)
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        ids = model_inputs.get("input_ids")
+        # Several tokens at once are the prompt, or what an assistant model proposes after it.
+        prompt_again = ids is not None and ids.shape[1] > 1 and (ids == self.config.av_token_id).any()
+        if is_first_iteration or prompt_again:
+            model_inputs |= {"soft_tokens": soft_tokens, "soft_token_counts": soft_token_counts}
+        return model_inputs
+
+    def _get_logits_processor(self, *args, encoder_input_ids: torch.LongTensor | None = None, **kwargs):
+        if encoder_input_ids is not None:
+            encoder_input_ids = self._as_words(encoder_input_ids)
+        processors = super()._get_logits_processor(*args, encoder_input_ids=encoder_input_ids, **kwargs)
+        return _ProcessorsOfWords(processors, self._as_words)
+
+    def _get_candidate_generator(self, *args, **kwargs):
+        generator = super()._get_candidate_generator(*args, **kwargs)
+        if isinstance(generator, PromptLookupCandidateGenerator):
+            generator = _CandidatesOfWords(generator, self._as_ends)
+        return generator
+
+    def _as_words(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        """Ids with the first token for the placeholder, which need not be in the vocabulary: it is there anyway."""
+        first = self.config.bos_token_id
+        return self._replaced(input_ids, self.config.pad_token_id if first is None else first)
+
+    def _as_ends(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        """Ids with the end token for the placeholder: what is proposed stops there."""
+        end = self.config.eos_token_id
+        return self._replaced(input_ids, end[0] if isinstance(end, list) else end)
+
+    def _replaced(self, input_ids: torch.LongTensor, word: int | None) -> torch.LongTensor:
+        return input_ids.masked_fill(input_ids == self.config.av_token_id, word or 0)
+
+
+def has_clips(features: dict[str, torch.Tensor | None], soft_tokens: torch.Tensor | None) -> bool:
+    """Whether clips are given, once, and not only masks for them."""
+    given = [name for name in FEATURE_INPUTS if features.get(name) is not None]
+    clips = [name for name in given if not name.endswith("_mask")]
+    if given and soft_tokens is not None:
+        raise ValueError(f"Got soft_tokens and {', '.join(given)}, expected one of them: they are the same clips.")
+    for name in given:
+        modality = name.removesuffix("_mask")
+        found = "input_features" in clips if modality == "audio" else set(clips) - {"input_features"}
+        if name.endswith("_mask") and not found:
+            raise ValueError(f"Got {name} without the {modality} that it is of: pass both or neither.")
+    return bool(clips)
+
+
+class _ProcessorsOfWords(LogitsProcessorList):
+    """Processors of the scores that see no placeholder among the ids."""
+
+    def __init__(self, processors: LogitsProcessorList, in_words: Callable):
+        super().__init__(processors)
+        self.in_words = in_words
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.FloatTensor:
+        return super().__call__(self.in_words(input_ids), scores, **kwargs)
+
+
+class _CandidatesOfWords(CandidateGenerator):
+    """Candidates from the prompt that end where a clip begins."""
+
+    def __init__(self, generator: CandidateGenerator, in_words: Callable):
+        self.generator = generator
+        self.in_words = in_words
+
+    def get_candidates(self, input_ids: torch.LongTensor, *args, **kwargs):
+        candidates, logits = self.generator.get_candidates(self.in_words(input_ids), *args, **kwargs)
+        proposed = candidates[:, input_ids.shape[1] :]
+        return torch.cat([input_ids, proposed], dim=1), logits
+
+    def update_candidate_strategy(self, *args, **kwargs):
+        return self.generator.update_candidate_strategy(*args, **kwargs)
