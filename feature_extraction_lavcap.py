@@ -93,11 +93,9 @@ class LavcapFeatureExtractor(SequenceFeatureExtractor):
                 f"The waveform has {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample it, or let "
                 "LavcapProcessor do so."
             )
-        if not len(raw_speech):
-            raise ValueError("Got a waveform of 0 samples, expected at least one: pass audio=None for no sound.")
-        single = getattr(raw_speech, "ndim", None) == 1 or np.isscalar(raw_speech[0])
+        single = getattr(raw_speech, "ndim", None) == 1 or (len(raw_speech) > 0 and np.isscalar(raw_speech[0]))
         waveforms = [to_mono(to_numpy(waveform)) for waveform in ([raw_speech] if single else raw_speech)]
-        if not all(map(len, waveforms)):
+        if not waveforms or not all(map(len, waveforms)):
             raise ValueError("Got a waveform of 0 samples, expected at least one: pass audio=None for no sound.")
         waveforms = [torch.from_numpy(waveform).to(device or "cpu") for waveform in waveforms]
         rows = [self._window(row) for row in log_mel(waveforms, self.feature_size, self.sampling_rate)]

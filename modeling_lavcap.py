@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 try:  # inside a package: the Hub's module cache
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
-    from .generation_lavcap import FEATURE_INPUTS, LavcapGenerationMixin, has_clips
+    from .generation_lavcap import LavcapGenerationMixin, has_clips
     from .parts_lavcap import (
         HUB_OPTIONS,
         KEPT_IN_FLOAT32,
@@ -42,7 +42,7 @@ try:  # inside a package: the Hub's module cache
     from .weights_lavcap import WeightsError, fit_time_positions, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
-    from generation_lavcap import FEATURE_INPUTS, LavcapGenerationMixin, has_clips
+    from generation_lavcap import LavcapGenerationMixin, has_clips
     from parts_lavcap import (
         HUB_OPTIONS,
         KEPT_IN_FLOAT32,
@@ -780,8 +780,13 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
             TypeError: unknown keyword.
         """
         _reject_unknown(kwargs)
-        features = dict(zip(FEATURE_INPUTS, (input_features, pixel_values_videos, video_features), strict=False))
-        features |= {"audio_mask": audio_mask, "video_mask": video_mask}
+        features = {
+            "input_features": input_features,
+            "pixel_values_videos": pixel_values_videos,
+            "video_features": video_features,
+            "audio_mask": audio_mask,
+            "video_mask": video_mask,
+        }
         clips = LavcapSoftTokens(soft_tokens=soft_tokens, soft_token_counts=soft_token_counts)
         if has_clips(features, soft_tokens):
             clips = self.get_soft_tokens(**features)

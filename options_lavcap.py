@@ -44,6 +44,9 @@ class CallOptions(NamedTuple):
     return_tensors: str | None
 
 
+DEFAULTS = CallOptions({}, {}, {}, {}, "pt")  # of a call without options
+
+
 def known_options(image_processor) -> set[str]:
     """Names of all options that processors of the library take, whether or not they mean something here."""
     groups = ProcessingKwargs.__annotations__

@@ -206,19 +206,22 @@ def read_adapter(
     tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in read_weights(file).items()}
     whole = tuple(f".{module}" for module in settings.get("modules_to_save") or ())
     _check_shapes(model, tensors, whole)
-    return {_beside_original(key, whole, adapter): tensor for key, tensor in tensors.items()}
+    return {_name_in_model(key, whole, adapter): tensor for key, tensor in tensors.items()}
 
 
-def _beside_original(key: str, whole: tuple[str, ...], adapter: str) -> str:
+def _name_in_model(key: str, whole: tuple[str, ...], adapter: str) -> str:
     """Name of a tensor of a module that the adapter holds whole, or of DoRA's magnitudes; other names stay."""
     if key.endswith(".lora_magnitude_vector"):
         return f"{key}.{adapter}.weight"
+    module = _whole_module(key, whole)
+    return key if module is None else f"{module}.modules_to_save.{adapter}{key.removeprefix(module)}"
+
+
+def _whole_module(key: str, whole: tuple[str, ...]) -> str | None:
+    """The module of a tensor that the adapter holds whole; `whole` are the ends of such names, with their dots."""
     parts = key.split(".")
-    for length in range(1, len(parts)):
-        module = ".".join(parts[:length])
-        if whole and f".{module}".endswith(whole):
-            return ".".join([module, "modules_to_save", adapter, *parts[length:]])
-    return key
+    modules = (".".join(parts[:length]) for length in range(1, len(parts)))
+    return next((module for module in modules if whole and f".{module}".endswith(whole)), None)
 
 
 def _check_base(config: PreTrainedConfig, name: str | Path, theirs: dict):
@@ -242,7 +245,7 @@ def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor], whole: 
     problems = []
     for name, tensor in tensors.items():
         lora = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.\w+)?(\.weight)?", name)
-        if lora is None and "modules_to_save" not in _beside_original(name, whole, ""):
+        if lora is None and _whole_module(name, whole) is None:
             continue
         try:
             layer = model.get_submodule(lora.group(1) if lora else name.rpartition(".")[0])

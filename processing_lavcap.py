@@ -18,14 +18,14 @@ try:  # inside a package: the Hub's module cache
     from .feature_extraction_lavcap import LavcapFeatureExtractor
     from .inputs_lavcap import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
     from .media_lavcap import Clip, read_clip, resample, to_mono
-    from .options_lavcap import CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
+    from .options_lavcap import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from chat_lavcap import CHAT_TEMPLATE, PROMPT, clips_of
     from configuration_lavcap import SINGLE_MODALITIES
     from feature_extraction_lavcap import LavcapFeatureExtractor
     from inputs_lavcap import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
     from media_lavcap import Clip, read_clip, resample, to_mono
-    from options_lavcap import CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
+    from options_lavcap import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
 
 
 logger = logging.get_logger(__name__)
@@ -260,7 +260,7 @@ class LavcapProcessor(ProcessorMixin):
 
         Of what the clip and the model both have.
         """
-        return self._clip_features([clip], sort_options(self, {}))[0]
+        return self._clip_features([clip], DEFAULTS)[0]
 
     def batch(
         self,
@@ -399,15 +399,14 @@ class LavcapProcessor(ProcessorMixin):
         return resample(waveform[: int(self.feature_extractor.window * sampling_rate)], sampling_rate, rate)
 
     def _frames(self, video, options: dict[str, Any]) -> np.ndarray | None:
-        count = options.get("num_frames")
+        count, everything = options.get("num_frames"), options.get("do_sample_frames") is False
         if video is None:
             return None
-        if is_path(video) and options.get("do_sample_frames") is False:
+        if not is_path(video):
+            return to_frames(video, None if everything else count or self.num_video_frames)
+        if everything:
             raise ValueError("do_sample_frames is False for a file, expected frames: of files frames are sampled.")
-        if is_path(video):
-            return self.load_clip(video, audio=False, num_frames=count).frames
-        everything = options.get("do_sample_frames") is False
-        return to_frames(video, None if everything else count or self.num_video_frames)
+        return self.load_clip(video, audio=False, num_frames=count).frames
 
     @staticmethod
     def _say_changed(channels: int, sampling_rate: int, rate: int):

@@ -10,7 +10,8 @@ import torch
 from released_reference import read_golden
 
 from conftest import tiny_model
-from modeling_lavcap import FEATURE_INPUTS, LavcapForConditionalGeneration, alignment_loss, log_sinkhorn
+from generation_lavcap import FEATURE_INPUTS
+from modeling_lavcap import LavcapForConditionalGeneration, alignment_loss, log_sinkhorn
 
 
 # --------------------------------------------------------------------------------- against vectors and other solvers

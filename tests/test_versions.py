@@ -1,6 +1,5 @@
 """The declared range of Transformers, and what someone outside of it is told."""
 
-import os
 import re
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import sys
 import pytest
 import transformers
 from packaging.version import Version
-from stranger import WITHOUT_PROJECT
+from stranger import run_stranger
 
 from configuration_lavcap import OLDEST_TRANSFORMERS
 from conftest import ROOT
@@ -19,15 +18,6 @@ import transformers
 transformers.__version__ = {version!r}
 import {module}
 """
-
-
-def run_plain(script: str, folder) -> str:
-    environment = os.environ | {"HF_HOME": str(folder)}
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, env=environment
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 def run(module: str, version: str) -> subprocess.CompletedProcess:
@@ -59,13 +49,18 @@ def test_setup_declares_the_same_floor_and_the_tests_run_within_it():
 @pytest.mark.slow
 def test_an_older_version_is_told_so_by_the_auto_classes_too(saved_model, tmp_path):
     script = """
+import json, sys
 from transformers import AutoModel, AutoProcessor
 sys.modules["transformers"].__version__ = "5.3.0"  # some imports make that module anew
+told = []
 for auto_class in (AutoProcessor, AutoModel):
     try:
-        auto_class.from_pretrained({folder!r}, trust_remote_code=True)
+        auto_class.from_pretrained(sys.argv[1], trust_remote_code=True)
     except RuntimeError as error:
-        print(error)
+        told.append(str(error))
+print(json.dumps(told))
 """
-    found = run_plain(WITHOUT_PROJECT + script.format(folder=str(saved_model)), tmp_path)
-    assert found.count("LAVCap needs Transformers 5.5.4 or newer, but 5.3.0 is installed") == 2
+    told = run_stranger(script, str(saved_model), folder=tmp_path, HF_HOME=str(tmp_path)).printed
+    assert len(told) == 2
+    for sentence in told:
+        assert "LAVCap needs Transformers 5.5.4 or newer, but 5.3.0 is installed" in sentence
