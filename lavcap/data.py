@@ -23,15 +23,12 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature
 from transformers.utils import logging
 
+from lavcap.manifest import DataError
 from media_lavcap import Clip, MediaError, read_images
 from processing_lavcap import LavcapProcessor
 
 
 logger = logging.get_logger(__name__)
-
-
-class DataError(ValueError):
-    """A data set cannot be used as it is. The message says which file, what was found and what to do."""
 
 
 def load_split(data_dir: str | Path, split: str, skip_missing_media: bool = False) -> Dataset:
