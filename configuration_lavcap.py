@@ -154,6 +154,8 @@ class LavcapConfig(PreTrainedConfig):
         text_model_name (`str`, *optional*), text_model_vocab_size (`int`), text_model_hidden_size (`int`): the base
             language model that the weights belong to, as its authors published it. Vocabulary and width default to
             those of `text_config`, whose vocabulary may grow afterwards.
+        vision_model_name (`str`, *optional*): the image encoder that the vision tower was, or whose stored features
+            the model was trained on, as its authors published it.
         bos_token_id, eos_token_id, pad_token_id (`int`, *optional*): default to those of `text_config`.
     """
 
@@ -182,6 +184,7 @@ class LavcapConfig(PreTrainedConfig):
     text_model_name: str | None = None
     text_model_vocab_size: int | None = None
     text_model_hidden_size: int | None = None
+    vision_model_name: str | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None

@@ -573,7 +573,8 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
             options.setdefault("vision_config", {"projection_dim": parts["audio_tower"].config.hidden_size})
         fields = {name.replace("tower", "config"): part.config for name, part in parts.items()}
         fields |= {"text_config": language_model.config, "has_vision_tower": vision is not None}
-        config = LavcapConfig(**({"text_model_name": published_name(text)} | options | fields))
+        names = {"text_model_name": published_name(text), "vision_model_name": vision and published_name(vision)}
+        config = LavcapConfig(**(names | options | fields))
         with torch.device("meta"):
             model = cls(config)
         for name in ("fusion", "multi_modal_projector"):

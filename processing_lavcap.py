@@ -95,9 +95,6 @@ class LavcapProcessor(ProcessorMixin):
     @classmethod
     def from_config(cls, config, tokenizer, **kwargs) -> "LavcapProcessor":
         """Processor that fits a [`LavcapConfig`]; keywords go to the constructor."""
-        # The PIL one does without torchvision.
-        from transformers import CLIPImageProcessorPil
-
         av_token = kwargs.get("av_token", "<av>")
         words = len(tokenizer) - (av_token in tokenizer.get_vocab())
         if words > config.text_config.vocab_size:
@@ -105,10 +102,10 @@ class LavcapProcessor(ProcessorMixin):
                 f"The tokenizer has {words} tokens and the language model {config.text_config.vocab_size}, expected "
                 "at most as many: take the tokenizer of the language model."
             )
-        audio, size = config.audio_config, config.vision_config.image_size
+        audio = config.audio_config
         return cls(
             LavcapFeatureExtractor(feature_size=audio.num_mel_bins, max_frames=audio.max_frames),
-            CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
+            clip_image_processor(config.vision_config.image_size),
             tokenizer,
             num_audio_tokens=config.num_audio_tokens,
             num_video_frames=config.num_video_frames,
@@ -456,6 +453,15 @@ class LavcapProcessor(ProcessorMixin):
         if self.av_token in caption:
             raise ValueError(f"The caption holds the placeholder {self.av_token}, expected words: {caption!r}")
         return self.tokenizer(caption, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
+
+
+def clip_image_processor(image_size: int):
+    """What CLIP's pictures go through: resized, cropped to a square of `image_size` pixels, normalised."""
+    from transformers import CLIPImageProcessorPil  # the PIL one does without torchvision
+
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+    )
 
 
 def _same_shape(name: str, tensor: torch.Tensor, template: torch.Tensor) -> torch.Tensor:

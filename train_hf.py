@@ -28,19 +28,14 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from configuration_lavcap import LavcapConfig
+from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.captioning import check_model_name, check_sees
 from lavcap.cli import check_new_folder, errors_in_one_line
-from lavcap.data import (
-    ClipDataset,
-    EvaluationCollator,
-    TrainingCollator,
-    check_usable,
-    load_splits,
-    one_row_per_caption,
-)
+from lavcap.collation import EvaluationCollator, TrainingCollator
 from lavcap.metrics import score_captions
 from lavcap.recipe import check_config_fields, parse_object, parse_recipe
-from lavcap.trainer import LavcapTrainer
+from lavcap.trainer import LavcapTrainer, TrainingNote
+from lavcap.training_data import DataArguments, as_model_inputs, load_rows, read_note
 from media_lavcap import MediaError
 from modeling_lavcap import LavcapForConditionalGeneration
 from parts_lavcap import RELEASED_DECODING
@@ -72,16 +67,16 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    data_dir: str | None = field(default=None, metadata={"help": "Data set in AudioCaps' layout."})
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    validation_split: str = field(default="val", metadata={"help": "Split to watch during training."})
-    skip_missing_media: bool = field(default=False, metadata={"help": "Do without clips whose media are missing."})
-    cache_features: bool = field(default=False, metadata={"help": "Keep every clip's features in memory."})
+class AugmentationArguments:
+    frequency_mask: int = field(default=0, metadata={"help": "Widest SpecAugment mask in mel bands (released: 48)."})
+    time_mask: int = field(default=0, metadata={"help": "Widest SpecAugment mask in frames of 10 ms (released: 192)."})
+    noise: bool = field(default=False, metadata={"help": "Add noise to the sound and roll it in time."})
     audio_only_rate: float = field(default=0.0, metadata={"help": "Share of training clips shown without picture."})
     video_only_rate: float = field(default=0.0, metadata={"help": "Share of training clips shown without sound."})
-    max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first clips only."})
-    max_validation_clips: int | None = field(default=None, metadata={"help": "Validate on the first clips only."})
+    instructions: list[str] | None = field(
+        default=None,
+        metadata={"help": "What the model is asked, one drawn per clip; `released` stands for the released eight."},
+    )
 
 
 @dataclass
@@ -99,21 +94,18 @@ class TrainingArguments(Seq2SeqTrainingArguments):
 
 
 def main():
+    kinds = (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments)
     with errors_in_one_line():
-        model_args, data_args, args = parse_recipe((ModelArguments, DataArguments, TrainingArguments))
+        model_args, data_args, augmentation_args, args = parse_recipe(kinds)
         checkpoint = find_checkpoint(args)
         set_seed(args.seed)
         use_cpu_cores(args)
-        train_rows, validation_rows = load_rows(data_args)
+        augmentation = build_augmentation(augmentation_args)
+        rows = load_rows(data_args)
         model, processor = build_model(model_args)
-        check_usable(train_rows, processor)
-        check_usable(validation_rows, processor)
-        collator = TrainingCollator(processor, data_args.audio_only_rate, data_args.video_only_rate)
-        train_set = ClipDataset(train_rows, processor, data_args.cache_features)
-        validation_set = ClipDataset(validation_rows, processor, data_args.cache_features)
-        if data_args.cache_features:
-            train_set.preload("Reading training clips")
-            validation_set.preload("Reading validation clips")
+        collator = TrainingCollator(processor, augmentation)
+        train_set, validation_set = as_model_inputs(rows, data_args, model, processor, args)
+    note = inherited_note(rows.note, model_args.model_name_or_path, args.output_dir)
     trainer = LavcapTrainer(
         model=model,
         args=args,
@@ -122,14 +114,15 @@ def main():
         train_dataset=train_set,
         eval_dataset=validation_set,
         processing_class=processor,
-        compute_metrics=caption_metrics(processor, validation_rows["captions"]),
+        compute_metrics=caption_metrics(processor, rows.validation["captions"]),
+        callbacks=[TrainingNote(note)],
     )
     with errors_in_one_line((MediaError,)):
         result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
     facts = {
-        "train_clips": len(set(train_rows["id"])),
+        "train_clips": note["train_clips"],
         "parameters": model.num_parameters(),
         "seed": args.seed,
         "start": model_args.model_name_or_path or "scratch",
@@ -226,14 +219,15 @@ def fresh_config(fields: dict | str, tokenizer) -> LavcapConfig:
     return config
 
 
-def load_rows(args: DataArguments):
-    """Rows of the training and of the validation split."""
-    if args.data_dir is None:
-        raise ValueError("Got no data_dir: name a data set in AudioCaps' layout.")
-    train, validation = load_splits(args.data_dir, [args.train_split, args.validation_split], args.skip_missing_media)
-    train = train.select(range(min(args.max_train_clips or len(train), len(train))))
-    validation = validation.select(range(min(args.max_validation_clips or len(validation), len(validation))))
-    return one_row_per_caption(train), validation
+def build_augmentation(args: AugmentationArguments) -> Augmentation:
+    given = args.instructions or []
+    instructions = [text for name in given for text in (RELEASED_INSTRUCTIONS if name == "released" else [name])]
+    return Augmentation(**vars(args) | {"instructions": tuple(instructions)})
+
+
+def inherited_note(note: dict, *earlier: str | None) -> dict:
+    """The note of this run; a model that was ever selected on a test split stays marked."""
+    return note | {"selected_on_test": any(each.get("selected_on_test") for each in (note, *map(read_note, earlier)))}
 
 
 def caption_metrics(processor: LavcapProcessor, references: list[list[str]]) -> Callable[[EvalPrediction], dict]:

@@ -19,28 +19,41 @@ Item = TypeVar("Item")
 
 
 def load_model(
-    name_or_path: str | Path, device: str | None = None, dtype: str | None = None
+    name_or_path: str | Path, device: str | None = None, dtype: str | None = None, sees_media: bool = True
 ) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
     """Model in evaluation mode, and its processor.
 
     Args:
         name_or_path: folder written by `save_pretrained`, or name on the Hub.
-        device: default: an accelerator if there is one, else the CPU.
-        dtype: name of a torch dtype; default: bfloat16 on an accelerator, float32 on the CPU.
+        device, dtype: as [`choose_device`].
+        sees_media: refuse a model that takes stored features only.
     """
     check_model_name(name_or_path)
-    if device is None:
-        device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
-    _check_device(device)
-    if dtype is None:
-        dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    device, dtype = choose_device(device, dtype)
     processor = LavcapProcessor.from_pretrained(name_or_path)
     try:
         model = LavcapForConditionalGeneration.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: its weights are damaged ({error}); copy or train it again.") from error
-    check_sees(model, name_or_path)
+    if sees_media:
+        check_sees(model, name_or_path)
     return model.to(device).eval(), processor
+
+
+def choose_device(device: str | None = None, dtype: str | None = None) -> tuple[str, str]:
+    """Name of the device and of the dtype to run in.
+
+    Args:
+        device: default: an accelerator if there is one, else the CPU.
+        dtype: default: bfloat16 on an accelerator, float32 on the CPU.
+
+    Raises:
+        ValueError: a device that cannot be used here.
+    """
+    if device is None:
+        device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    _check_device(device)
+    return device, dtype or ("float32" if torch.device(device).type == "cpu" else "bfloat16")
 
 
 def check_sees(model: LavcapForConditionalGeneration, name_or_path: str | Path):
@@ -49,7 +62,7 @@ def check_sees(model: LavcapForConditionalGeneration, name_or_path: str | Path):
     if config.single_modality != "audio" and not config.has_vision_tower:
         raise ValueError(
             f"{name_or_path}: has no vision tower, so it takes stored video_features and cannot see media files; "
-            "convert it with --vision-model, or assemble it with vision."
+            "extract those of the data set by scripts/extract_visual_features.py, or assemble the model with vision."
         )
 
 

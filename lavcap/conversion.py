@@ -177,6 +177,7 @@ def _configure(
         vision_config=vision_config,
         has_vision_tower=vision_config is not None,
         text_model_name=published_name(sources.text_model) if sources.text_model else options.base_name,
+        vision_model_name=sources.vision_model and published_name(sources.vision_model),
         text_model_vocab_size=base_vocab_size,
         pad_token_id=_pad_token_id(text_config, tokenizer, base_vocab_size),
     )

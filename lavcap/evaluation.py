@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from lavcap.captioning import caption_features, in_batches
 from lavcap.cli import check_new_folder
-from lavcap.data import ClipDataset
+from lavcap.clips import ClipDataset
 from lavcap.metrics import score_captions
 from processing_lavcap import LavcapProcessor
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Audio, Dataset, Features, Image, List, Value
+from datasets import Audio, Dataset, Features, Image, List, Value, load_dataset
 from pyarrow import parquet
 
 
@@ -62,8 +62,7 @@ def write_split(data_dir: str | Path, split: str, rows: Iterable[dict[str, Any]]
     for other in others:
         if other != path:
             other.unlink()
-    known = read_facts(data_dir)
-    _replace(data_dir / FACTS, json.dumps(known | {split: facts}, indent=2, ensure_ascii=False) + "\n")
+    write_facts(data_dir, split, facts)
 
 
 def write_parquet(path: Path, rows: Iterable[dict[str, Any]], features: Features):
@@ -77,7 +76,7 @@ def write_parquet(path: Path, rows: Iterable[dict[str, Any]], features: Features
 
 
 def read_manifest(data_dir: str | Path, split: str) -> Dataset:
-    """Rows of a split, memory-mapped or in memory, with absolute paths.
+    """Rows of a split with absolute paths, in memory; of a split that holds its media, from a cache on disk.
 
     Raises:
         DataError: no such split, a file that is no parquet, or columns other than `FEATURES`.
@@ -85,10 +84,21 @@ def read_manifest(data_dir: str | Path, split: str) -> Dataset:
     files = shards_of(data_dir, split)
     if not files:
         raise DataError(f"{Path(data_dir) / 'data'}: no {split}-*.parquet; run scripts/prepare_audiocaps.py first.")
+    if read_facts(data_dir).get(split, {}).get("embedded"):
+        return load_dataset("parquet", data_files=list(map(str, files)), split="train")
     tables = [_read_table(file) for file in files]
     rows = (_absolute(row, Path(data_dir).absolute()) for table in tables for row in table.to_pylist())
     table = pa.Table.from_pylist(list(rows), schema=FEATURES.arrow_schema)
     return Dataset(table)
+
+
+def write_facts(data_dir: str | Path, split: str, facts: dict[str, Any]):
+    """Note in `manifest.json` what is known of a split, in place of what was known."""
+    text = json.dumps(read_facts(data_dir) | {split: facts}, indent=2, ensure_ascii=False)
+    path = Path(data_dir) / FACTS
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:
@@ -142,9 +152,3 @@ def _groups(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str
     iterator = iter(rows)
     while group := list(islice(iterator, size)):
         yield group
-
-
-def _replace(path: Path, text: str):
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

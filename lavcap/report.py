@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from lavcap.captioning import load_model
-from lavcap.data import load_split, read_features
+from lavcap.clips import read_features
+from lavcap.data import load_split
 from lavcap.evaluation import Prediction, format_table, read_predictions
 from lavcap.toy_rendering import frame_times, render_frame
 from lavcap.toy_world import CLIP_SECONDS, SOUNDS, ToyClip, ToyEvent, caption_accuracy

@@ -1,12 +1,19 @@
 """`Seq2SeqTrainer` for LAVCap: loss on prompt and caption, captions generated from the prompt alone."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Seq2SeqTrainer, Trainer
+from torch.utils.data import DataLoader
+from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from lavcap.streaming import ClipStream
+from lavcap.training_data import write_note
 
 
 GENERATION_PREFIX = "generation_"
@@ -25,6 +32,22 @@ class LavcapTrainer(Seq2SeqTrainer):
         self._eval_data_collator = eval_data_collator or self.data_collator
         self._caption_loss = self._alignment_loss = 0.0
         self._logged_step: int | None = None
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(EpochOfDraws(self))
+
+    def get_train_dataloader(self):
+        if not isinstance(self.train_dataset, ClipStream):
+            return super().get_train_dataloader()
+        # A stream gives each process its own rows: Accelerate must not share them out once more.
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
 
     def get_eval_dataloader(self, eval_dataset=None):
         with self._evaluation_collator():
@@ -81,6 +104,42 @@ class LavcapTrainer(Seq2SeqTrainer):
 
     def _given_generation_options(self) -> dict[str, Any]:
         return {name: value for name, value in getattr(self, "_gen_kwargs", {}).items() if value is not None}
+
+
+class EpochOfDraws(TrainerCallback):
+    """Tells the training set which epoch begins, and of a stream what an interrupted one has used up."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._resumed_at = state.global_step
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        dataset, epoch = self.trainer.train_dataset, int(state.epoch + 1e-6)
+        if not isinstance(dataset, ClipStream):
+            dataset.set_epoch(epoch)
+            return
+        used, self._resumed_at = self._resumed_at, 0  # of the first epoch alone
+        batches = math.ceil(len(dataset) / self.trainer._train_batch_size)
+        updates = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+        skipped = 0 if args.ignore_data_skip else used % updates * args.gradient_accumulation_steps
+        dataset.set_epoch(epoch, skipped)
+
+
+class TrainingNote(TrainerCallback):
+    """Writes a note into every folder that the model is saved to."""
+
+    def __init__(self, note: dict[str, Any]):
+        self.note = note
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            write_note(args.output_dir, self.note)
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            write_note(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", self.note)
 
 
 def _is_prompt(name: str) -> bool:

@@ -12,7 +12,8 @@ import time
 
 from lavcap.captioning import generation_options, load_model
 from lavcap.cli import Parser, check_new_folder, errors_in_one_line, positive
-from lavcap.data import ClipDataset, check_media, read_split
+from lavcap.clips import ClipDataset
+from lavcap.data import check_media, read_split
 from lavcap.evaluation import (
     MODALITIES,
     format_table,

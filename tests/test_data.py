@@ -4,22 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-import torch
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 
 from conftest import tiny_config
-from lavcap.data import (
-    ClipDataset,
-    DataError,
-    EvaluationCollator,
-    TrainingCollator,
-    check_usable,
-    load_split,
-    load_splits,
-    one_row_per_caption,
-    read_split,
-)
+from lavcap.data import check_usable, load_split, load_splits, one_row_per_caption, read_split
+from lavcap.manifest import FEATURES, DataError, read_facts, read_manifest, shards_of, write_split
 from processing_lavcap import LavcapProcessor
 
 
@@ -33,8 +24,8 @@ def test_rows_hold_existing_media_and_all_captions(toy_world):
     rows = load_split(toy_world, "test")
     assert len(rows) == 6
     for row in rows:
-        assert row["audio"].endswith(".wav") and len(row["frames"]) == 20
-        assert row["frames"][2].split("/")[-2] == "frame_2" and row["frames"][10].split("/")[-2] == "frame_10"
+        folders = [Path(frame["path"]).parent.name for frame in row["frames"]]
+        assert row["audio"]["path"].endswith(".wav") and folders == [f"frame_{number}" for number in range(20)]
         assert len(row["captions"]) == 5
 
 
@@ -83,15 +74,6 @@ def test_all_missing_media_are_listed_with_their_number_and_the_way_out(world):
     assert load_split(world, "train", skip_missing_media=True)["id"] == rest["id"]
 
 
-def test_a_row_may_have_sound_alone(world, processor):
-    rows = json.loads((world / "val.json").read_text())
-    del rows[0]["video_path"]
-    (world / "val.json").write_text(json.dumps(rows))
-    dataset = ClipDataset(load_split(world, "val"), processor)
-    batch = TrainingCollator(processor)([dataset[0], dataset[1]])
-    assert batch["video_mask"].tolist() == [False, True] and "audio_mask" not in batch
-
-
 def test_one_id_for_two_files_is_refused(world):
     rows = json.loads((world / "val.json").read_text())
     rows[1]["youtube_id"] = rows[0]["youtube_id"]
@@ -115,7 +97,7 @@ def test_what_is_wrong_with_several_splits_is_said_at_once(world):
     for split in ("train", "val"):
         next((world / split / "waveforms").iterdir()).unlink()
     with pytest.raises(DataError) as caught:
-        load_splits(world, ["train", "val"])
+        load_splits([(world, "train"), (world, "val")])
     assert "1 of 24 clips" in str(caught.value) and "1 of 6 clips" in str(caught.value)
 
 
@@ -141,27 +123,11 @@ def test_an_unknown_split_is_named(tmp_path):
         load_split(tmp_path, "dev")
 
 
-def test_cached_features_are_read_once_and_equal(toy_world, processor):
-    rows = load_split(toy_world, "val")
-    cached, plain = ClipDataset(rows, processor, cache=True).preload("Reading"), ClipDataset(rows, processor)
-    assert cached[2]["features"]["input_features"] is cached[2]["features"]["input_features"]
-    for name, value in plain[2]["features"].items():
-        assert torch.equal(value, cached[2]["features"][name])
-
-
-def test_all_unreadable_clips_are_listed_before_anything_is_done(world, processor):
-    rows = load_split(world, "val")
-    Path(rows[1]["audio"]).write_bytes(b"noise")
-    Path(rows[4]["frames"][7]).write_bytes(b"noise")
-    with pytest.raises(DataError, match="2 of 6 clips cannot be read") as caught:
-        ClipDataset(rows, processor, cache=True).preload("Reading")
-    assert rows[1]["audio"] in str(caught.value) and rows[4]["frames"][7] in str(caught.value)
-
-
 def test_rows_that_a_baseline_cannot_use_are_named(toy_world, fitting_config, tokenizer):
     rows = load_split(toy_world, "train")
     config = tiny_config(fusion="audio_only", text_config={"vocab_size": fitting_config.text_config.vocab_size})
-    silent = Dataset.from_list([{**row, "audio": None} if index < 2 else row for index, row in enumerate(rows)])
+    changed = [row | {"audio": None} if index < 2 else row for index, row in enumerate(rows)]
+    silent = Dataset(pa.Table.from_pylist(changed, schema=FEATURES.arrow_schema))
     hearing = LavcapProcessor.from_config(config, tokenizer)
     names = f"{rows[0]['id']}, {rows[1]['id']}"
     with pytest.raises(DataError, match=f"2 of 24 clips have no audio.*leave out their rows: {names}"):
@@ -169,28 +135,51 @@ def test_rows_that_a_baseline_cannot_use_are_named(toy_world, fitting_config, to
     check_usable(silent, LavcapProcessor.from_config(fitting_config, tokenizer))
 
 
-def test_hidden_modalities_come_at_the_set_rates_and_stay_in_the_batch(toy_world, processor):
-    item = ClipDataset(load_split(toy_world, "val"), processor)[0]
-    torch.manual_seed(0)
-    batch = TrainingCollator(processor, audio_only_rate=0.3, video_only_rate=0.2)([item] * 400)
-    heard, seen = batch["audio_mask"], batch["video_mask"]
-    assert (heard | seen).all()
-    assert (~seen).float().mean() == pytest.approx(0.3, abs=0.07)
-    assert (~heard).float().mean() == pytest.approx(0.2, abs=0.07)
-    placeholders = (batch["input_ids"] == processor.av_token_id).sum(dim=1)
-    assert torch.equal(placeholders, 3 * heard + 4 * seen)
-    assert batch["input_features"].abs().sum(dim=(1, 2)).min() > 0
+@pytest.fixture
+def prepared(world):
+    """A manifest of the training clips, less one that is missing."""
+    rows = list(load_split(world, "train"))
+    (world / "train.json").unlink()
+    write_split(world, "train", rows[1:], {"expected": 24, "missing": {rows[0]["id"]: "no media"}})
+    return world
 
 
-@pytest.mark.parametrize("rates", [(0.7, 0.4), (-0.1, 0.0)])
-def test_impossible_rates_are_refused(processor, rates):
-    with pytest.raises(ValueError, match="expected shares of the training clips"):
-        TrainingCollator(processor, *rates)
+def test_a_manifest_takes_the_place_of_the_layout(prepared):
+    rows, missing = read_split(prepared, "train")
+    assert len(rows) == 23 and list(missing.values()) == ["no media"]
+    assert all(Path(frame["path"]).is_file() for row in rows for frame in [row["audio"], *row["frames"]])
+    # What its preparation left out was reported then, and stops nothing.
+    assert load_split(prepared, "train")["id"] == rows["id"]
 
 
-def test_evaluation_batches_hold_the_prompt_alone_beside_the_labels(toy_world, processor):
-    dataset = ClipDataset(load_split(toy_world, "val"), processor)
-    batch = EvaluationCollator(processor)([dataset[0], dataset[1]])
-    width = batch["generation_input_ids"].shape[1]
-    assert torch.equal(batch["generation_input_ids"], batch["input_ids"][:, :width])
-    assert (batch["labels"][:, :width] == -100).all() and (batch["labels"][:, width] != -100).all()
+def test_a_prepared_folder_may_move(prepared, tmp_path):
+    moved = prepared.rename(tmp_path / "somewhere else")
+    audio = load_split(moved, "train")[3]["audio"]["path"]
+    assert Path(audio).is_file() and audio.startswith(str(moved))
+
+
+def test_a_manifest_is_a_data_set_for_others_too(prepared):
+    rows = load_dataset(str(prepared))["train"]
+    assert rows.features == FEATURES and rows["id"] == load_split(prepared, "train")["id"]
+
+
+def test_splits_of_a_manifest_do_not_disturb_each_other(prepared):
+    rows = list(read_manifest(prepared, "train"))
+    write_split(prepared, "train_small", rows[:2], {"expected": 2})
+    assert len(read_manifest(prepared, "train")) == 23 and len(read_manifest(prepared, "train_small")) == 2
+    assert set(read_facts(prepared)) == {"train", "train_small"}
+    write_split(prepared, "train", rows[:5], {"expected": 5})
+    assert len(read_manifest(prepared, "train")) == 5 and len(shards_of(prepared, "train")) == 1
+
+
+def test_bad_manifests_are_refused(prepared):
+    file = shards_of(prepared, "train")[0]
+    Dataset.from_dict({"id": ["a"]}).to_parquet(file)
+    with pytest.raises(DataError, match="lacks the columns youtube_id"):
+        load_split(prepared, "train")
+    file.write_bytes(b"noise")
+    with pytest.raises(DataError, match="not readable as parquet"):
+        load_split(prepared, "train")
+    (prepared / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="not readable as JSON"):
+        load_split(prepared, "train")

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from conftest import tiny_model
-from lavcap.data import ClipDataset, EvaluationCollator, TrainingCollator, load_split, one_row_per_caption
+from lavcap.augmentation import Augmentation
+from lavcap.clips import ClipDataset
+from lavcap.collation import EvaluationCollator, TrainingCollator
+from lavcap.data import load_split, one_row_per_caption
 from lavcap.trainer import LavcapTrainer
 from processing_lavcap import LavcapProcessor
 from train_hf import TrainingArguments, caption_metrics
@@ -30,7 +33,7 @@ def trainer(toy_world, processor, model, tmp_path):
             save_strategy="no",
             disable_tqdm=True,
         ),
-        data_collator=TrainingCollator(processor, 0.2, 0.2),
+        data_collator=TrainingCollator(processor, Augmentation(audio_only_rate=0.2, video_only_rate=0.2)),
         eval_data_collator=EvaluationCollator(processor),
         train_dataset=ClipDataset(one_row_per_caption(rows), processor, cache=True),
         eval_dataset=ClipDataset(rows, processor, cache=True),
@@ -84,7 +87,7 @@ def trained_weights(model, processor, rows, folder, **arguments) -> dict[str, to
     LavcapTrainer(
         model=model,
         args=TrainingArguments(output_dir=str(folder), **options, **arguments),
-        data_collator=TrainingCollator(processor, 0.0, 0.0),
+        data_collator=TrainingCollator(processor),
         train_dataset=ClipDataset(rows.select(range(4)), processor, cache=True),
         processing_class=processor,
     ).train()

@@ -1,0 +1,239 @@
+"""Stored visual features: the projected CLIP embedding of each frame, computed once for a frozen image encoder.
+
+    <data_dir>/visual_feature/<split>/<stem>.npy        (video_frames, hidden); the stem is that of the clip's sound
+    <data_dir>/visual_feature/<split>/features.json     which encoder, sampler and dtype they come from
+
+The layout and the `.npy` files are those of the released LAVCap, whose features lack `features.json`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+
+from lavcap.manifest import DataError, read_facts
+from media_lavcap import MediaError
+from parts_lavcap import published_name
+
+
+FRAME_SAMPLER = "centres of equal parts"  # of `media_lavcap.even_indices`
+FACTS = "features.json"
+
+
+@dataclass(frozen=True)
+class FeatureFacts:
+    """Where stored features come from.
+
+    Args:
+        model: image encoder, as its authors published it.
+        frame_sampler: how frames were chosen of a clip.
+        num_frames: frames per clip.
+        hidden_size: width of an embedding.
+        dtype: in which the encoder ran; the files hold float32.
+    """
+
+    model: str
+    frame_sampler: str
+    num_frames: int
+    hidden_size: int
+    dtype: str
+
+
+def stored_features_of(data_dir: str | Path, split: str) -> Path:
+    """Folder of a split's stored features."""
+    return Path(data_dir) / "visual_feature" / split
+
+
+def feature_stem(row: dict[str, Any]) -> str:
+    """Name of a row's feature file: that of its sound, or of its first frame, without the ending."""
+    medium = row["audio"] or row["frames"][0]
+    return Path(medium["path"]).stem
+
+
+def add_stored_features(rows: Dataset, data_dir: str | Path, split: str) -> Dataset:
+    """The rows with a column `video_features`, the path of the clip's file or null, if the split has stored features.
+
+    Raises:
+        DataError: some clips with frames have no file, as after an interruption.
+    """
+    folder = stored_features_of(data_dir, split)
+    stored = {path.name for path in folder.glob("*.npy")} if folder.is_dir() else set()
+    if not stored or not len(rows):
+        return rows
+    names = [f"{feature_stem(row)}.npy" for row in rows]
+    seen = rows.data.column("frames").is_valid().to_pylist()
+    absent = [name for name, has_frames in zip(names, seen, strict=True) if has_frames and name not in stored]
+    if absent:
+        raise DataError(
+            f"{folder}: lacks the features of {len(absent)} of {sum(seen)} clips with frames ({absent[0]}, …); run "
+            "scripts/extract_visual_features.py again, which does what is left, or move the folder away."
+        )
+    paths = [str(folder / name) if name in stored else None for name in names]
+    return Dataset(rows.data.table.append_column("video_features", pa.array(paths, pa.string())))
+
+
+def read_stored_features(stored: str | list[list[float]]) -> torch.Tensor:
+    """Features of a clip, `(video_frames, hidden)` float32, from their file or from a row that holds them.
+
+    Raises:
+        MediaError: no such file, not an array of numbers, or of another rank.
+    """
+    if not isinstance(stored, str):
+        return torch.tensor(stored, dtype=torch.float32)
+    try:
+        array = np.load(stored, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise MediaError(f"{stored}: not readable as an array ({error}); extract it again.") from error
+    if array.ndim != 2 or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise MediaError(
+            f"{stored}: holds {array.dtype} of shape {array.shape}, expected finite floating-point numbers of shape "
+            "(video_frames, hidden); extract it again."
+        )
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def feature_facts(data_dir: str | Path, split: str) -> FeatureFacts | None:
+    """Where a split's features come from; `None` without features, and for released ones, which do not say."""
+    path = stored_features_of(data_dir, split) / FACTS
+    fields = read_facts(data_dir).get(split, {}).get("visual_features")  # of shards, which hold their features
+    try:
+        if fields is None and path.exists():
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        return fields and FeatureFacts(**fields)
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: does not say where the features come from ({error}); extract them again.") from error
+
+
+def tower_name(model) -> str | None:
+    """What a model's image encoder is called: its published name, or the model's own if it was trained with it."""
+    return model.config.vision_model_name or published_name(model)
+
+
+def check_features_fit(model, data_dir: str | Path, split: str, example: str | list[list[float]] | None):
+    """Refuse stored features that are not those of a model's image encoder.
+
+    A model without an encoder, and without the name of one, takes on the name of that of the features.
+
+    Args:
+        example: the stored features of one clip; `None` if there are none.
+
+    Raises:
+        DataError: another encoder, sampler, number of frames or width, with both values.
+    """
+    if example is None:
+        return
+    num_frames, hidden_size = read_stored_features(example).shape
+    found = {"num_frames": num_frames, "hidden_size": hidden_size}
+    expected = {"num_frames": model.config.num_video_frames, "hidden_size": model.config.vision_config.projection_dim}
+    facts = feature_facts(data_dir, split)
+    if facts is not None:
+        if not model.config.has_vision_tower and model.config.vision_model_name is None:
+            model.config.vision_model_name = facts.model
+        found |= {"frame_sampler": facts.frame_sampler, "model": facts.model}
+        expected |= {"frame_sampler": FRAME_SAMPLER, "model": tower_name(model) or "a fresh one"}
+    # A folder and a Hub repository of one encoder differ in what stands before the last part.
+    wrong = [name for name in expected if _last(found[name]) != _last(expected[name])]
+    if wrong:
+        both = "; ".join(f"{name} {found[name]!r}, the model's is {expected[name]!r}" for name in wrong)
+        raise DataError(
+            f"{stored_features_of(data_dir, split)}: the stored features have {both}. Extract them again with --model "
+            "of this model, or move the folder away to use the frames."
+        )
+
+
+def _last(value: Any) -> Any:
+    return value.rsplit("/", 1)[-1] if isinstance(value, str) else value
+
+
+@torch.no_grad()
+def extract_features(
+    rows: Dataset,
+    folder: Path,
+    facts: FeatureFacts,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    read_pixels: Callable[[dict[str, Any]], torch.Tensor],
+    batch_size: int = 16,
+    threads: int = 2,
+) -> Iterator[str | None]:
+    """Store the features of every row with frames that has none yet.
+
+    Args:
+        folder: from [`stored_features_of`].
+        encode: pixels `(batch, video_frames, 3, height, width)` to features `(batch, video_frames, hidden)`.
+        read_pixels: pixels of a row, `(video_frames, 3, height, width)`; raises `MediaError`.
+        batch_size: clips encoded at a time.
+        threads: that read frames ahead of the encoder.
+
+    Yields:
+        For each row `None`, or why it has no features: its frames cannot be read.
+
+    Raises:
+        DataError: the folder holds features of another origin, or two rows would share a file.
+    """
+    _claim(folder, facts, rows)
+    todo = []
+    for row in rows:
+        if row["frames"] is None or (folder / f"{feature_stem(row)}.npy").exists():
+            yield None
+        else:
+            todo.append(row)
+    with ThreadPoolExecutor(threads) as pool:
+        batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+        ahead = [pool.submit(_read, row, read_pixels) for batch in batches[:2] for row in batch]
+        for index, batch in enumerate(batches):
+            if index + 2 < len(batches):
+                ahead += [pool.submit(_read, row, read_pixels) for row in batches[index + 2]]
+            results = [ahead.pop(0).result() for _ in batch]
+            readable = [(row, found) for row, found in zip(batch, results, strict=True) if not isinstance(found, str)]
+            if readable:
+                features = encode(torch.stack([pixels for _, pixels in readable])).float().cpu().numpy()
+                for (row, _), array in zip(readable, features, strict=True):
+                    _save(folder / f"{feature_stem(row)}.npy", array)
+            yield from (found if isinstance(found, str) else None for found in results)
+
+
+def _known_facts(folder: Path) -> FeatureFacts | None:
+    return feature_facts(folder.parent.parent, folder.name)
+
+
+def _claim(folder: Path, facts: FeatureFacts, rows: Dataset):
+    """Make sure that all features of a folder have one origin, and that each row has a file of its own."""
+    stems = Counter(feature_stem(row) for row in rows if row["frames"] is not None)
+    if shared := [stem for stem, count in stems.items() if count > 1]:
+        raise DataError(
+            f"{len(shared)} names of media stand for several clips ({', '.join(shared[:20])}), expected one each, as "
+            "features are stored under them; rename the files."
+        )
+    known = _known_facts(folder)
+    if known is None and any(folder.glob("*.npy")):
+        raise DataError(f"{folder}: holds features without {FACTS}, as released; move them away, or use them as is.")
+    if known is not None and known != facts:
+        pairs = zip(asdict(known).items(), asdict(facts).values(), strict=True)
+        changed = "; ".join(f"{name} {old!r}, now {new!r}" for (name, old), new in pairs if old != new)
+        raise DataError(
+            f"{folder}: holds features of another origin ({changed}); move them away, or ask for the same."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FACTS).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
+
+
+def _read(row: dict[str, Any], read_pixels: Callable) -> torch.Tensor | str:
+    try:
+        return read_pixels(row)
+    except MediaError as error:
+        return f"{row['id']}: {error}"
+
+
+def _save(path: Path, array: np.ndarray):
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.save(file, array)
+    partial.replace(path)
