@@ -26,16 +26,17 @@ from processing_lavcap import LavcapProcessor
 
 SOUND_SUFFIXES = frozenset({".aac", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"})
 SHARD_FEATURES = Features(FEATURES | VIDEO_FEATURES)
+LONGEST_SOUND = 60.0  # seconds of a film's sound that a shard takes; windows of models are shorter
 SAMPLING_RATE = 16000  # Hz, of the sound that is taken out of a film
 
 
 class ClipStream(torch.utils.data.IterableDataset):
     """Clips of shards as model features, shuffled, one caption each: the items of [`ClipDataset`].
 
-    All processes of a run read the same shuffled stream of undecoded rows; in every run of
-    `batch_size * num_processes` rows each process takes its own `batch_size`, and decodes those alone. No row is left
-    out or read twice, but for the last batch of an epoch, which several processes fill up with rows of its beginning.
-    The order depends on the seed and the epoch only, not on the number of loader processes (`num_workers`).
+    All processes of a run read the same shuffled rows, undecoded; of every `batch_size * num_processes` of them each
+    process takes and decodes its own `batch_size`. No row is left out or taken twice, but that several processes fill
+    up the last batch of an epoch with rows of its beginning, so that all take as many steps. The order depends on the
+    seed and the epoch only, not on the number of loader processes (`num_workers`).
 
     Args:
         files: shards, from [`find_shards`].
@@ -101,12 +102,20 @@ class ClipStream(torch.utils.data.IterableDataset):
             yield rows[start : start + self.batch_size]
 
     def _rows(self, epoch: int) -> Iterator[dict[str, Any]]:
-        stream = open_stream(self.files).map(_one_row_per_caption, batched=True, batch_size=1)
-        stream = stream.shuffle(seed=self.seed, buffer_size=self.shuffle_buffer)
-        stream.set_epoch(epoch)
-        # By batches: row by row, `datasets` would share the shards out among the loader's processes itself.
-        for batch in stream.iter(batch_size=1):
-            yield {name: values[0] for name, values in batch.items()}
+        """Undecoded rows, one caption each: files in a random order, and rows out of a buffer of the next ones.
+
+        `IterableDataset.shuffle` does the same, but in an order that depends on the release of `datasets`.
+        """
+        draw = np.random.default_rng((self.seed, epoch))
+        buffer: list[dict[str, Any]] = []
+        for row in _flat_rows([self.files[index] for index in draw.permutation(len(self.files))]):
+            if len(buffer) < self.shuffle_buffer:
+                buffer.append(row)
+                continue
+            place = int(draw.integers(len(buffer)))
+            yield buffer[place]
+            buffer[place] = row
+        yield from (buffer[index] for index in draw.permutation(len(buffer)))
 
     def _item(self, row: dict[str, Any], epoch: int) -> dict[str, Any]:
         return {
@@ -186,13 +195,11 @@ def write_shards(
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-def _one_row_per_caption(rows: dict[str, list]) -> dict[str, list]:
-    repeats = [len(captions) for captions in rows["captions"]]
-    flat = {
-        name: [value for value, count in zip(column, repeats, strict=True) for _ in range(count)]
-        for name, column in rows.items()
-    }
-    return flat | {"captions": [[caption] for captions in rows["captions"] for caption in captions]}
+def _flat_rows(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    # By batches: row by row, `datasets` would share the files out among the processes of a data loader itself.
+    for batch in open_stream(files).iter(batch_size=1):
+        row = {name: values[0] for name, values in batch.items()}
+        yield from (row | {"captions": [caption]} for caption in row["captions"])
 
 
 def _count_captions(file: str) -> int:
@@ -228,7 +235,7 @@ def _embedded_sound(medium: dict[str, Any]) -> dict[str, Any]:
     path = Path(medium["path"])
     if path.suffix.lower() in SOUND_SUFFIXES:
         return _embedded(medium)
-    clip = read_clip(as_file(medium), SAMPLING_RATE, num_frames=1, window=float("inf"), video=False)
+    clip = read_clip(as_file(medium), SAMPLING_RATE, num_frames=1, window=LONGEST_SOUND, video=False)
     return {"bytes": wav_bytes(clip.waveform, SAMPLING_RATE), "path": path.with_suffix(".wav").name}
 
 

@@ -1,9 +1,12 @@
 """Scripts in processes of their own, among them one that has the libraries but not this project."""
 
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,3 +42,18 @@ def run_script(script: str, *arguments: str, folder: Path, **environment: str) -
 def run_stranger(script: str, *arguments: str, folder: Path, **environment: str) -> Result:
     """As `run_script`, but of this project only what Transformers itself fetches can be imported."""
     return run_script(WITHOUT_PROJECT + script, *arguments, folder=folder, **environment)
+
+
+def run_inside(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    """A script of this project run in this process: seconds faster than one of its own."""
+    output, errors = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, [script, *map(str, arguments)]
+    try:
+        with redirect_stdout(output), redirect_stderr(errors):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+            code = 0
+    except SystemExit as error:
+        code = error.code
+    finally:
+        sys.argv = argv
+    return subprocess.CompletedProcess(argv, code, output.getvalue(), errors.getvalue())
