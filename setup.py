@@ -10,6 +10,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=["lavcap"],
+    package_data={"lavcap": ["audiocaps_test_ids.txt"]},
     py_modules=[
         "chat_lavcap",
         "configuration_lavcap",

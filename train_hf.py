@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 from configuration_lavcap import LavcapConfig
 from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
-from lavcap.captioning import check_model_name, check_sees
+from lavcap.captioning import check_model_name
 from lavcap.cli import check_new_folder, errors_in_one_line
 from lavcap.collation import EvaluationCollator, TrainingCollator
 from lavcap.metrics import score_captions
@@ -184,7 +184,6 @@ def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, L
 
 def check_trainable(model: LavcapForConditionalGeneration, name: str):
     """Refuse what could not be trained as it is, before any work."""
-    check_sees(model, name)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             f"{name}: holds an adapter, which is loaded for inference; train the model with its LoRA folded in, or "

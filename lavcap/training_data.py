@@ -12,7 +12,7 @@ from transformers.utils import logging
 from lavcap.clips import ClipDataset
 from lavcap.data import check_usable, load_split, load_splits, one_row_per_caption
 from lavcap.manifest import DataError, read_facts
-from lavcap.selection import check_selection, clips_of_a_test
+from lavcap.selection import SOURCE, check_selection, clips_of_a_test, source_ids
 from lavcap.streaming import ClipStream, find_shards, open_stream
 from lavcap.visual_features import check_features_fit, feature_facts
 
@@ -72,15 +72,15 @@ def load_rows(args: DataArguments) -> TrainingRows:
     validation_dir = args.validation_data_dir or args.data_dir
     if args.streaming:
         train: Dataset | list[Path] = find_shards(args.data_dir, args.train_split)
-        train_ids = [name for file in train for name in parquet.read_table(file, columns=["id"])["id"].to_pylist()]
+        train_ids = [name for file in train for name in source_ids(Dataset(parquet.read_table(file, columns=SOURCE)))]
         validation = load_split(validation_dir, args.validation_split, args.skip_missing_media)
     else:
         splits = [(args.data_dir, args.train_split), (validation_dir, args.validation_split)]
         train, validation = load_splits(splits, args.skip_missing_media)
-        train, train_ids = _first(train, args.max_train_clips), train["id"]
-        train = one_row_per_caption(train)
+        train = _first(train, args.max_train_clips)
+        train_ids, train = source_ids(train), one_row_per_caption(train)
     selected_on_test = check_selection(
-        validation["id"], validation_dir, args.validation_split, args.select_model_on_test_split
+        source_ids(validation), validation_dir, args.validation_split, args.select_model_on_test_split
     )
     if leaked := clips_of_a_test(train_ids, args.data_dir):
         logger.warning(

@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
+from lavcap.captioning import check_sees
 from lavcap.manifest import DataError, read_facts
 from media_lavcap import MediaError
 from parts_lavcap import published_name
@@ -118,7 +119,7 @@ def tower_name(model) -> str | None:
 
 
 def check_features_fit(model, data_dir: str | Path, split: str, example: str | list[list[float]] | None):
-    """Refuse stored features that are not those of a model's image encoder.
+    """Refuse stored features that are not those of a model's image encoder, or a model that has neither.
 
     A model without an encoder, and without the name of one, takes on the name of that of the features.
 
@@ -127,8 +128,10 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
 
     Raises:
         DataError: another encoder, sampler, number of frames or width, with both values.
+        ValueError: neither stored features nor an encoder.
     """
     if example is None:
+        check_sees(model, model.name_or_path)
         return
     num_frames, hidden_size = read_stored_features(example).shape
     found = {"num_frames": num_frames, "hidden_size": hidden_size}

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from conftest import tiny_model
-from lavcap.augmentation import Augmentation
+from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.clips import ClipDataset
 from lavcap.collation import EvaluationCollator, TrainingCollator
 from lavcap.data import load_split, one_row_per_caption
+from lavcap.streaming import ClipStream, find_shards, write_shards
 from lavcap.trainer import LavcapTrainer
 from processing_lavcap import LavcapProcessor
 from train_hf import TrainingArguments, caption_metrics
@@ -111,3 +112,49 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(toy_world, fitting_c
         torch.testing.assert_close(parts[name], whole[name], atol=1e-6, rtol=1e-5)
     moved = [name for name, start in model.state_dict().items() if not torch.equal(whole[name], start)]
     assert any("language_model" in name for name in moved) and any("vision_tower" in name for name in moved)
+
+
+EVERYTHING = Augmentation(16, 12, True, 0.2, 0.2, RELEASED_INSTRUCTIONS)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_run_that_was_interrupted_in_an_epoch_ends_with_the_same_model(
+    toy_world, processor, model, tmp_path, streaming
+):
+    """24 clips, 12 batches of 2, accumulated by 2: 6 updates an epoch; interrupted after the fourth and the ninth."""
+    rows = one_row_per_caption(load_split(toy_world, "train"))
+    if streaming:
+        write_shards(load_split(toy_world, "train"), tmp_path / "shards", "train", {}, rows_per_shard=7)
+
+    def run(folder: str, max_steps: int, resume: bool) -> dict[str, torch.Tensor]:
+        dataset = ClipDataset(rows, processor, cache=True, seed=5)
+        if streaming:
+            dataset = ClipStream(find_shards(tmp_path / "shards", "train"), processor, 2, seed=5, shuffle_buffer=8)
+        trainer = LavcapTrainer(
+            model=copy.deepcopy(model),
+            args=TrainingArguments(
+                output_dir=str(tmp_path / folder),
+                use_cpu=True,
+                report_to="none",
+                max_steps=max_steps,
+                save_steps=max_steps,
+                per_device_train_batch_size=2,
+                gradient_accumulation_steps=2,
+                learning_rate=1e-2,
+                lr_scheduler_type="constant",
+                disable_tqdm=True,
+                seed=5,
+            ),
+            data_collator=TrainingCollator(processor, EVERYTHING),
+            train_dataset=dataset,
+            processing_class=processor,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model.state_dict()
+
+    whole = run("whole", 14, resume=False)
+    for number, max_steps in enumerate((4, 9, 14)):
+        parts = run("parts", max_steps, resume=number > 0)
+    moved = [name for name, start in model.state_dict().items() if not torch.equal(whole[name], start)]
+    assert len(moved) > 50
+    assert [name for name in whole if not torch.equal(parts[name], whole[name])] == []
