@@ -328,7 +328,7 @@ class LavcapProcessor(ProcessorMixin):
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def decode_captions(self, output_ids: torch.Tensor, inputs: BatchFeature | dict | None = None) -> list[str]:
-        """Captions from what `generate` returns.
+        """Captions from what `generate` returns, each in one line.
 
         Args:
             output_ids: `(batch, sequence)`.
@@ -336,7 +336,7 @@ class LavcapProcessor(ProcessorMixin):
         """
         start = 0 if inputs is None else inputs["input_ids"].shape[1]
         texts = self.tokenizer.batch_decode(output_ids[:, start:], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [" ".join(text.split()) for text in texts]
 
     # ------------------------------------------------------------------------------------------------- internals
 

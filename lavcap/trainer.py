@@ -102,6 +102,12 @@ class LavcapTrainer(Seq2SeqTrainer):
         tokens = self.model.generate(**generate_inputs, **(gen_kwargs or self._given_generation_options()))
         return loss, tokens[:, prompt["input_ids"].shape[1] :].contiguous(), full["labels"]
 
+    def evaluation_loop(self, *args, **kwargs):
+        # `Seq2SeqTrainer` keeps the rows that fill up the last batch of several processes: scored, they would count
+        # twice.
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
+
     def _given_generation_options(self) -> dict[str, Any]:
         return {name: value for name, value in getattr(self, "_gen_kwargs", {}).items() if value is not None}
 

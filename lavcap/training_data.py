@@ -110,7 +110,10 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
     """
     validation_dir = args.validation_data_dir or args.data_dir
     if "video" in processor.modalities:
-        check_features_fit(model, args.data_dir, args.train_split, _stored_example(rows.train))
+        example = _stored_example(rows.train)
+        check_features_fit(model, args.data_dir, args.train_split, example)
+        if example is None and any(weight.requires_grad for weight in model.vision_tower.parameters()):
+            model.config.vision_model_name = None  # trained on, it is no longer the published one
         check_features_fit(model, validation_dir, args.validation_split, _stored_example(rows.validation))
     check_usable(rows.validation, processor)
     validation = ClipDataset(rows.validation, processor, args.cache_features)

@@ -121,7 +121,7 @@ def tower_name(model) -> str | None:
 def check_features_fit(model, data_dir: str | Path, split: str, example: str | list[list[float]] | None):
     """Refuse stored features that are not those of a model's image encoder, or a model that has neither.
 
-    A model without an encoder, and without the name of one, takes on the name of that of the features.
+    A model that does not know the name of its encoder takes on that of the features.
 
     Args:
         example: the stored features of one clip; `None` if there are none.
@@ -138,10 +138,9 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
     expected = {"num_frames": model.config.num_video_frames, "hidden_size": model.config.vision_config.projection_dim}
     facts = feature_facts(data_dir, split)
     if facts is not None:
-        if not model.config.has_vision_tower and model.config.vision_model_name is None:
-            model.config.vision_model_name = facts.model
+        name = tower_name(model) or (facts.model if not model.config.has_vision_tower else "a fresh one")
         found |= {"frame_sampler": facts.frame_sampler, "model": facts.model}
-        expected |= {"frame_sampler": FRAME_SAMPLER, "model": tower_name(model) or "a fresh one"}
+        expected |= {"frame_sampler": FRAME_SAMPLER, "model": name}
     # A folder and a Hub repository of one encoder differ in what stands before the last part.
     wrong = [name for name in expected if _last(found[name]) != _last(expected[name])]
     if wrong:
@@ -150,6 +149,8 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
             f"{stored_features_of(data_dir, split)}: the stored features have {both}. Extract them again with --model "
             "of this model, or move the folder away to use the frames."
         )
+    if facts is not None:
+        model.config.vision_model_name = facts.model
 
 
 def _last(value: Any) -> Any:

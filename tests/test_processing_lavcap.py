@@ -282,3 +282,8 @@ def test_saved_processor_comes_back_with_equal_outputs(processor, saved_model):
     expected, found = (p(audio=sound(), videos=pictures(), captions="rain falls") for p in (processor, loaded))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_caption_is_one_line(processor):
+    ids = torch.tensor([processor.tokenizer("rain\n falls\u2028 on\r a roof ")["input_ids"]])
+    assert processor.decode_captions(ids) == ["rain falls on a roof"]

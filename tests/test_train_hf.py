@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 from conftest import ROOT, tiny_model
 
@@ -145,6 +147,29 @@ def test_a_single_modality_baseline_goes_the_whole_way(modality, recipe, tmp_pat
     assert captioned.returncode == 0 and json.loads(captioned.stdout)["modalities"] == modality
 
 
+@pytest.mark.slow
+def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(recipe, tmp_path, toy_world):
+    """On the picture alone: BatchNorm, at the input of the sound, has the statistics of each process."""
+    shards = ("--data_dir", toy_world, "--split", "train", "--output", tmp_path / "shards", "--rows_per_shard", "7")
+    assert run("scripts/write_shards.py", *shards).returncode == 0
+    options = ("--data_dir", tmp_path / "shards", "--validation_data_dir", toy_world, "--streaming", "true")
+    options += ("--cache_features", "false", "--audio_only_rate", "0", "--video_only_rate", "0", "--optim", "sgd")
+    options += ("--model_config", json.dumps({"fusion": "video_only"}), "--learning_rate", "0.5")
+    models = {}
+    for processes, batch_size in ((1, 6), (2, 3)):
+        folder = tmp_path / f"of {processes}"
+        command = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes)
+        command += ("train_hf.py", recipe, "--use_cpu", "true", *options)
+        done = run(*command, "--output_dir", folder, "--per_device_train_batch_size", batch_size)
+        assert done.returncode == 0, done.stderr[-3000:]
+        models[processes] = load_file(folder / "model.safetensors")
+        state = json.loads((folder / "trainer_state.json").read_text())
+        losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+        assert state["global_step"] == 6 and state["epoch"] == 1.5 and losses[-1] < losses[0]
+    for name, weight in models[1].items():
+        torch.testing.assert_close(models[2][name], weight, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -155,6 +180,9 @@ def test_a_single_modality_baseline_goes_the_whole_way(modality, recipe, tmp_pat
         (("--tokenizer_name", "no/such/tokenizer"), "no/such/tokenizer: no such tokenizer"),
         (("--data_dir", "nowhere"), "nowhere/train.json: no such file"),
         (("--audio_only_rate", "2"), "expected shares of the training clips"),
+        (("--frequency_mask", "65"), "frequency_mask is 65, wider than the filter bank, which has 64"),
+        (("--validation_split", "test"), "6 of 6 clips of the validation split 'test' are clips of a test split"),
+        (("--streaming", "true"), "Got streaming with cache_features"),
         (("--resume_from_checkpoint", "true"), "holds no checkpoint to resume from"),
         (("--model_name_or_path", "no/such/model"), "no/such/model: no such folder"),
         (("--model_name_or_path", "half"), "half: has float16 weights, which overflow in training"),
