@@ -1,7 +1,7 @@
 """METEOR and SPICE: the Java programs that pycocoevalcap ships, run without its wrappers.
 
-pycocoevalcap's wrappers write into their own folder, download half a gigabyte when a file is missing, and wait for ever
-for a Java that died. Here the same programs get the same input through [`run_program`].
+pycocoevalcap's wrappers write into their own folder, download half a gigabyte when a file is missing, and wait for
+ever for a Java that died. Here the same programs get the same input through [`run_program`].
 """
 
 import json
@@ -42,9 +42,12 @@ def java_version() -> str:
     Raises:
         MetricUnavailable: there is none, or it does not run.
     """
-    process = subprocess.run(
-        [_find_java(), "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-    )
+    # It answers on standard error, and only newer ones know --version.
+    command = [_find_java(), "-version"]
+    try:
+        process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MetricUnavailable(f"java -version does not run: {error}") from error
     version = re.search(r'version "([^"]+)"', process.stderr + process.stdout)
     if process.returncode or not version:
         said = (process.stderr or process.stdout).strip().partition("\n")[0] or "nothing"

@@ -65,7 +65,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class _Clips:
-    """Captions as they are, and as tokens joined by single spaces: `{clip: [caption, ...]}`, as pycocoevalcap wants."""
+    """Captions as they are, and as tokens joined by spaces in pycocoevalcap's form, `{clip: [caption, ...]}`."""
 
     predictions: Sequence[str]
     references: Sequence[Sequence[str]]
@@ -142,9 +142,9 @@ def score_each_caption(
 ) -> list[dict[str, float]]:
     """Scores every clip of a set, for finding the worst captions.
 
-    All but `bleu_1` ... `bleu_4` and `meteor` average to what `score_captions` gives. These two are sentence-level and
-    do not: they pool their counts over the set. pycocoevalcap smooths BLEU, so that a caption of fewer than n words has
-    a `bleu_n` of up to 0.04 where the definition gives 0.
+    All but `bleu_1` ... `bleu_4` and `meteor` average to what `score_captions` gives. These pool their counts over the
+    set and do not. pycocoevalcap smooths BLEU, so that a caption of fewer than n words has a `bleu_n` of up to 0.04
+    where the definition gives 0.
 
     Args:
         predictions, references, metrics: as for `score_captions`. Document frequencies of `cider_d` come from all
@@ -244,10 +244,9 @@ def _measure_meteor(clips: _Clips) -> list[Measurement]:
     counts = meteor_statistics(*clips.lines)
     *each, overall = evaluate_meteor(counts)
     measurement = Measurement(float(overall), np.array(each), Statistics(counts, pool_meteor))
-    if abs(measurement.statistics.total() - overall) > 1e-6:
-        raise MetricUnavailable(
-            f"METEOR gives {overall}, and its added-up statistics {measurement.statistics.total()}"
-        )
+    pooled = measurement.statistics.total()
+    if abs(pooled - overall) > 1e-6:
+        raise MetricUnavailable(f"METEOR gives {overall}, and its added-up statistics {pooled}")
     return [measurement]
 
 
@@ -289,8 +288,8 @@ def _needed(wanted: Sequence[str]) -> set[str]:
 
 def _missing_halves(skipped: dict[str, str]) -> dict[str, str]:
     """Why there is no SPIDEr, if one of its halves is missing."""
-    missing = [f"{name}: {skipped[name]}" for name in ("cider_d", "spice") if name in skipped]
-    return {"spider": f"it is the mean of cider_d and spice; {'; '.join(missing)}"} if missing else {}
+    missing = [name for name in ("cider_d", "spice") if name in skipped]
+    return {"spider": f"it is the mean of cider_d and spice; no {' and no '.join(missing)}"} if missing else {}
 
 
 def _in_order(wanted: Sequence[str], values: dict) -> dict:

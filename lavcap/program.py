@@ -1,4 +1,4 @@
-"""Programs that score captions, run as processes of their own: with a time limit, and with what they said if they fail."""
+"""Programs that score captions, as processes of their own: with a time limit, and with their words if they fail."""
 
 import os
 import signal

@@ -1,7 +1,7 @@
 """How sure a score is: bootstrap intervals over clips, and a paired test of two sets of captions.
 
-A metric of a set is a function of sums over its clips: clip scores and their number for a mean, n-gram counts for BLEU,
-match counts for METEOR. A resampled set therefore needs no scorer again, only other sums.
+A metric of a set is a function of sums over its clips: clip scores and their number for a mean, n-gram counts for
+BLEU, match counts for METEOR. A resampled set therefore needs no scorer again, only other sums.
 """
 
 from collections.abc import Callable, Iterator, Mapping
