@@ -82,7 +82,7 @@ def unavailable_metrics(metrics: Iterable[str] = METRICS) -> dict[str, str]:
     """Preflight: which metrics cannot be computed here, and why.
 
     Java and FENSE are really run on one clip, so that what is broken shows before any captions are made. Takes about
-    20 seconds where METEOR runs; the metrics of `QUICK_METRICS` need no trial.
+    8 seconds where METEOR runs; the metrics of `QUICK_METRICS` need no trial.
 
     Returns:
         The reason by metric, for those that cannot be computed; none for the others.
