@@ -55,7 +55,7 @@ def _given(dataset: ClipDataset, modality: str) -> Iterator[dict[str, Any]]:
 
 def _with_other_videos(dataset: ClipDataset) -> Iterator[dict[str, Any]]:
     whole = [index for index in range(len(dataset)) if has_modality(dataset[index]["features"], "audio+video")]
-    for index, other in zip(whole, other_clips(len(whole)), strict=True):
+    for index, other in zip(whole, other_clips(len(whole)), strict=False):  # a lone clip has no other
         item, seen = dataset[index], dataset[whole[other]]
         features = keep_modality(item["features"], "audio") | keep_modality(seen["features"], "video")
         yield item | {"features": features, "video_of": seen["id"]}
