@@ -105,11 +105,18 @@ def by_modality(predictions: Iterable[Prediction]) -> dict[str, list[Prediction]
 def _read_lines(path: str | Path, use: Callable[[dict], Entry]) -> list[Entry]:
     """What `use` makes of the object in each line that is not blank."""
     # Some editors put a byte-order mark first. Lines end at line feeds alone: captions may hold U+2028.
-    lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = _read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise ValueError(f"{path}: holds no lines, expected one JSON object per clip.")
     return _use_all(path, "line", numbered, lambda line: use(_object(line)))
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise OSError(f"{path}: {error.strerror}; name a file of captions.") from error
 
 
 def _use_all(path: str | Path, kind: str, numbered: Iterable[tuple[int, Any]], use: Callable[[Any], Entry]):
@@ -188,7 +195,7 @@ def _text_id(value: Any, name: str) -> str:
 def _coco_annotations(path: Path) -> list | None:
     """Annotations of a file in COCO's layout; `None` if it has another one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(_read_bytes(path).decode("utf-8-sig"))
     except ValueError:
         return None
     annotations = content.get("annotations") if isinstance(content, dict) else None

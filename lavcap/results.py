@@ -37,12 +37,12 @@ def summarise(
         metrics: the metrics that are wanted.
 
     Returns:
-        By modality: `expected`, `scored`, `missing` (numbers of clips), `metrics`, `intervals`, `skipped` (by metric),
+        By modality: `metrics`, `intervals`, `skipped` (by metric), `expected`, `scored`, `missing` (numbers of clips),
         `scored_ids`, `missing_ids`.
     """
     usable = [name for name in metrics if name not in unavailable]
     return {
-        modality: _clips(chosen, expected) | _scores(chosen, usable, dict(unavailable), resamples)
+        modality: _scores(chosen, usable, dict(unavailable), resamples) | _clips(chosen, expected)
         for modality, chosen in by_modality(predictions).items()
     }
 
@@ -112,15 +112,15 @@ def compare_sets(
     differences = compare_paired(_statistics(measured), _statistics(measured_other), resamples)
     skipped = dict(unavailable) | skipped | skipped_other
     return {
-        "scored": len(common),
-        "only_in_first": [name for name in one if name not in other],
-        "only_in_second": [name for name in other if name not in one],
-        "scored_ids": common,
         "comparison": {
             name: {"first": measured[name].value, "second": measured_other[name].value} | difference
             for name, difference in differences.items()
         },
         "skipped": {name: skipped[name] for name in METRICS if name in skipped},
+        "scored": len(common),
+        "scored_ids": common,
+        "only_in_first": [name for name in one if name not in other],
+        "only_in_second": [name for name in other if name not in one],
     }
 
 

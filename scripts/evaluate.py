@@ -44,6 +44,7 @@ from lavcap.results import (
     write_results,
 )
 from lavcap.significance import SEED
+from lavcap.tokenization import tokenize_caption
 
 
 CHECKPOINT_OPTIONS = ("data_dir", "num_beams", "max_new_tokens", "max_clips", "skip_missing_media", "device")
@@ -160,15 +161,16 @@ def _compare(args: argparse.Namespace):
         _main_set(_read(file, references, modality and [modality]))
         for file, modality in zip((args.predictions, args.compare), modalities, strict=True)
     ]
+    compared = compare_sets(*sides, _preflight(args), args.bootstrap, args.metrics or METRICS)
+    common = set(compared["scored_ids"])
     results = {
         "predictions": args.predictions,
         "compare": args.compare,
         "references": args.references,
         "modality": [side[0].modality for side in sides],
-        "dataset": describe_references([*sides[0], *sides[1]], args.dataset_version),
-        **compare_sets(*sides, _preflight(args), args.bootstrap, args.metrics or METRICS),
+        "dataset": describe_references((p for p in sides[0] if p.id in common), args.dataset_version),
     }
-    results |= _method(args, results["comparison"])
+    results |= _method(args, compared["comparison"]) | compared
     text = format_comparison(results)
     write_results(args.output, results, text)
     print(text, end="")
@@ -225,13 +227,13 @@ def _write_scores(
     unavailable: dict[str, str],
 ):
     for modality, chosen in by_modality(predictions).items():
-        if empty := [prediction.id for prediction in chosen if not prediction.caption.strip()]:
+        if empty := [prediction.id for prediction in chosen if not tokenize_caption(prediction.caption)]:
             source = f" from {modality}" if modality else ""
-            _warn(f"{len(empty)} of {len(chosen)} captions{source} are empty and score 0: {listed(empty)}")
+            _warn(f"{len(empty)} of {len(chosen)} captions{source} have no words and score 0: {listed(empty)}")
     table = summarise(predictions, expected, unavailable, args.bootstrap, args.metrics or METRICS)
     run |= {"dataset": describe_references(predictions, args.dataset_version)}
-    results = with_main_set(run, table)
-    results |= _method(args, results["metrics"])
+    computed = {name for row in table.values() for name in row["metrics"]}
+    results = with_main_set(run | _method(args, computed), table)
     text = format_results(results)
     write_results(args.output, results, text, predictions)
     print(text, end="")

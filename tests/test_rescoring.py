@@ -97,7 +97,9 @@ def test_empty_captions_are_scored_and_named(evaluate_script, tmp_path):
     rows = [row | {"caption": "" if index < 25 else row["caption"]} for index, row in enumerate(ROWS)]
     options = ("--predictions", write(tmp_path / "p.jsonl", rows), "--output", tmp_path / "out")
     status, _, errors = evaluate_script(*options)
-    assert status == 0 and "warning: 25 of 60 captions are empty and score 0: " in errors and "and 5 more" in errors
+    assert (
+        status == 0 and "warning: 25 of 60 captions have no words and score 0: " in errors and "and 5 more" in errors
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_undefined_metrics_are_absent_and_explained(evaluate_script, tmp_path, r
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--predictions", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--predictions", "nowhere.jsonl"), "nowhere.jsonl: No such file or directory; name a file of captions"),
         (("--predictions", "bad"), "1 of 1 lines cannot be used: line 1 (not JSON"),
         (("--predictions", "good", "--compare", "stranger"), "no clip in common"),
         (("--predictions", "good", "--data_dir", "x"), "--data_dir would do nothing with --predictions"),
