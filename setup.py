@@ -32,6 +32,7 @@ setup(
         "accelerate>=1.10",
         "peft>=0.18",
         "datasets>=4.0",
+        "evaluate>=0.4.6",
         "safetensors>=0.5",
         "huggingface_hub>=1.5",
         "av>=14.2",
@@ -44,6 +45,7 @@ setup(
     ],
     extras_require={
         "demo": ["matplotlib>=3.8", "tensorboard>=2.16"],
+        "fense": ["aac-metrics==0.5.2"],  # later ones need msclap, and that Transformers below 5 and NumPy below 2
         "quantization": ["bitsandbytes>=0.45"],
         "torchaudio": ["torchaudio"],  # of the build that fits the installed torch
         "test": [

@@ -224,9 +224,10 @@ def build_augmentation(args: AugmentationArguments) -> Augmentation:
     return Augmentation(**vars(args) | {"instructions": tuple(instructions)})
 
 
-def inherited_note(note: dict, *earlier: str | None) -> dict:
+def inherited_note(note: dict, start: str | None, output_dir: str) -> dict:
     """The note of this run; a model that was ever selected on a test split stays marked."""
-    return note | {"selected_on_test": any(each.get("selected_on_test") for each in (note, *map(read_note, earlier)))}
+    earlier = [read_note(folder) for folder in (start, output_dir if Path(output_dir).is_dir() else None) if folder]
+    return note | {"selected_on_test": any(each.get("selected_on_test") for each in (note, *earlier))}
 
 
 def caption_metrics(processor: LavcapProcessor, references: list[list[str]]) -> Callable[[EvalPrediction], dict]:

@@ -1,118 +1,105 @@
-"""Caption metrics: BLEU-1..4, ROUGE-L and CIDEr-D as pycocoevalcap computes them, without its Java tokenizer.
+"""Caption metrics, each computed by the library that defines it; what cannot be computed here is left out by name.
 
-pycocoevalcap feeds its scorers with the tokens of Stanford's PTBTokenizer (CoreNLP 3.4.1, `-preserveLines
--lowerCase`), less a list of punctuation marks. `tokenize_caption` gives the same tokens from a short list of regular
-expressions, so that scores compare with published ones from pycocoevalcap and need no Java. Its METEOR and SPICE are
-Java programs and are not here.
+BLEU-1..4, ROUGE-L and CIDEr-D are pycocoevalcap's and need no Java: its tokenizer is replaced by
+[`lavcap.tokenization`]. METEOR and SPICE are its Java programs, FENSE is aac-metrics'. `unavailable_metrics` tries
+them, `score_captions` computes the quick ones unless told otherwise, and `measure_captions` also gives what intervals
+and tests need.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
+from lavcap.fense import check_fense, fense_scores
+from lavcap.java_metrics import (
+    check_meteor,
+    check_spice,
+    evaluate_meteor,
+    meteor_statistics,
+    pool_meteor,
+    spice_scores,
+)
+from lavcap.program import MetricUnavailable
+from lavcap.significance import Statistics
+from lavcap.tokenization import tokenize_caption
 
-__all__ = ["score_captions", "score_each_caption", "tokenize_caption"]
+
+__all__ = [
+    "METRICS",
+    "QUICK_METRICS",
+    "Measurement",
+    "measure_captions",
+    "score_captions",
+    "score_each_caption",
+    "unavailable_metrics",
+]
 
 MAX_NGRAM = 4  # words; BLEU and CIDEr-D count n-grams of one to this many
-
-# Characters that are rewritten before tokens are looked for.
-_REWRITTEN = str.maketrans(
-    {
-        **dict.fromkeys("‘’‛‹›", "'"),
-        **dict.fromkeys("“”«»", '"'),
-        **dict.fromkeys("–—―", " -- "),
-        **dict.fromkeys("\u2010\u2011", "-"),  # typographic hyphens, which PTBTokenizer takes for letters
-        "…": " ... ",
-        "\u00ad": "",  # soft hyphen: only a hint where a line may break
-        "\u200b": " ",  # zero-width space: invisible, yet it ends a word
-        "£": "#",  # the Penn Treebank's pound sign
-        "€": "$",
-        "¢": " cents ",
-        "½": " 1/2 ",
-        "¼": " 1/4 ",
-        "¾": " 3/4 ",
-        "⅓": " 1/3 ",
-        "⅔": " 2/3 ",
-    }
-)
-# What PTBTokenizer drops as untokenizable: everything beyond the basic plane (most emoji) and their variant marks.
-_DROPPED = re.compile("[\U00010000-\U0010ffff\ufe0e\ufe0f]")
-
-# A character of a word: a letter or digit of any script, or a combining mark, which \w leaves out (accents typed as
-# two characters, Hebrew and Arabic points, the vowel signs of Indic and Thai script).
-_CHAR = r"(?:[^\W_]|[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0963\u0971-\u0dff\u0e31-\u0e4e])"
-_START = rf"(?<!{_CHAR})"
-_END = rf"(?!{_CHAR})"
-# Words joined by hyphens or underscores are one: "high-pitched", "clickety-clack".
-_WORD = rf"{_CHAR}+(?:[-_]{_CHAR}+)*"
-
-# Tried in this order at each position of the lower-case text; the first that matches is the token.
-_RULES = (
-    # Markup of language models stays whole: "<unk>", "</s>".
-    r"</?[a-z][^<>\s]*>",
-    # So do a hashtag, a handle, and the one name with an ampersand that captions of music use.
-    r"[#@][a-z]\w*",
-    rf"{_START}r&b{_END}",
-    # Clitics are words of their own: "woman 's", "they 're", "do n't".
-    rf"'(?:s|m|d|re|ve|ll){_END}|n't{_END}|{_CHAR}+?(?=n't{_END})",
-    # Fused pairs come apart: "can not", "gon na", "got ta", "gim me", "'t is".
-    rf"{_START}(?:can(?=not)|(?:gon|wan)(?=na)|got(?=ta)|(?:gim|lem)(?=me))(?=(?:not|na|ta|me)(?![\w-]))",
-    rf"'t(?=(?:is|was){_END})",
-    # Words that lost their beginning, and decades: "'em", "rock 'n' roll", "'90s".
-    rf"'n'|'(?:em|til|cause|n|\d\ds){_END}",
-    # An apostrophe within a word: "o'clock", "ma'am", "c'mon"; "y'all" is "y' all", "ol'" whole, "u'a" is "u ' a".
-    rf"{_START}(?:(?:[a-hj-xz]|ma|ne|qu)'[a-z]{{2,}}|y'(?={_CHAR})|ol')",
-    # Abbreviations own their full stop, as do single letters: "a.m.", "etc.", "in c."
-    rf"{_START}[a-z](?:\.[a-z])+{_END}\.?|{_START}[a-z]\.{_END}",
-    rf"{_START}(?:mr|mrs|ms|dr|prof|lt|sgt|capt|gen|st|mt|ave|rd|blvd|jr|sr|co|corp|inc|ltd|dept|ft|etc|vs)\.{_END}",
-    rf"{_START}nos?\.(?=\s*\d)",
-    # Decimals, thousands, clock times and a leading sign: "0.5", "10,000", "5:30", "-10". "10.5s" is "10.5 s".
-    rf"(?:{_START}[-+])?(?:\d+(?:[.,:]\d+)+|\.\d+)|{_START}[-+](?=\d){_WORD}",
-    # A full stop without a space after it joins, as in a file name: "bark.wav", and so "barks.then".
-    rf"{_WORD}(?:\.[a-z]{_CHAR}*)+",
-    # Up to two slashes join: "and/or", "metal/rock", "24/7".
-    rf"{_WORD}(?:/{_WORD}){{0,2}}",
-    # A run of one of these marks is one token.
-    r"[?!]+|\.{2,}|-{2,}|_+|\*+|''",
-    # Any other visible character stands alone.
-    r"\S",
-)
-_TOKEN = re.compile("|".join(f"(?:{rule})" for rule in _RULES))
-
-# Tokens that pycocoevalcap removes. "!!" and "?!" are not on its list.
-_PUNCTUATION = re.compile(r"[\"'`.?!,:;-]|''|\.{2,}|-{2,}")
-# PTBTokenizer spells brackets out, in lower case here. pycocoevalcap means to remove the round and curly ones, but its
-# list has them in capitals, so that they count as words; they do so here too.
-_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+BLEU = tuple(f"bleu_{n}" for n in range(1, MAX_NGRAM + 1))
+QUICK_METRICS = (*BLEU, "rouge_l", "cider_d")
+METRICS = (*QUICK_METRICS, "meteor", "spice", "spider", "fense")
 
 
-def tokenize_caption(text: str) -> list[str]:
-    """Splits a caption into lower-case Penn Treebank tokens without punctuation, as pycocoevalcap's tokenizer does.
+@dataclass(frozen=True)
+class Measurement:
+    """One metric of a set of captions.
 
-    Token for token the same as the Java tokenizer on every AudioCaps test caption. Known differences elsewhere:
-    typographic hyphens count as "-", "9 1/2" is two tokens, HTML entities are not decoded, web addresses come apart,
-    and only common abbreviations are known. A single letter always keeps its full stop ("... in C."), whereas in Java
-    the next word decides, even if it belongs to the next caption.
+    Attributes:
+        value: of the set, as the library gives it.
+        each: of each clip, as the library gives it, `(clips,)`.
+        statistics: what the metric adds up over clips; its total is `value`.
+    """
 
-    Args:
-        text: a caption in any case, of any length; line breaks count as spaces.
+    value: float
+    each: np.ndarray
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """Captions as they are, and as tokens joined by spaces in pycocoevalcap's form, `{clip: [caption, ...]}`."""
+
+    predictions: Sequence[str]
+    references: Sequence[Sequence[str]]
+    hypotheses: dict[int, list[str]]
+    truths: dict[int, list[str]]
+
+    @property
+    def lines(self) -> tuple[list[str], list[list[str]]]:
+        """Tokens of predictions and of references, in the order of the clips."""
+        return [caption for (caption,) in self.hypotheses.values()], list(self.truths.values())
+
+
+def unavailable_metrics(metrics: Iterable[str] = METRICS) -> dict[str, str]:
+    """Preflight: which metrics cannot be computed here, and why.
+
+    Java and FENSE are really run on one clip, so that what is broken shows before any captions are made. Takes about
+    8 seconds where METEOR runs; the metrics of `QUICK_METRICS` need no trial.
 
     Returns:
-        The tokens in order: "A woman's voice." gives `["a", "woman", "'s", "voice"]`. An empty list for text that is
-        empty or all punctuation. No token contains white space.
+        The reason by metric, for those that cannot be computed; none for the others.
     """
-    text = _DROPPED.sub("", text.translate(_REWRITTEN)).lower()
-    tokens = _TOKEN.findall(text)
-    return [_BRACKETS.get(token, token) for token in tokens if not _PUNCTUATION.fullmatch(token)]
+    wanted, reasons = _known(metrics), {}
+    for name, check in (("meteor", check_meteor), ("spice", check_spice), ("fense", check_fense)):
+        if name in _needed(wanted):
+            try:
+                check()
+            except MetricUnavailable as error:
+                reasons[name] = str(error)
+    return _in_order(wanted, reasons | _missing_halves(reasons))
 
 
-def score_captions(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+def score_captions(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], metrics: Iterable[str] = QUICK_METRICS
+) -> dict[str, float]:
     """Scores a whole set of captions.
 
     The keys, and where each is defined:
@@ -123,33 +110,45 @@ def score_captions(predictions: Sequence[str], references: Sequence[Sequence[str
         `cider_d`: mean cosine of tf-idf n-gram vectors with clipping and a Gaussian length penalty of sigma 6,
             averaged over clips; 0 to 10, and papers print 0.897 also as 89.7 (Vedantam et al., CVPR 2015).
             Document frequencies come from `references`, so the value belongs to the whole set: a part of the set
-            scores differently. It is left out, with a warning, where it is undefined: with one clip, or with several
-            that all have the same references, every n-gram is in every document and weighs nothing.
+            scores differently. It is undefined with one clip, or with several that all have the same references:
+            every n-gram is then in every document and weighs nothing.
+        `meteor`: matches of words, stems, synonyms and paraphrases with the best reference, less a penalty for many
+            chunks, counts added up over clips; 0 to 1; needs Java (Denkowski and Lavie, WMT 2014).
+        `spice`: F-measure of the propositions of a scene graph, averaged over clips; 0 to 1; needs Java and CoreNLP
+            (Anderson et al., ECCV 2016).
+        `spider`: mean of `cider_d` and `spice` (Liu et al., ICCV 2017).
+        `fense`: likeness of sentence embeddings, less a penalty for captions that are not fluent, averaged over clips;
+            needs aac-metrics and its models (Zhou et al., ICASSP 2022).
 
     Args:
         predictions: one caption per clip. An empty caption is legal and scores 0.
         references: for each clip, its reference captions; the number may differ between clips.
+        metrics: names of `METRICS`. The default needs neither Java nor a model.
 
     Returns:
-        The six metrics as plain floats, unrounded.
+        Plain floats, unrounded. A metric that is undefined or cannot be computed is left out, with a warning.
 
     Raises:
-        ValueError: if there are no clips, the two lengths differ, a clip has no references or one without words, or
-            a string stands where a list of strings should.
+        ValueError: if there are no clips, the two lengths differ, a clip has no references or one without words, a
+            string stands where a list of strings should, or a metric is unknown.
     """
-    return _run_scorers(predictions, references)[0]
+    measured, skipped = measure_captions(predictions, references, metrics)
+    _warn(skipped)
+    return {name: measurement.value for name, measurement in measured.items()}
 
 
-def score_each_caption(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[dict[str, float]]:
-    """Scores every clip of a set, for confidence intervals and for finding the worst captions.
+def score_each_caption(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], metrics: Iterable[str] = QUICK_METRICS
+) -> list[dict[str, float]]:
+    """Scores every clip of a set, for finding the worst captions.
 
-    `rouge_l` and `cider_d` average to what `score_captions` gives. `bleu_1` ... `bleu_4` are sentence-level and do
-    not: BLEU pools its counts over the set. pycocoevalcap smooths them, so that a caption of fewer than n words has a
-    `bleu_n` of up to 0.04 where the definition gives 0.
+    All but `bleu_1` ... `bleu_4` and `meteor` average to what `score_captions` gives. These pool their counts over the
+    set and do not. pycocoevalcap smooths BLEU, so that a caption of fewer than n words has a `bleu_n` of up to 0.04
+    where the definition gives 0.
 
     Args:
-        predictions: as for `score_captions`.
-        references: as for `score_captions`. Document frequencies of `cider_d` come from all clips given.
+        predictions, references, metrics: as for `score_captions`. Document frequencies of `cider_d` come from all
+            clips given.
 
     Returns:
         One dictionary per clip, in order, with the keys and ranges of `score_captions`.
@@ -157,28 +156,160 @@ def score_each_caption(predictions: Sequence[str], references: Sequence[Sequence
     Raises:
         ValueError: as `score_captions`.
     """
-    return _run_scorers(predictions, references)[1]
+    measured, skipped = measure_captions(predictions, references, metrics)
+    _warn(skipped)
+    columns = {name: measurement.each.tolist() for name, measurement in measured.items()}
+    return [{name: column[clip] for name, column in columns.items()} for clip in range(len(predictions))]
 
 
-def _run_scorers(
-    predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Scores of the set, and of each clip."""
+def measure_captions(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], metrics: Iterable[str] = QUICK_METRICS
+) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """Scores of the set, of each clip, and their statistics; and, by metric, why the others could not be computed.
+
+    Args:
+        predictions, references, metrics: as for `score_captions`.
+
+    Raises:
+        ValueError: as `score_captions`.
+    """
+    wanted = _known(metrics)
+    clips = _tokenize(predictions, references)
+    measured, skipped = {}, {}
+    for names, measure in _MEASURES.items():
+        if not _needed(wanted).isdisjoint(names):
+            try:
+                measured |= zip(names, measure(clips), strict=True)
+            except MetricUnavailable as error:
+                skipped |= dict.fromkeys(names, str(error))
+    skipped |= _missing_halves(skipped)
+    if "spider" in wanted and "spider" not in skipped:
+        measured["spider"] = _of_mean((measured["cider_d"].each + measured["spice"].each) / 2)
+    return _in_order(wanted, measured), _in_order(wanted, skipped)
+
+
+# -------------------------------------------------------------------------------------------------------- metrics
+
+
+def _measure_bleu(clips: _Clips) -> list[Measurement]:
+    overall, each = Bleu(MAX_NGRAM).compute_score(clips.truths, clips.hypotheses, verbose=0)
+    counts = _bleu_counts(clips)
+    return [
+        Measurement(float(overall[n]), np.array(each[n]), Statistics(counts, lambda sums, n=n: _pool_bleu(sums)[:, n]))
+        for n in range(MAX_NGRAM)
+    ]
+
+
+def _bleu_counts(clips: _Clips) -> np.ndarray:
+    """Caption length, closest reference length, n-grams and matching n-grams: `(clips, 2 + 2 * MAX_NGRAM)`."""
+    scorer = BleuScorer(n=MAX_NGRAM)
+    for (caption,), captions in zip(clips.hypotheses.values(), clips.truths.values(), strict=True):
+        scorer += (caption, captions)
+    rows = [
+        [
+            count["testlen"],
+            min(count["reflen"], key=lambda length: (abs(length - count["testlen"]), length)),
+            *count["guess"],
+            *count["correct"],
+        ]
+        for count in scorer.ctest
+    ]
+    return np.array(rows, dtype=float)
+
+
+def _pool_bleu(sums: np.ndarray) -> np.ndarray:
+    """BLEU-1 to BLEU-4 of added-up counts, `(samples, MAX_NGRAM)`, with pycocoevalcap's guards against 0 / 0."""
+    length, reference = sums[:, 0], sums[:, 1]
+    guessed, correct = sums[:, 2 : 2 + MAX_NGRAM], sums[:, 2 + MAX_NGRAM :]
+    precisions = np.cumsum(np.log((correct + 1e-15) / (guessed + 1e-9)), axis=1)
+    ratio = (length + 1e-15) / (reference + 1e-9)
+    brevity = np.minimum(1 - 1 / ratio, 0)
+    return np.exp(precisions / np.arange(1, MAX_NGRAM + 1) + brevity[:, None])
+
+
+def _measure_rouge_l(clips: _Clips) -> list[Measurement]:
+    overall, each = Rouge().compute_score(clips.truths, clips.hypotheses)
+    return [_of_mean(each, overall)]
+
+
+def _measure_cider_d(clips: _Clips) -> list[Measurement]:
+    if len({frozenset(captions) for captions in clips.truths.values()}) == 1:
+        reason = "there is only one clip" if len(clips.truths) == 1 else "all clips have the same references"
+        raise MetricUnavailable(f"{reason}, so its document frequencies are undefined; score more clips together")
+    overall, each = Cider(n=MAX_NGRAM).compute_score(clips.truths, clips.hypotheses)
+    return [_of_mean(each, overall)]
+
+
+def _measure_meteor(clips: _Clips) -> list[Measurement]:
+    counts = meteor_statistics(*clips.lines)
+    *each, overall = evaluate_meteor(counts)
+    measurement = Measurement(float(overall), np.array(each), Statistics(counts, pool_meteor))
+    pooled = measurement.statistics.total()
+    if abs(pooled - overall) > 1e-6:
+        raise MetricUnavailable(f"METEOR gives {overall}, and its added-up statistics {pooled}")
+    return [measurement]
+
+
+def _measure_spice(clips: _Clips) -> list[Measurement]:
+    return [_of_mean(spice_scores(*clips.lines))]
+
+
+def _measure_fense(clips: _Clips) -> list[Measurement]:
+    return [_of_mean(fense_scores(clips.predictions, clips.references))]
+
+
+def _of_mean(each: Sequence[float], overall: float | None = None) -> Measurement:
+    each = np.asarray(each, dtype=float)
+    return Measurement(float(each.mean() if overall is None else overall), each, Statistics.of_mean(each))
+
+
+_MEASURES: dict[tuple[str, ...], Callable[[_Clips], list[Measurement]]] = {
+    BLEU: _measure_bleu,
+    ("rouge_l",): _measure_rouge_l,
+    ("cider_d",): _measure_cider_d,
+    ("meteor",): _measure_meteor,
+    ("spice",): _measure_spice,
+    ("fense",): _measure_fense,
+}
+
+
+def _known(metrics: Iterable[str]) -> list[str]:
+    metrics = list(metrics)
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise ValueError(
+            f"got the metrics {', '.join(unknown)}, expected some of {', '.join(METRICS)}: mend the names"
+        )
+    return metrics
+
+
+def _needed(wanted: Sequence[str]) -> set[str]:
+    return {*wanted, "cider_d", "spice"} if "spider" in wanted else set(wanted)
+
+
+def _missing_halves(skipped: dict[str, str]) -> dict[str, str]:
+    """Why there is no SPIDEr, if one of its halves is missing."""
+    missing = [name for name in ("cider_d", "spice") if name in skipped]
+    return {"spider": f"it is the mean of cider_d and spice; no {' and no '.join(missing)}"} if missing else {}
+
+
+def _in_order(wanted: Sequence[str], values: dict) -> dict:
+    return {name: values[name] for name in METRICS if name in wanted and name in values}
+
+
+def _warn(skipped: dict[str, str]) -> None:
+    for name, reason in skipped.items():
+        warnings.warn(f"{name} is left out: {reason}", stacklevel=3)  # the caller of score_captions
+
+
+# -------------------------------------------------------------------------------------------------------- captions
+
+
+def _tokenize(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> _Clips:
     _check_clips(predictions, references)
-    # pycocoevalcap wants {clip: [caption, ...]} with tokens joined by single spaces.
     hypotheses = {clip: [_join_tokens(caption)] for clip, caption in enumerate(predictions)}
     truths = {clip: [_join_tokens(caption) for caption in captions] for clip, captions in enumerate(references)}
     _check_reference_words(truths)
-
-    bleu, bleu_each = Bleu(MAX_NGRAM).compute_score(truths, hypotheses, verbose=0)
-    columns = {f"bleu_{n}": (bleu[n - 1], bleu_each[n - 1]) for n in range(1, MAX_NGRAM + 1)}
-    columns["rouge_l"] = Rouge().compute_score(truths, hypotheses)
-    if _references_differ(truths):
-        columns["cider_d"] = Cider(n=MAX_NGRAM).compute_score(truths, hypotheses)
-
-    overall = {name: float(score) for name, (score, _) in columns.items()}
-    each = [{name: float(scores[clip]) for name, (_, scores) in columns.items()} for clip in hypotheses]
-    return overall, each
+    return _Clips(predictions, references, hypotheses, truths)
 
 
 def _join_tokens(caption: str) -> str:
@@ -223,14 +354,3 @@ def _check_reference_words(truths: dict[int, list[str]]) -> None:
             raise ValueError(
                 f"reference {captions.index('')} of clip {clip} has no words, expected a caption: leave that one out"
             )
-
-
-def _references_differ(truths: dict[int, list[str]]) -> bool:
-    if len({frozenset(captions) for captions in truths.values()}) > 1:
-        return True
-    reason = "there is only one clip" if len(truths) == 1 else "all clips have the same references"
-    warnings.warn(
-        f"cider_d is left out: {reason}, so its document frequencies are undefined; score more clips together",
-        stacklevel=4,  # the caller of score_captions or score_each_caption
-    )
-    return False

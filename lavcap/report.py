@@ -13,7 +13,8 @@ import torch
 from lavcap.captioning import load_model
 from lavcap.clips import read_features
 from lavcap.data import load_split
-from lavcap.evaluation import Prediction, format_table, read_predictions
+from lavcap.predictions import Prediction, read_predictions
+from lavcap.results import format_table
 from lavcap.toy_rendering import frame_times, render_frame
 from lavcap.toy_world import CLIP_SECONDS, SOUNDS, ToyClip, ToyEvent, caption_accuracy
 

@@ -15,6 +15,7 @@ from lavcap.manifest import DataError, read_facts
 from lavcap.selection import SOURCE, check_selection, clips_of_a_test, source_ids
 from lavcap.streaming import ClipStream, find_shards, open_stream
 from lavcap.visual_features import check_features_fit, feature_facts
+from parts_lavcap import find_file
 
 
 logger = logging.get_logger(__name__)
@@ -110,11 +111,11 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
     """
     validation_dir = args.validation_data_dir or args.data_dir
     if "video" in processor.modalities:
-        example = _stored_example(rows.train)
+        example = stored_example(rows.train)
         check_features_fit(model, args.data_dir, args.train_split, example)
         if example is None and any(weight.requires_grad for weight in model.vision_tower.parameters()):
             model.config.vision_model_name = None  # trained on, it is no longer the published one
-        check_features_fit(model, validation_dir, args.validation_split, _stored_example(rows.validation))
+        check_features_fit(model, validation_dir, args.validation_split, stored_example(rows.validation))
     check_usable(rows.validation, processor)
     validation = ClipDataset(rows.validation, processor, args.cache_features)
     if args.streaming:
@@ -136,10 +137,18 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
     return train, validation
 
 
-def read_note(folder: str | Path | None) -> dict[str, Any]:
-    """What a model folder notes of its training; nothing if it notes nothing."""
-    path = Path(folder or "") / NOTE
-    return json.loads(path.read_text(encoding="utf-8")) if folder and path.is_file() else {}
+def read_note(name_or_path: str | Path) -> dict[str, Any]:
+    """What a model, a folder or a name on the Hub, notes of its training; nothing if it notes nothing.
+
+    Raises:
+        ValueError: the note cannot be read.
+    """
+    path = find_file(name_or_path, NOTE, {})
+    try:
+        note = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); train the model again, or mend it.") from error
+    return note if isinstance(note, dict) else {}
 
 
 def write_note(folder: str | Path, note: dict[str, Any]):
@@ -152,7 +161,7 @@ def _first(rows: Dataset, count: int | None) -> Dataset:
     return rows if count is None else rows.select(range(min(count, len(rows))))
 
 
-def _stored_example(rows: Dataset | list[Path]) -> Any:
+def stored_example(rows: Dataset | list[Path]) -> Any:
     """Stored visual features of the first clip that has some."""
     if isinstance(rows, list):
         stream = open_stream(list(map(str, rows)))

@@ -1,6 +1,8 @@
 """Commands and code of the documentation do what it says, on small stand-ins for the real downloads."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -96,3 +98,44 @@ def test_the_support_page_captions_a_conversation(saved_model, tmp_path):
     (tmp_path / "my_lavcap").symlink_to(saved_model)
     write_media(tmp_path / "my_clip.mp4", seconds=0.4)
     run([sys.executable, "-c", code], tmp_path)
+
+
+@pytest.fixture
+def captions(tmp_path):
+    """The files that docs/evaluation.md names: 60 clips, and other captions for most of them."""
+    clips = json.loads((ROOT / "tests" / "data" / "audiocaps_captions.json").read_text(encoding="utf-8"))["clips"]
+    annotations = [{"image_id": clip["id"], "caption": text} for clip in clips for text in clip["captions"][2:]]
+    (tmp_path / "test_coco.json").write_text(json.dumps({"annotations": annotations}))
+    for index, name in enumerate(("mine", "theirs")):
+        rows = [
+            {"id": clip["id"], "caption": clip["captions"][index], "references": clip["captions"][2:]}
+            for clip in clips[: len(clips) - index]
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+def test_captions_are_scored_as_the_pages_say(page, captions, monkeypatch, toy_world, saved_model):
+    monkeypatch.setenv("PATH", "")  # what takes long is Java, which tests of its own run
+    for name, folder in (("model", saved_model), ("data", toy_world)):
+        shutil.copytree(folder, captions / "outputs" / "demo" / name)
+    documentation = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if "scripts/evaluate.py" in line]
+    if page == "README.md":
+        commands = [command for command in commands if "--predictions" in command]  # the other is that of the page
+    assert len(commands) == (2 if page == "README.md" else 4)
+    for command in commands:
+        words = command.replace("scripts/", f"{ROOT}/scripts/").split()
+        run([sys.executable, *words[1:]], captions)
+        results = json.loads((captions / words[words.index("--output") + 1] / "results.json").read_text())
+        assert all(f"`{field}`" in documentation for field in results)
+        assert results["metrics" if "--compare" not in command else "comparison"]["cider_d"]
+
+
+@pytest.mark.slow
+def test_the_evaluation_page_scores_with_evaluate():
+    (code,) = blocks("docs/evaluation.md", "python")
+    assert "'cider_d': " in run([sys.executable, "-c", code], ROOT)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pycocoevalcap.tokenizer.ptbtokenizer as java
 import pytest
 
-from lavcap.metrics import score_captions, score_each_caption, tokenize_caption
+from lavcap.metrics import score_captions, score_each_caption
+from lavcap.tokenization import tokenize_caption
 
 
 FIXTURE = json.loads((Path(__file__).parent / "data" / "audiocaps_captions.json").read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lavcap.evaluation import Prediction
+from lavcap.predictions import Prediction
 from lavcap.report import accuracy_table, event_mass
 from lavcap.toy_world import paraphrase_captions, sample_clip
 

@@ -9,7 +9,6 @@ import pytest
 
 from conftest import ROOT, write_media
 from lavcap.captioning import in_batches, list_clips, load_model
-from lavcap.evaluation import Prediction, format_table, keep_modality, read_predictions, summarise, write_results
 from media_lavcap import MediaError
 
 
@@ -121,27 +120,3 @@ def test_batches_keep_order_and_size():
     assert list(in_batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
     with pytest.raises(ValueError, match="batch_size is 0"):
         list(in_batches(range(5), 0))
-
-
-def test_results_come_back_and_a_partial_set_is_called_partial(tmp_path):
-    predictions = [
-        Prediction(f"clip {index}", modality, text, [text, "rain falls"])
-        for modality in ("audio", "video")
-        for index, text in enumerate(["a red circle beeps", "a blue star rings loudly"])
-    ]
-    table = summarise(predictions, expected=3)
-    write_results(tmp_path / "new" / "folder", {"modalities": table}, predictions)
-    assert read_predictions(tmp_path / "new" / "folder" / "predictions.jsonl") == predictions
-    with pytest.raises(ValueError, match="holds another run"):
-        write_results(tmp_path / "new" / "folder", {}, [])
-    assert table["audio"]["metrics"]["bleu_4"] == pytest.approx(1)
-    assert "| audio | 2 of 3 (partial) |" in format_table(table)
-
-
-def test_withheld_modalities_are_gone():
-    features = {"input_features": 1, "pixel_values_videos": 2}
-    assert keep_modality(features, "audio") == {"input_features": 1}
-    assert keep_modality(features, "video") == {"pixel_values_videos": 2}
-    assert keep_modality(features, "audio+video") == features
-    with pytest.raises(ValueError, match="expected one of audio"):
-        keep_modality(features, "smell")

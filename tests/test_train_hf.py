@@ -108,9 +108,9 @@ def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
     scored = run(*command)
     assert scored.returncode == 0, scored.stderr[-2000:]
     results = json.loads((evaluation / "results.json").read_text())
-    assert list(results["modalities"]) == ["audio+video", "audio", "video"]
+    assert list(results["modalities"]) == ["audio+video", "audio", "video", "audio+other_video"]
     assert all(row["expected"] == row["scored"] == 6 for row in results["modalities"].values())
-    assert len((evaluation / "predictions.jsonl").read_text().splitlines()) == 18
+    assert len((evaluation / "predictions.jsonl").read_text().splitlines()) == 24
     assert f"| {results['modalities']['audio']['metrics']['bleu_1']:.4f} |" in scored.stdout
     kept = (evaluation / "results.json").read_bytes()
     assert run(*command).returncode == 2 and (evaluation / "results.json").read_bytes() == kept
