@@ -1,0 +1,168 @@
+#!/usr/bin/env python
+"""Measure what a data set costs on this machine: time and disk per 1,000 clips.
+
+    python scripts/benchmark.py --clips 40
+
+Clips of 10 s are generated (640x360 pixels at 25 frames a second, H.264, stereo AAC at 44.1 kHz), prepared, seen by an
+image encoder, written as shards and read as training reads them. The encoder has the size of CLIP ViT-L/14 and random
+weights, unless --model names one. Prints a Markdown table; figures of a few clips are multiplied.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers.utils import logging
+
+from configuration_lavcap import CLIP_VIT_L_14, LavcapConfig
+from lavcap.captioning import choose_device
+from lavcap.cli import Parser, errors_in_one_line, positive
+from lavcap.clips import ClipDataset
+from lavcap.data import load_split
+from lavcap.streaming import ClipStream, find_shards
+from lavcap.toy_dataset import train_tokenizer
+from processing_lavcap import LavcapProcessor
+
+
+SCRIPTS = Path(__file__).resolve().parent
+SECONDS, WIDTH, HEIGHT, FRAME_RATE, SOUND_RATE = 10, 640, 360, 25, 44100
+
+
+def main() -> int:
+    parser = Parser(__doc__)
+    parser.add_argument("--clips", type=positive, default=40, help="clips to measure with")
+    parser.add_argument("--feature_clips", type=positive, default=4, help="clips that the image encoder sees")
+    parser.add_argument("--num_proc", type=positive, nargs="+", default=[1, 2], help="numbers of processes to compare")
+    parser.add_argument("--model", help="image encoder: CLIP or LAVCap; default: CLIP ViT-L/14 with random weights")
+    parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
+    args = parser.parse_args()
+    logging.set_verbosity_error()
+    with errors_in_one_line(), tempfile.TemporaryDirectory() as folder:
+        rows = list(_measure(args, Path(folder)))
+    device, dtype = choose_device(args.device)
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else device
+    print(f"{os.cpu_count()} cores ({platform.machine()}), encoder on {name} in {dtype}, {args.clips} clips\n")
+    print("| per 1,000 clips of 10 s | minutes | clips per second | GB |\n|---|---|---|---|")
+    for what, clips, seconds, size in rows:
+        minutes, rate = seconds / clips * 1000 / 60, clips / seconds
+        print(f"| {what} | {minutes:.2g} | {rate:.2g} | {'' if size is None else f'{size / clips / 1e6:.2g}'} |")
+    return 0
+
+
+def _measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, int, float, int | None]]:
+    """What was done, with how many clips, in how many seconds, and the bytes that it wrote."""
+    _write_clips(folder / "raw", args.clips)
+    prepare = ["prepare_audiocaps.py", "--annotations", folder / "raw" / "train.csv", "--media", folder / "raw"]
+    for count in args.num_proc:
+        output = folder / f"prepared by {count}"
+        seconds = _run(*prepare, "--output", output, "--num_proc", count)
+        yield f"prepare, {count} processes", args.clips, seconds, _size(output)
+    prepared = folder / f"prepared by {args.num_proc[0]}"
+    processor = _processor()
+    yield "read sound and 20 frames", args.clips, _read(ClipDataset(load_split(prepared, "train"), processor)), None
+    shards = ["write_shards.py", "--split", "train", "--data_dir"]
+    seconds = _run(*shards, prepared, "--output", folder / "with frames")
+    yield "write shards with frames", args.clips, seconds, _size(folder / "with frames")
+    stream = ClipStream(find_shards(folder / "with frames", "train"), processor, 4)
+    yield "read shards with frames", args.clips, _read(stream), None
+
+    few = folder / "few"
+    _run(*_first(folder / "raw", args.feature_clips, few), "--output", few / "prepared")
+    model = args.model or _random_clip(folder / "clip-vit-large-patch14")
+    extract = ["extract_visual_features.py", "--data_dir", few / "prepared", "--split", "train", "--model", model]
+    start = _run(*extract, *(["--device", args.device] if args.device else []))
+    again = _run(*extract, *(["--device", args.device] if args.device else []))  # nothing left: loading alone
+    features = few / "prepared" / "visual_feature"
+    yield "visual features", args.feature_clips, start - again, _size(features)
+    rows = load_split(few / "prepared", "train")
+    yield "read sound and stored features", args.feature_clips, _read(ClipDataset(rows, processor)), None
+    seconds = _run(*shards, few / "prepared", "--output", few / "shards")
+    yield "write shards with features", args.feature_clips, seconds, _size(few / "shards")
+
+
+def _run(script: str, *options: object) -> float:
+    """Seconds that a script of this project takes, its start included."""
+    command = [sys.executable, SCRIPTS / script, *options]
+    start = time.perf_counter()
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{script} failed: {done.stderr.strip()[-500:]}")
+    return time.perf_counter() - start
+
+
+def _read(clips: Iterable) -> float:
+    start = time.perf_counter()
+    items = clips if isinstance(clips, torch.utils.data.IterableDataset) else (clips[i] for i in range(len(clips)))
+    for _ in items:
+        pass
+    return time.perf_counter() - start
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _processor() -> LavcapProcessor:
+    return LavcapProcessor.from_config(LavcapConfig(), train_tokenizer(["a dog barks"]))
+
+
+def _random_clip(folder: Path) -> Path:
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**CLIP_VIT_L_14)).save_pretrained(folder)
+    return folder
+
+
+def _first(raw: Path, count: int, few: Path) -> list[object]:
+    few.mkdir()
+    lines = (raw / "train.csv").read_text().splitlines()
+    (few / "train.csv").write_text("\n".join(lines[: count + 1]) + "\n")
+    return ["prepare_audiocaps.py", "--annotations", few / "train.csv", "--media", raw]
+
+
+def _write_clips(folder: Path, count: int):
+    (folder / "media").mkdir(parents=True)
+    with (folder / "train.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["audiocap_id", "youtube_id", "start_time", "caption"])
+        writer.writerows([number, f"clip{number:07}", 30, "A dog barks"] for number in range(count))
+    for number in tqdm(range(count), desc="Generating clips", unit="clip"):
+        _write_film(folder / "media" / f"clip{number:07}_30000_40000.mp4", number)
+
+
+def _write_film(path: Path, seed: int):
+    """Moving waves of colour with a little noise, and a chord in noise."""
+    draw = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=FRAME_RATE, options={"preset": "veryfast"})
+        picture.width, picture.height, picture.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        sound = container.add_stream("aac", rate=SOUND_RATE, layout="stereo")
+        across, down = np.arange(WIDTH)[None, :, None], np.arange(HEIGHT)[:, None, None]
+        waves, colours = draw.uniform(0.005, 0.05, (3, 3)), draw.uniform(0, 6, 3)
+        for index in range(SECONDS * FRAME_RATE):
+            phase = waves[0] * across + waves[1] * down + waves[2] * index + colours
+            noise = draw.integers(0, 12, (HEIGHT, WIDTH, 1))
+            pixels = (110 + 100 * np.sin(phase) + noise).astype(np.uint8)
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(picture.encode(None))
+        times = np.arange(SECONDS * SOUND_RATE) / SOUND_RATE
+        chord = sum(0.1 * np.sin(2 * np.pi * pitch * times) for pitch in draw.uniform(100, 2000, 3))
+        samples = (chord + 0.02 * draw.standard_normal((2, len(times)))).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+        frame.sample_rate = SOUND_RATE
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
