@@ -1,12 +1,14 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """Sound and frames from media files, decoded by PyAV: one function for every container and every gap."""
 
+import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,9 @@ MEDIA_SUFFIXES = frozenset({
 EXACT_CONTAINERS = frozenset({"avi", "flac", "matroska", "mov", "mp4", "wav", "webm"})
 LOUDEST_SAMPLE = 8.0  # decoders and filters overshoot full scale, which is 1, but not by this much
 CUT_SHORT_SECONDS = 0.5  # streams of a sound file may end this much before the container says
+# Containers whose packets say when they are after a jump; elsewhere the time would be a guess from the bit rate.
+SEEKABLE_CONTAINERS = frozenset({"avi", "flac", "matroska", "mov", "mp4", "ogg", "wav", "webm"})
+LEAD_SECONDS = 1.0  # decoded before a window and dropped: codecs need what came before, streams are out of step
 
 
 class MediaError(ValueError):
@@ -30,13 +35,29 @@ class MediaError(ValueError):
 
 
 @dataclass(frozen=True)
+class StoredFile:
+    """A media file or an image that is held in memory, as data sets store them.
+
+    Args:
+        name: what messages call it.
+        data: its bytes.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
 class Clip:
-    """Decoded start of a clip.
+    """Decoded window of a clip.
 
     Args:
         waveform: mono samples in [-1, 1], `(samples,)` float32; `None` without sound.
         frames: evenly spaced pictures, `(video_frames, height, width, 3)` uint8 RGB; `None` without picture.
-        duration: length of the whole clip in seconds; `None` if it has no time, as loose frames.
+        duration: length of the whole file in seconds; `None` if it has no time, as loose frames.
     """
 
     waveform: np.ndarray | None
@@ -51,41 +72,68 @@ class Clip:
 
 
 def read_clip(
-    path: str | Path, sampling_rate: int, num_frames: int, window: float, audio: bool = True, video: bool = True
+    path: str | Path | StoredFile,
+    sampling_rate: int,
+    num_frames: int,
+    window: float,
+    audio: bool = True,
+    video: bool = True,
+    start: float = 0.0,
 ) -> Clip:
-    """Decode the first `window` seconds of a clip.
+    """Decode one window of a clip.
 
     Args:
         path: a media file with sound, picture or both, or a folder of images (a clip without sound).
         sampling_rate: of the returned waveform, in Hz.
-        num_frames: pictures to take, at the centres of as many equal parts of the clip.
+        num_frames: pictures to take, at the centres of as many equal parts of what the window holds.
         window: in seconds.
         audio, video: whether to decode the sound, the picture.
+        start: of the window, in seconds from the beginning of the file. What comes before it is not decoded, where
+            the container has times or an index to jump by.
 
     Raises:
-        MediaError: missing, unreadable, cut short, empty, or without sound and picture.
+        MediaError: missing, unreadable, cut short, empty in the window, or without sound and picture.
     """
-    if "://" in str(path):
-        raise MediaError(f"{path}: an address, not a file; download it, and pass the file.")
-    path = Path(path)
-    if path.is_dir() and not video:
-        raise MediaError(f"{path}: a folder of frames, which has no sound; pass a file that has.")
-    if path.is_dir():
-        return Clip(None, read_images(list_images(path), num_frames), None)
-    try:
-        return _read_file(path, sampling_rate, num_frames, window, audio, video)
-    except MediaError:
-        raise
-    except Exception as error:  # whatever a decoder makes of a strange file: the other clips must not suffer
-        raise MediaError(f"{path}: cannot be decoded ({_one_line(error)}); convert it, to mp4 or wav say.") from error
+    if not isinstance(path, StoredFile):
+        if "://" in str(path):
+            raise MediaError(f"{path}: an address, not a file; download it, and pass the file.")
+        path = Path(path)
+        if path.is_dir() and not video:
+            raise MediaError(f"{path}: a folder of frames, which has no sound; pass a file that has.")
+        if path.is_dir():
+            return Clip(None, read_images(list_images(path), num_frames), None)
+    with _decoding(path):
+        return _read_file(path, sampling_rate, num_frames, _Window(start, start + window), audio, video)
 
 
-def _read_file(path: Path, sampling_rate: int, num_frames: int, window: float, audio: bool, video: bool) -> Clip:
+def read_duration(path: str | Path | StoredFile) -> float:
+    """Length of a media file in seconds: as its container says, or as its packets add up. Nothing is decoded.
+
+    Raises:
+        MediaError: missing or unreadable.
+    """
+    path = path if isinstance(path, StoredFile) else Path(path)
+    with _decoding(path), _opened(path) as container:
+        if container.duration and _is_any(container, EXACT_CONTAINERS):
+            return container.duration / 1e6
+        streams = _streams(path, container, audio=True, video=True)
+        return max(span.end for span in _spans(container, streams, _Window(0.0, float("inf"))).values())
+
+
+def _read_file(
+    path: Path | StoredFile, sampling_rate: int, num_frames: int, window: "_Window", audio: bool, video: bool
+) -> Clip:
     with _opened(path) as container:
-        spans = _spans(container, _streams(path, container, audio, video), window)
+        streams = _streams(path, container, audio, video)
+        _jump(container, window)
+        spans = _spans(container, streams, window)
         duration = _checked_duration(path, container, spans)
     waveform = _read_waveform(path, sampling_rate, window) if "audio" in spans else None
     frames = _read_frames(path, spans["video"], num_frames, window) if "video" in spans else None
+    if waveform is None and frames is None and window.start > 0:
+        raise MediaError(
+            f"{path}: lasts {duration:.1f} s and holds nothing from {window.start:g} s on; pass an earlier start."
+        )
     if waveform is None and frames is None:
         raise MediaError(f"{path}: is empty, 0 s of sound and picture; pass a clip that holds some.")
     return Clip(waveform, frames, duration)
@@ -110,14 +158,14 @@ def list_images(folder: str | Path) -> list[Path]:
     return sorted(images, key=lambda path: [int(part) if part.isdigit() else part for part in _digits(path.name)])
 
 
-def read_images(paths: Sequence[str | Path], num_frames: int) -> np.ndarray:
+def read_images(paths: Sequence[str | Path | StoredFile], num_frames: int) -> np.ndarray:
     """Evenly spaced images of a sequence, `(num_frames, height, width, 3)` uint8; all must have one size."""
     from PIL import Image, ImageOps
 
     frames = {}
     for index in sorted(set(even_indices(len(paths), num_frames))):
         try:
-            with Image.open(paths[index]) as image:
+            with Image.open(_openable(paths[index])) as image:
                 frames[index] = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         except FileNotFoundError:
             raise MediaError(f"{paths[index]}: no such file; check the path.") from None
@@ -179,6 +227,14 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------- internals
 
 
+@dataclass(frozen=True)
+class _Window:
+    """What is wanted of a file, in seconds from the start of its container."""
+
+    start: float
+    end: float
+
+
 @dataclass
 class _Span:
     """What the packets of a stream cover, in seconds from the start of the container."""
@@ -188,15 +244,30 @@ class _Span:
     complete: bool = True  # followed to its end, not only past the end of the window
 
 
+def _openable(file: str | Path | StoredFile) -> str | Path | io.BytesIO:
+    return io.BytesIO(file.data) if isinstance(file, StoredFile) else file
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator:
+def _decoding(path: Path | StoredFile) -> Iterator[None]:
+    try:
+        yield
+    except MediaError:
+        raise
+    except Exception as error:  # whatever a decoder makes of a strange file: the other clips must not suffer
+        raise MediaError(f"{path}: cannot be decoded ({_one_line(error)}); convert it, to mp4 or wav say.") from error
+
+
+@contextmanager
+def _opened(path: Path | StoredFile) -> Iterator:
     import av
 
-    if not path.exists():
+    if isinstance(path, Path) and not path.exists():
         raise MediaError(f"{path}: no such file; check the path.")
     try:
         _check_riff_size(path)
-        with av.open(str(path.absolute())) as container:  # a relative name with a colon would be a protocol
+        # A relative name with a colon would be a protocol.
+        with av.open(str(path.absolute()) if isinstance(path, Path) else _openable(path)) as container:
             if container.format.name == "tty":  # FFmpeg draws plain text as a film
                 raise MediaError(f"{path}: is text, not media; pass a video, sound or image file.")
             yield container
@@ -207,16 +278,16 @@ def _opened(path: Path) -> Iterator:
         ) from error
 
 
-def _check_riff_size(path: Path):
+def _check_riff_size(path: Path | StoredFile):
     """FFmpeg trims a RIFF file (wav, avi) to what is there, so its header is compared with the file here."""
-    with path.open("rb") as file:
+    with io.BytesIO(path.data) if isinstance(path, StoredFile) else path.open("rb") as file:
         head = file.read(8)
+        size = file.seek(0, io.SEEK_END)
     declared = int.from_bytes(head[4:8], "little") + 8
     streamed = declared - 8 in (0, 0xFFFFFFFF)  # written without knowing the length
-    if head[:4] == b"RIFF" and not streamed and path.stat().st_size < declared:
+    if head[:4] == b"RIFF" and not streamed and size < declared:
         raise MediaError(
-            f"{path}: is cut short, {path.stat().st_size:,} of the {declared:,} bytes that it declares; copy the file "
-            "again."
+            f"{path}: is cut short, {size:,} of the {declared:,} bytes that it declares; copy the file again."
         )
 
 
@@ -231,7 +302,7 @@ def _video_stream(container):
     return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
 
 
-def _streams(path: Path, container, audio: bool, video: bool) -> dict:
+def _streams(path: Path | StoredFile, container, audio: bool, video: bool) -> dict:
     """The wanted streams that the container holds, by modality."""
     found = {
         "audio": _audio_stream(container) if audio else None,
@@ -249,7 +320,24 @@ def _origin(container) -> float:
     return (container.start_time or 0) / 1e6  # FFmpeg counts a container's time in microseconds
 
 
-def _spans(container, streams: dict, window: float) -> dict[str, _Span]:
+def _is_any(container, formats: frozenset[str]) -> bool:
+    return not formats.isdisjoint(container.format.name.split(","))
+
+
+def _jump(container, window: _Window) -> bool:
+    """Go to a keyframe before the window, if there is a reason to and a way; else stay at the beginning."""
+    import av
+
+    target = window.start - LEAD_SECONDS
+    if target <= 0 or not _is_any(container, SEEKABLE_CONTAINERS):
+        return False
+    with suppress(av.FFmpegError):
+        container.seek(int((target + _origin(container)) * 1e6))
+        return True
+    return False
+
+
+def _spans(container, streams: dict, window: _Window) -> dict[str, _Span]:
     """Follow the packets of some streams, without decoding, to the end of the window or of the container."""
     origin, stops_early = _origin(container), container.duration is not None
     spans = {kind: _Span() for kind in streams}
@@ -260,47 +348,67 @@ def _spans(container, streams: dict, window: float) -> dict[str, _Span]:
         span = by_index[packet.stream.index]
         start = float(packet.pts * packet.time_base) - origin
         span.end = max(span.end, start + float((packet.duration or 0) * packet.time_base))
-        if start < window:
+        if start < window.end:
             span.times.append(start)
         # Packets come in decoding order, a little out of step: a second more is enough.
-        span.complete = not (stops_early and start > window + 1)
+        span.complete = not (stops_early and start > window.end + 1)
         if not any(span.complete for span in spans.values()):
             break
     return spans
 
 
-def _checked_duration(path: Path, container, spans: dict[str, _Span]) -> float:
+def _checked_duration(path: Path | StoredFile, container, spans: dict[str, _Span]) -> float:
     found = max(span.end for span in spans.values())
     declared = container.duration / 1e6 if container.duration else found
-    exact = EXACT_CONTAINERS & set(container.format.name.split(","))
+    exact = _is_any(container, EXACT_CONTAINERS)
     followed = all(span.complete for span in spans.values())
     everything = {stream.type for stream in container.streams} <= set(spans)
     if exact and followed and everything and declared - found > CUT_SHORT_SECONDS:
         raise MediaError(
             f"{path}: is cut short, {found:.1f} s of the {declared:.1f} s that it declares; copy the file again."
         )
-    return max(declared, found)
+    return found if followed and not exact else max(declared, found)
 
 
-def _read_waveform(path: Path, sampling_rate: int, window: float) -> np.ndarray | None:
-    limit = int(window * sampling_rate)
-    with _opened(path) as container:
-        frames = container.decode(_audio_stream(container))
-        first = next(frames, None)
+@contextmanager
+def _frames_from(path: Path | StoredFile, kind: str, window: _Window) -> Iterator[Iterator[tuple[float, Any]]]:
+    """Decoded frames of a stream with their times, in seconds from the start of the container.
+
+    They begin before the window, or at the beginning of a file whose index led behind it.
+    """
+    find = {"audio": _audio_stream, "video": _video_stream}[kind]
+    for jumping in (True, False):
+        with _opened(path) as container:
+            jumped = jumping and _jump(container, window)
+            stream = find(container)
+            if kind == "video":
+                stream.thread_type = "AUTO"
+            origin = _origin(container)
+            timed = (((frame.time or 0.0) - origin, frame) for frame in container.decode(stream))
+            first = next(timed, None)
+            if not jumped or (first is not None and first[0] <= window.start):
+                yield chain([first] if first else [], timed)
+                return
+
+
+def _read_waveform(path: Path | StoredFile, sampling_rate: int, window: _Window) -> np.ndarray | None:
+    limit = round((window.end - window.start) * sampling_rate)
+    with _frames_from(path, "audio", window) as timed:
+        first = next(timed, None)
         if first is None:
             return None
-        lead = round(((first.time or 0.0) - _origin(container)) * sampling_rate)
-        parts, length = [], lead
-        for part in _mono_parts(chain([first], frames), sampling_rate):
-            parts.append(part)
-            length += len(part)
-            if length >= limit:
+        lead = position = round((first[0] - window.start) * sampling_rate)
+        frames, parts = (frame for _, frame in chain([first], timed)), []
+        for part in _mono_parts(frames, sampling_rate):
+            if position + len(part) > 0:
+                parts.append(part[max(0, -position) :])
+            position += len(part)
+            if position >= limit:
                 break
     if not parts:
         return None
-    waveform = np.concatenate(parts)
-    # Sound may start after the picture, or before it: silence or a cut keeps the two in step.
-    waveform = np.pad(waveform, (lead, 0)) if lead > 0 else waveform[-lead:]
+    # Sound may start after the picture: silence keeps the two in step.
+    waveform = np.pad(np.concatenate(parts), (max(0, lead), 0))
     return waveform[:limit].astype(np.float32)
 
 
@@ -314,17 +422,16 @@ def _mono_parts(frames: Iterator, sampling_rate: int) -> Iterator[np.ndarray]:
             yield from (part.to_ndarray().mean(axis=0) for part in resampler.resample(frame))
 
 
-def _read_frames(path: Path, span: _Span, num_frames: int, window: float) -> np.ndarray | None:
+def _read_frames(path: Path | StoredFile, span: _Span, num_frames: int, window: _Window) -> np.ndarray | None:
     if not span.times:
         return None
-    end = min(max(span.end, span.times[-1]), window)
-    targets = [(part + 0.5) * end / num_frames for part in range(num_frames)]
+    end = min(max(span.end, span.times[-1]), window.end)
+    if window.start and end <= window.start:
+        return None
+    targets = [window.start + (part + 0.5) * (end - window.start) / num_frames for part in range(num_frames)]
     taken, previous = [], None
-    with _opened(path) as container:
-        stream = _video_stream(container)
-        stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            time = (frame.time or 0.0) - _origin(container)
+    with _frames_from(path, "video", window) as timed:
+        for time, frame in timed:
             # The frame on screen at a target is the last one that began before it.
             while len(taken) < num_frames and previous is not None and targets[len(taken)] < time:
                 taken.append(previous)

@@ -10,7 +10,17 @@ import pytest
 from PIL import Image
 
 from conftest import write_media
-from media_lavcap import MediaError, even_indices, list_images, read_clip, read_images, resample, to_mono
+from media_lavcap import (
+    MediaError,
+    StoredFile,
+    even_indices,
+    list_images,
+    read_clip,
+    read_duration,
+    read_images,
+    resample,
+    to_mono,
+)
 
 
 RATE, FRAMES, WINDOW = 16000, 5, 4.0
@@ -50,6 +60,109 @@ def test_only_the_window_is_decoded_and_the_whole_duration_told(tmp_path):
     clip = read_clip(write_media(tmp_path / "long.mp4", seconds=3), RATE, FRAMES, window=1.0)
     assert len(clip.waveform) == RATE and clip.duration == pytest.approx(3, abs=0.1)
     assert clip.frames[:, 32, 32].max() <= 2 * 25 + 3
+
+
+def write_film(path, seconds=20, audio="aac", video="libx264", rate=RATE, **options):
+    """Noise, which is nowhere like itself, and a picture that brightens by 1 every 0.1 s; a keyframe every 2 s."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, seconds * rate)).astype(np.float32)
+    with av.open(str(path), "w", options=options) as container:
+        if video:
+            picture = container.add_stream(video, rate=10)
+            picture.width = picture.height = 64
+            picture.pix_fmt, picture.gop_size = "yuv420p", 20
+        sound = container.add_stream(audio, rate=rate, layout="mono")
+        for tenth in range(10 * seconds):  # interleaved, as a file must be whose middle is to be found
+            if video:
+                frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), tenth, np.uint8), format="rgb24")
+                frame.pts = tenth
+                container.mux(picture.encode(frame))
+            part = noise[:, tenth * rate // 10 : (tenth + 1) * rate // 10]
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate, tenth * rate // 10
+            container.mux(sound.encode(frame))
+        for stream in container.streams:
+            container.mux(stream.encode(None))
+    return path
+
+
+FILMS = {
+    "film.mp4": {},
+    "fragmented.mp4": {"movflags": "frag_keyframe+delay_moov"},
+    "film.mkv": {},
+    "live.mkv": {"live": "1"},
+    "film.webm": {"audio": "libopus", "video": "libvpx-vp9", "rate": 48000},
+    "film.avi": {"audio": "libmp3lame", "video": "mpeg4"},
+    "film.ts": {},
+    "sound.mp3": {"audio": "libmp3lame", "video": None},
+    "sound.aac": {"audio": "aac", "video": None},
+    "sound.ogg": {"audio": "libopus", "video": None, "rate": 48000},
+    "sound.flac": {"audio": "flac", "video": None},
+    "sound.wav": {"audio": "pcm_s16le", "video": None},
+}
+
+
+@pytest.mark.parametrize("name", FILMS)
+@pytest.mark.parametrize("stored", [False, True], ids=["file", "in_memory"])
+def test_a_window_in_the_middle_is_what_decoding_from_the_beginning_gives(tmp_path, name, stored):
+    path = write_film(tmp_path / name, **FILMS[name])
+    if stored:
+        path = StoredFile(name, path.read_bytes())
+    start = 12.34
+    whole, part = read_clip(path, RATE, 200, 20.0), read_clip(path, RATE, FRAMES, 2.0, start=start)
+    assert read_duration(path) == pytest.approx(20, abs=0.25)
+    assert part.duration == pytest.approx(20, abs=0.5)  # of mp3 and aac a guess: the rest is not followed
+    # Matroska counts milliseconds, and resampled sound may lie between two samples.
+    lags, tolerance = (range(-16, 17), 0.1) if FILMS[name].get("rate", RATE) != RATE else ([0], 1e-3)
+    expected = [whole.waveform[round(start * RATE) + lag :][: 2 * RATE] for lag in lags]
+    assert min(np.abs(part.waveform - other).max() for other in expected) < tolerance
+    if whole.frames is not None:
+        tenths = [int(10 * (start + 2 * (part + 0.5) / FRAMES)) for part in range(FRAMES)]
+        assert np.array_equal(part.frames, whole.frames[tenths])
+
+
+def test_a_window_is_cut_from_a_lossless_file_to_the_sample(tmp_path):
+    samples = np.random.default_rng(0).integers(-9999, 9999, 8 * RATE).astype("<i2")
+    with wave.open(str(tmp_path / "long.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(samples.tobytes())
+    clip = read_clip(tmp_path / "long.wav", RATE, FRAMES, 2.0, start=4.5)
+    assert np.array_equal(np.round(clip.waveform * 32768), samples[int(4.5 * RATE) : int(6.5 * RATE)])
+    last = read_clip(tmp_path / "long.wav", RATE, FRAMES, 2.0, start=7.0)
+    assert np.array_equal(np.round(last.waveform * 32768), samples[7 * RATE :])
+
+
+def test_what_comes_before_a_window_is_not_decoded(tmp_path, monkeypatch):
+    import media_lavcap
+
+    path, decoded = write_film(tmp_path / "film.mp4"), []
+    parts = media_lavcap._mono_parts
+    monkeypatch.setattr(
+        media_lavcap, "_mono_parts", lambda frames, rate: parts((decoded.append(f.time) or f for f in frames), rate)
+    )
+    read_clip(path, RATE, FRAMES, 2.0, start=15.0)
+    assert min(decoded) > 15 - 4 and max(decoded) < 15 + 3
+
+
+def test_a_window_behind_the_end_is_refused_with_the_length(tmp_path):
+    for name in ("film.mp4", "live.mkv", "film.ts", "sound.mp3"):
+        path = write_film(tmp_path / name, seconds=3, **FILMS[name])
+        with pytest.raises(MediaError, match=rf"{name}: lasts 3\.\d s and holds nothing from 9 s on"):
+            read_clip(path, RATE, FRAMES, 2.0, start=9.0)
+
+
+def test_a_clip_in_memory_is_called_by_its_name(tmp_path):
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8), (7, 0, 0)).save(image, "png")
+    assert read_images([StoredFile("a.png", image.getvalue())], 2)[:, 0, 0, 0].tolist() == [7, 7]
+    with pytest.raises(MediaError, match=r"row 4 of my data: not readable as media"):
+        read(StoredFile("row 4 of my data", b"noise"))
+    with pytest.raises(MediaError, match=r"b\.png: not a readable image"):
+        read_images([StoredFile("b.png", b"noise")], 2)
+    short = cut(write_media(tmp_path / "short.wav", audio="pcm_s16le", video=None)).read_bytes()
+    with pytest.raises(MediaError, match=r"short: is cut short"):
+        read(StoredFile("short", short))
 
 
 @pytest.mark.parametrize(("audio", "video", "expected"), [("aac", None, "audio"), (None, "libx264", "video")])
