@@ -241,10 +241,9 @@ def _finish(
 
 
 def _add_repetitions(report: Report, source: Source, left_out: Collection[str]):
-    clips = {id(row): clip.id for clip in source.clips for row in clip.rows}
-    by_content = {row.content: clips[id(row)] for row in source.annotations.rows}
+    clips = {row.content: clip.id for clip in source.clips for row in clip.rows}
     for row, reason in source.annotations.repeated:
-        clip = by_content[row.content]
+        clip = clips[row.content]
         report.add("duplicate", clip, reason, clip not in left_out)
 
 
