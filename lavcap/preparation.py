@@ -17,6 +17,7 @@ import shutil
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,26 @@ def prepare(
         left = [plan for plan in plans if plan.to_do(journal)]
         with tqdm(total=len(left), desc=split, unit="clip", disable=not show_progress) as progress:
             keys = {plan.clip.id: plan.key for plan in left}
-            for name, outcome in cut_clips(_jobs(left, source), num_proc):
-                journal.add(name, {"key": keys[name], **asdict(outcome)})
-                progress.update()
+            with _told_what_to_do(output):
+                for name, outcome in cut_clips(_jobs(left, source), num_proc):
+                    journal.add(name, {"key": keys[name], **asdict(outcome)})
+                    progress.update()
             progress.update(progress.total - progress.n)
         shutil.rmtree(output / PARTIAL_FOLDER, ignore_errors=True)
         for plan in plans:
             plan.outcome = _outcome(journal.records.get(plan.clip.id), plan.key)
     return _finish(source, output, split, settings, policy, plans)
+
+
+@contextmanager
+def _told_what_to_do(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{output}: cannot go on ({error.strerror or error}); what is done stays: mend that, such as making room, "
+            "and run the same command again."
+        ) from error
 
 
 def guess_version(source: Source) -> str | None:

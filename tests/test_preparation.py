@@ -471,7 +471,10 @@ def test_a_full_disk_stops_the_work_and_what_is_done_stays(raw, tmp_path, monkey
             raise OSError(28, "No space left on device", paths[1])
         replaced(*paths)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match=r"cannot go on \(No space left on device\); what is done stays"),
+    ):
         patch.setattr(os, "replace", replace_or_fail)
         run(source_of(raw), tmp_path)
     assert (tmp_path / ".progress" / "train.jsonl").read_text().count("\n") == 1 + 4
