@@ -417,9 +417,11 @@ def _mono_parts(frames: Iterator, sampling_rate: int) -> Iterator[np.ndarray]:
     import av
 
     for _, alike in groupby(frames, key=lambda frame: (frame.layout.name, frame.sample_rate, frame.format.name)):
-        resampler = av.AudioResampler(format="fltp", rate=sampling_rate)
+        # Packed: PyAV reads the planes of 8 channels without a layout from where there are none, and the process ends.
+        resampler = av.AudioResampler(format="flt", rate=sampling_rate)
         for frame in chain(alike, [None]):  # None empties the resampler
-            yield from (part.to_ndarray().mean(axis=0) for part in resampler.resample(frame))
+            for part in resampler.resample(frame):
+                yield part.to_ndarray().reshape(-1, part.layout.nb_channels).mean(axis=1)
 
 
 def _read_frames(path: Path | StoredFile, span: _Span, num_frames: int, window: _Window) -> np.ndarray | None:

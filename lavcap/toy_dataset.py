@@ -1,5 +1,6 @@
-"""The toy world on disk, in AudioCaps' layout, with the tokenizer of its captions."""
+"""The toy world on disk, in AudioCaps' layout or as people have AudioCaps, with the tokenizer of its captions."""
 
+import csv
 import json
 import multiprocessing
 import signal
@@ -62,6 +63,7 @@ class _Job(NamedTuple):
     index: int
     seed: int
     with_video: bool
+    raw: bool = False  # a film in `media/` instead of sound and frames
 
 
 def write_toy_world(
@@ -97,6 +99,39 @@ def write_toy_world(
         root.rename(output)
     unseen = sum(event.unseen for clip in clips if clip.split == "test" for event in clip.events)
     return {**counts, "videos": videos + 1, "vocabulary": len(tokenizer), "unseen_events": unseen}
+
+
+def write_raw_world(
+    output_dir: str | Path,
+    train_clips: int = 2000,
+    validation_clips: int = 100,
+    test_clips: int = 200,
+    seed: int = 0,
+    workers: int = 1,
+    show_progress: bool = False,
+) -> dict[str, int]:
+    """Writes the same clips as people have AudioCaps: the official columns in `<split>.csv`, and a folder of films.
+
+    `media/<youtube_id>_<start ms>_<end ms>.mp4` holds sound and picture of a clip; `tokenizer/` as in
+    [`write_toy_world`]. Returns the clips by split and `vocabulary` (tokens).
+    """
+    output = Path(output_dir).resolve()
+    counts = {"train": train_clips, "val": validation_clips, "test": test_clips}
+    _check_request(output, counts, 0, seed, workers)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as folder:
+        root = Path(folder) / output.name
+        (root / "media").mkdir(parents=True)
+        jobs = [_Job(root, split, index, seed, True, raw=True) for split in counts for index in range(counts[split])]
+        clips = _write_clips(jobs, workers, show_progress)
+        for split in counts:
+            _write_rows(root / f"{split}.csv", [clip for clip in clips if clip.split == split])
+        tokenizer = train_tokenizer([caption for clip in clips if clip.split == "train" for caption in clip.captions])
+        tokenizer.save_pretrained(root / "tokenizer")
+        if output.exists():
+            output.rmdir()
+        root.rename(output)
+    return {**counts, "vocabulary": len(tokenizer)}
 
 
 def _check_request(output: Path, counts: dict[str, int], videos: int, seed: int, workers: int) -> None:
@@ -158,6 +193,9 @@ def _leave_interrupts_to_parent() -> None:
 
 def _write_clip(job: _Job) -> ToyClip:
     clip = sample_clip(job.split, job.index, job.seed)
+    if job.raw:
+        write_video(clip, job.root / "media" / f"{clip.stem}.mp4")
+        return clip
     if job.split == "new":
         write_video(clip, job.root / "videos" / "new_clip.mp4")
         (job.root / "videos" / "new_clip.json").write_text(json.dumps(clip.to_dict(), indent=2) + "\n")
@@ -180,11 +218,26 @@ def _write_wav(waveform: np.ndarray, path: Path) -> None:
         file.writeframes(np.round(waveform * 32767).astype("<i2").tobytes())
 
 
+def _write_rows(path: Path, clips: Sequence[ToyClip]) -> None:
+    """Writes AudioCaps' official columns: one row per caption, of which a train clip has one and others have five."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["audiocap_id", "youtube_id", "start_time", "caption"])
+        for number, clip in enumerate(clips):
+            start = int(clip.stem.rsplit("_", 2)[1]) // 1000
+            for k, caption in enumerate(clip.captions[:1] if clip.split == "train" else clip.captions):
+                writer.writerow([_first_caption_id(clip, number) + k, clip.id, start, caption])
+
+
+def _first_caption_id(clip: ToyClip, number: int) -> int:
+    return 1_000_000 * (1 + SPLITS.index(clip.split)) + number * len(CAPTION_TEMPLATES)
+
+
 def _write_annotations(root: Path, split: str, clips: Sequence[ToyClip]) -> None:
     """Writes `<split>.json`, `<split>_coco.json` and `<split>_events.json`."""
     rows, images, annotations = [], [], []
     for number, clip in enumerate(clips):
-        first_id = 1_000_000 * (1 + SPLITS.index(split)) + number * len(CAPTION_TEMPLATES)
+        first_id = _first_caption_id(clip, number)
         media = _describe_media(clip)
         rows.append(
             {

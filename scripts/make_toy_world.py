@@ -2,9 +2,11 @@
 """Write the generated audio-visual world that the toy recipe trains on.
 
     python scripts/make_toy_world.py --output outputs/demo/data
+    python scripts/make_toy_world.py --raw --output outputs/raw
 
-The folder has AudioCaps' layout; lavcap/toy_world.py says what happens in a clip. The output folder must be absent
-or empty and appears under its name only when it is complete.
+The folder has AudioCaps' layout; with --raw it holds what people have of AudioCaps, csv files and a folder of films,
+which scripts/prepare_audiocaps.py takes. lavcap/toy_world.py says what happens in a clip. The output folder must be
+absent or empty and appears under its name only when it is complete.
 """
 
 import os
@@ -12,7 +14,7 @@ import sys
 import time
 
 from lavcap.cli import Parser, errors_in_one_line
-from lavcap.toy_dataset import write_toy_world
+from lavcap.toy_dataset import write_raw_world, write_toy_world
 
 
 def main() -> int:
@@ -22,18 +24,24 @@ def main() -> int:
     parser.add_argument("--validation_clips", type=int, default=100, help="clips with five captions each")
     parser.add_argument("--test_clips", type=int, default=200, help="half of their events are unseen pairs")
     parser.add_argument("--videos", type=int, default=20, help="test clips that are also written as mp4")
+    parser.add_argument("--raw", action="store_true", help="write all clips as mp4 with csv files, and nothing else")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another world")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; any number, one result")
     args = parser.parse_args()
     started = time.monotonic()
-    options = {name: value for name, value in vars(args).items() if name != "output"}
+    options = {name: value for name, value in vars(args).items() if name not in ("output", "raw", "videos")}
     with errors_in_one_line():
-        written = write_toy_world(args.output, **options, show_progress=True)
+        if args.raw:
+            written = write_raw_world(args.output, **options, show_progress=True)
+        else:
+            written = write_toy_world(args.output, **options, videos=args.videos, show_progress=True)
     print(f"{args.output}: written in {time.monotonic() - started:.0f} s")
     print(f"  clips       {written['train']} train, {written['val']} validation, {written['test']} test")
+    print(f"  tokenizer   {written['vocabulary']} tokens")
+    if args.raw:
+        return 0
     print(f"  test events {written['unseen_events']} of {2 * written['test']} are pairs that training never showed")
     print(f"  videos      {written['videos']}, with videos/new_clip.mp4 from outside the three splits")
-    print(f"  tokenizer   {written['vocabulary']} tokens")
     return 0
 
 

@@ -73,6 +73,30 @@ def test_the_readme_assembles_a_model_that_trains_on(downloads, toy_world):
     assert "Model and processor are in run" in run(train, downloads)
 
 
+@pytest.mark.slow
+def test_the_audiocaps_page_rehearses_preparation(tmp_path):
+    (commands,) = (block for block in blocks("docs/audiocaps.md", "bash") if "--raw" in block)
+    for command in commands.replace("\\\n", " ").splitlines():
+        words = command.replace("scripts/", f"{ROOT}/scripts/").split()
+        assert words.pop(0) == ".venv/bin/python"
+        printed = run([sys.executable, *words], tmp_path)
+    assert "# test: 5 of 5 clips are in the manifest" in printed
+
+
+def test_the_audiocaps_page_names_options_that_there_are():
+    page = (ROOT / "docs" / "audiocaps.md").read_text(encoding="utf-8")
+    script = (ROOT / "scripts" / "prepare_audiocaps.py").read_text(encoding="utf-8")
+    commands = [block for block in blocks("docs/audiocaps.md", "bash") if "prepare_audiocaps.py" in block]
+    assert len(commands) == 5
+    options = {
+        option for block in commands for option in re.findall(r"prepare_audiocaps.*", block.replace("\\\n", ""))
+    }
+    named = set(re.findall(r"--\w+", " ".join(options))) | set(
+        re.findall(r"`(--(?:keep|min|win|num|fra|skip)\w*)", page)
+    )
+    assert len(named) > 10 and all(f'"{option}"' in script for option in named)
+
+
 def test_the_conversion_page_shows_the_options_that_the_converter_knows():
     from lavcap.released_options import FUSION_TYPES, MODEL_FIELDS
 

@@ -133,6 +133,18 @@ def test_a_window_is_cut_from_a_lossless_file_to_the_sample(tmp_path):
     assert np.array_equal(np.round(last.waveform * 32768), samples[7 * RATE :])
 
 
+@pytest.mark.parametrize("channels", [1, 2, 6, 8, 16])
+def test_sound_of_any_number_of_channels_is_averaged(tmp_path, channels):
+    samples = np.random.default_rng(0).integers(-9999, 9999, (RATE, channels)).astype("<i2")
+    with wave.open(str(tmp_path / "many.wav"), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(samples.tobytes())
+    waveform = read(tmp_path / "many.wav").waveform
+    assert waveform == pytest.approx(samples.mean(axis=1) / 32768, abs=1e-5)
+
+
 def test_what_comes_before_a_window_is_not_decoded(tmp_path, monkeypatch):
     import media_lavcap
 

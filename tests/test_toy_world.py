@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from lavcap import toy_dataset
-from lavcap.toy_dataset import PROMPT, write_toy_world
+from lavcap.toy_dataset import PROMPT, write_raw_world, write_toy_world
 from lavcap.toy_rendering import frame_times, render_frame, render_waveform, write_video
 from lavcap.toy_world import (
     BACKGROUNDS,
@@ -327,6 +328,19 @@ def test_a_video_decodes_to_four_seconds_of_sound_and_picture_in_step(world):
     spectra = np.fft.rfft(sound, 2 * CLIP_SAMPLES), np.fft.rfft(render_waveform(clip), 2 * CLIP_SAMPLES)
     lag = int(np.argmax(np.fft.irfft(spectra[0] * np.conj(spectra[1]))))
     assert len(sound) == CLIP_SAMPLES and lag == 0
+
+
+def test_a_raw_world_is_what_people_have_of_audiocaps(tmp_path):
+    written = write_raw_world(tmp_path / "raw", train_clips=16, validation_clips=0, test_clips=1, seed=3)
+    assert (written["train"], written["test"]) == (16, 1) and (tmp_path / "raw" / "tokenizer").is_dir()
+    for split, captions in (("train", 1), ("test", 5)):
+        with (tmp_path / "raw" / f"{split}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["audiocap_id", "youtube_id", "start_time", "caption"]
+        assert len(rows) == written[split] * captions == len({row["audiocap_id"] for row in rows})
+        clip = sample_clip(split, 0, 3)
+        assert [row["caption"] for row in rows[:captions]] == list(clip.captions)
+        assert (tmp_path / "raw" / "media" / f"{rows[0]['youtube_id']}_0_4000.mp4").is_file()
 
 
 def test_an_odd_video_size_is_refused(tmp_path):
