@@ -9,7 +9,11 @@ BIN := $(VENV)/bin
 OLDEST := .cache/oldest
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file configs/accelerate/one_process.yaml
 
-.PHONY: help install demo test unit contract oldest lint clean
+REHEARSAL := .cache/rehearsal
+REHEARSED := configs/toy.yaml --tokenizer_name $(REHEARSAL)/raw/tokenizer --per_device_train_batch_size 4 \
+	--eval_strategy no --max_new_tokens 8 --num_beams 2
+
+.PHONY: help install demo rehearsal test unit contract oldest lint clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,7 +36,26 @@ demo: install  ## generate the toy world, train on it, evaluate, report, and cap
 	@echo; echo "$(DEMO)/data/videos/new_clip.mp4, which is in no split:"
 	$(BIN)/python scripts/caption.py "$(DEMO)/data/videos/new_clip.mp4" --model "$(DEMO)/model"
 
-test: lint unit contract oldest  ## run every check, the quickest first
+rehearsal: install  ## the way of a real data set in small: prepare, visual features, shards, train, evaluate
+	rm -rf $(REHEARSAL)
+	$(BIN)/python scripts/make_toy_world.py --raw --output $(REHEARSAL)/raw \
+		--train_clips 24 --validation_clips 6 --test_clips 6
+	for split in train val test; do \
+		$(BIN)/python scripts/prepare_audiocaps.py --annotations $(REHEARSAL)/raw/$$split.csv \
+			--media $(REHEARSAL)/raw/media --output $(REHEARSAL)/prepared --window 4 --dataset_version toy \
+			|| exit; \
+	done
+	$(LAUNCH) train_hf.py $(REHEARSED) --data_dir $(REHEARSAL)/prepared --max_steps 2 --output_dir $(REHEARSAL)/start
+	$(BIN)/python scripts/extract_visual_features.py --data_dir $(REHEARSAL)/prepared --split train val test \
+		--model $(REHEARSAL)/start
+	$(BIN)/python scripts/write_shards.py --data_dir $(REHEARSAL)/prepared --split train --output $(REHEARSAL)/shards
+	$(LAUNCH) train_hf.py $(REHEARSED) --model_name_or_path $(REHEARSAL)/start --data_dir $(REHEARSAL)/shards \
+		--validation_data_dir $(REHEARSAL)/prepared --streaming true --cache_features false --instructions released \
+		--frequency_mask 16 --time_mask 64 --max_steps 6 --output_dir $(REHEARSAL)/model
+	$(BIN)/python scripts/evaluate.py --model $(REHEARSAL)/model --data_dir $(REHEARSAL)/prepared \
+		--output $(REHEARSAL)/evaluation --metrics bleu_4 rouge_l cider_d --max_new_tokens 8
+
+test: lint unit contract rehearsal oldest  ## run every check, the quickest first
 
 unit: install  ## run the tests of this project
 	$(BIN)/python -m pytest --ignore tests/contract

@@ -149,9 +149,10 @@ def read_references(path: Path) -> dict[str, list[str]]:
     try:
         references: dict[str, list[str]] = {}
         for annotation in json.loads(path.read_text(encoding="utf-8"))["annotations"]:
-            references.setdefault(str(annotation["image_id"]), []).append(str(annotation["caption"]))
+            if annotation["caption"].strip():
+                references.setdefault(str(annotation["image_id"]), []).append(annotation["caption"])
         return references
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not in COCO's layout ({type(error).__name__}: {error}), expected an object with `annotations`, "
             "each with `image_id` and `caption`."

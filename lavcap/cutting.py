@@ -6,6 +6,7 @@ import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -100,6 +101,20 @@ def frame_path(output: str | Path, number: int, stem: str) -> str:
     return os.path.join(output, "frames", f"frame_{number}", f"{stem}.jpg")
 
 
+def to_pcm(waveform: np.ndarray) -> np.ndarray:
+    """16-bit samples of floating-point ones in [-1, 1], `(samples,)`."""
+    return np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2")
+
+
+def write_wav(file: str | BinaryIO, samples: np.ndarray, sampling_rate: int = SAMPLING_RATE):
+    """Write 16-bit mono samples, `(samples,)`, at `sampling_rate` Hz."""
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(sampling_rate)
+        writer.writeframes(samples.tobytes())
+
+
 # -------------------------------------------------------------------------------------------------------- internals
 
 
@@ -120,7 +135,7 @@ def _cut(job: Job) -> Outcome:
     digest = hashlib.sha256()
     if clip.waveform is not None:
         outcome.peak = float(np.abs(clip.waveform).max(initial=0.0))
-        samples = _to_pcm(clip.waveform)
+        samples = to_pcm(clip.waveform)
         digest.update(samples.tobytes())
         outcome.audio = _keep_or_write_sound(job, media, outcome, samples)
     if frames is not None:
@@ -182,7 +197,7 @@ def _keep_or_write_sound(job: Job, media: MediaFile, outcome: Outcome, samples: 
         _write(job.output, name, lambda path: Path(path).write_bytes(media.path.data))
         return name
     name = os.path.join("waveforms", f"{job.stem}.wav")
-    _write(job.output, name, lambda path: _write_wav(samples, path))
+    _write(job.output, name, lambda path: write_wav(path, samples))
     return name
 
 
@@ -194,18 +209,6 @@ def _suffix(file: StoredFile) -> str | None:
     if file.data[4:8] == b"ftyp":
         return ".mp4"
     return next((suffix for start, suffix in SIGNATURES.items() if file.data.startswith(start)), None)
-
-
-def _to_pcm(waveform: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2")
-
-
-def _write_wav(samples: np.ndarray, path: str):
-    with wave.open(path, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLING_RATE)
-        file.writeframes(samples.tobytes())
 
 
 def _write_frames(job: Job, frames: np.ndarray):

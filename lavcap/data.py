@@ -12,7 +12,6 @@ The folders `waveforms` and `frames` may also stand directly in `<data_dir>`.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers.utils import logging
 
+from lavcap.annotations import read_references
 from lavcap.manifest import FEATURES, DataError, read_facts, read_manifest, shards_of
 from lavcap.visual_features import add_stored_features, stored_features_of
 from processing_lavcap import LavcapProcessor
@@ -129,7 +129,7 @@ def one_row_per_caption(dataset: Dataset) -> Dataset:
 
 
 def _read_layout(data_dir: Path, split: str) -> tuple[Dataset, dict[str, str]]:
-    references = _read_references(data_dir / f"{split}_coco.json")
+    references = read_references(data_dir / f"{split}_coco.json")
     finder = _MediaFinder(data_dir, split)
     clips, missing = {}, {}
     for row in _read_rows(data_dir / f"{split}.json"):
@@ -190,22 +190,6 @@ def _complaint(row: Any) -> str | None:
     if not (row.get("audio_path") or row.get("video_path")):
         return "neither audio_path nor video_path"
     return None
-
-
-def _read_references(path: Path) -> dict[str, list[str]]:
-    """Captions by clip id from a COCO file; none if there is no such file."""
-    references: dict[str, list[str]] = defaultdict(list)
-    content = _read_json(path) if path.exists() else {"annotations": []}
-    try:
-        for annotation in content["annotations"]:
-            if annotation["caption"].strip():
-                references[str(annotation["image_id"])].append(annotation["caption"])
-    except (AttributeError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not in COCO's layout ({type(error).__name__}: {error}), expected an object with `annotations`, "
-            "each with `image_id` and `caption`."
-        ) from error
-    return references
 
 
 def _clip_id(row: dict[str, Any]) -> str:

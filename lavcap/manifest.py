@@ -32,6 +32,7 @@ FEATURES = Features(
     }
 )
 VIDEO_FEATURES = Features({"video_features": List(List(Value("float32")))})  # (video_frames, hidden), in shards
+FRAME_SAMPLER = "centres of equal parts"  # how frames are chosen of a clip: `media_lavcap.even_indices`
 ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time
 FACTS = "manifest.json"
 

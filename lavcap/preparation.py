@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from lavcap.annotations import stem_of
 from lavcap.cutting import CLIP_TOLERANCE_SECONDS, PARTIAL_FOLDER, Job, Outcome, Settings, frame_path
 from lavcap.journal import Journal, signature
-from lavcap.manifest import DataError, write_split
+from lavcap.manifest import FRAME_SAMPLER, DataError, write_split
 from lavcap.media_index import Media, MediaFile
 from lavcap.preparation_report import Report, write_report
 from lavcap.sources import ExpectedClip, Source, window_stem
@@ -37,7 +37,6 @@ from media_lavcap import StoredFile
 
 SILENCE = 10 ** (-80 / 20)  # -80 dB of full scale
 KEEPABLE = ("silent", "too_short", "duplicate")
-FRAME_SAMPLER = "centres of equal parts"
 LONGEST_STEM = 100  # characters; file systems take 255 bytes
 
 

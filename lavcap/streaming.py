@@ -5,7 +5,6 @@ from end to end where it would open twenty small ones per clip.
 """
 
 import io
-import wave
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -18,16 +17,16 @@ from pyarrow import parquet
 
 from lavcap.captioning import in_batches
 from lavcap.clips import as_file, draw_seed, read_features, shared_number
+from lavcap.cutting import SAMPLING_RATE, to_pcm, write_wav
 from lavcap.manifest import FEATURES, VIDEO_FEATURES, DataError, shards_of, write_facts, write_parquet
+from lavcap.media_index import SOUND_SUFFIXES
 from lavcap.visual_features import read_stored_features
 from media_lavcap import read_clip
 from processing_lavcap import LavcapProcessor
 
 
-SOUND_SUFFIXES = frozenset({".aac", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"})
 SHARD_FEATURES = Features(FEATURES | VIDEO_FEATURES)
 LONGEST_SOUND = 60.0  # seconds of a film's sound that a shard takes; windows of models are shorter
-SAMPLING_RATE = 16000  # Hz, of the sound that is taken out of a film
 
 
 class ClipStream(torch.utils.data.IterableDataset):
@@ -236,15 +235,6 @@ def _embedded_sound(medium: dict[str, Any]) -> dict[str, Any]:
     if path.suffix.lower() in SOUND_SUFFIXES:
         return _embedded(medium)
     clip = read_clip(as_file(medium), SAMPLING_RATE, num_frames=1, window=LONGEST_SOUND, video=False)
-    return {"bytes": wav_bytes(clip.waveform, SAMPLING_RATE), "path": path.with_suffix(".wav").name}
-
-
-def wav_bytes(waveform: np.ndarray, sampling_rate: int) -> bytes:
-    """A WAV file, 16-bit, of mono samples `(samples,)` in [-1, 1]."""
     buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sampling_rate)
-        file.writeframes(np.round(waveform.clip(-1, 1) * 32767).astype("<i2").tobytes())
-    return buffer.getvalue()
+    write_wav(buffer, to_pcm(clip.waveform))
+    return {"bytes": buffer.getvalue(), "path": path.with_suffix(".wav").name}

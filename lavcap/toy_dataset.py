@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import signal
 import tempfile
-import wave
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from lavcap.cutting import write_wav
 from lavcap.toy_rendering import FRAMES_PER_CLIP, frame_times, render_frame, render_waveform, write_video
 from lavcap.toy_world import CAPTION_TEMPLATES, SAMPLING_RATE, SPLITS, ToyClip, sample_clip
 
@@ -200,22 +200,14 @@ def _write_clip(job: _Job) -> ToyClip:
         write_video(clip, job.root / "videos" / "new_clip.mp4")
         (job.root / "videos" / "new_clip.json").write_text(json.dumps(clip.to_dict(), indent=2) + "\n")
         return clip
-    _write_wav(render_waveform(clip), job.root / job.split / "waveforms" / f"{clip.stem}.wav")
+    samples = np.round(render_waveform(clip) * 32767).astype("<i2")
+    write_wav(str(job.root / job.split / "waveforms" / f"{clip.stem}.wav"), samples, SAMPLING_RATE)
     for number, time in enumerate(frame_times()):
         path = job.root / job.split / "frames" / f"frame_{number}" / f"{clip.stem}.jpg"
         Image.fromarray(render_frame(clip, time)).save(path, quality=JPEG_QUALITY, subsampling=0)
     if job.with_video:
         write_video(clip, job.root / "videos" / f"{clip.stem}.mp4")
     return clip
-
-
-def _write_wav(waveform: np.ndarray, path: Path) -> None:
-    """Writes float samples `(samples,)` in [-1, 1] as 16-bit PCM at 16 kHz."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLING_RATE)
-        file.writeframes(np.round(waveform * 32767).astype("<i2").tobytes())
 
 
 def _write_rows(path: Path, clips: Sequence[ToyClip]) -> None:

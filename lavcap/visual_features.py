@@ -20,12 +20,11 @@ import torch
 from datasets import Dataset
 
 from lavcap.captioning import check_sees
-from lavcap.manifest import DataError, read_facts
+from lavcap.manifest import FRAME_SAMPLER, DataError, read_facts
 from media_lavcap import MediaError
 from parts_lavcap import published_name
 
 
-FRAME_SAMPLER = "centres of equal parts"  # of `media_lavcap.even_indices`
 FACTS = "features.json"
 
 

@@ -23,7 +23,8 @@ from lavcap.captioning import choose_device, load_model
 from lavcap.cli import Parser, errors_in_one_line, positive
 from lavcap.clips import as_file
 from lavcap.data import read_split
-from lavcap.visual_features import FRAME_SAMPLER, FeatureFacts, extract_features, stored_features_of, tower_name
+from lavcap.manifest import FRAME_SAMPLER
+from lavcap.visual_features import FeatureFacts, extract_features, stored_features_of, tower_name
 from media_lavcap import read_images
 from parts_lavcap import find_file, load_part, published_name, read_json
 from processing_lavcap import clip_image_processor
