@@ -96,9 +96,13 @@ def read_manifest(data_dir: str | Path, split: str) -> Dataset:
 def write_facts(data_dir: str | Path, split: str, facts: dict[str, Any]):
     """Note in `manifest.json` what is known of a split, in place of what was known."""
     text = json.dumps(read_facts(data_dir) | {split: facts}, indent=2, ensure_ascii=False)
-    path = Path(data_dir) / FACTS
+    replace_text(Path(data_dir) / FACTS, text + "\n")
+
+
+def replace_text(path: Path, text: str):
+    """Write a file of text; a reader sees the old one or the new one, never half of one."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", newline="")
     partial.replace(path)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lavcap.annotations import OFFICIAL_COLUMNS, Row
+from lavcap.manifest import replace_text
 
 
 HEADINGS = {
@@ -82,9 +83,9 @@ def write_report(report: Report, folder: str | Path, missing: Iterable[Row]):
     for row in missing:
         start = "" if row.start_time is None else f"{row.start_time:g}"
         writer.writerows([row.annotation, row.id or row.file, start, caption] for caption in row.captions)
-    _replace(folder / f"{report.split}.json", json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n")
-    _replace(folder / f"{report.split}.md", report.to_markdown())
-    _replace(folder / f"{report.split}_missing.csv", table.getvalue())
+    replace_text(folder / f"{report.split}.json", json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    replace_text(folder / f"{report.split}.md", report.to_markdown())
+    replace_text(folder / f"{report.split}_missing.csv", table.getvalue())
 
 
 def _section(heading: str, entries: list[str]) -> list[str]:
@@ -93,9 +94,3 @@ def _section(heading: str, entries: list[str]) -> list[str]:
     shown = [f"* {entry}" for entry in entries[:SHOWN_ENTRIES]]
     rest = len(entries) - len(shown)
     return ["", f"## {heading}", "", *shown] + ([f"* … and {rest:,} more in the json file"] if rest else [])
-
-
-def _replace(path: Path, text: str):
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(path)

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from lavcap.clips import ClipDataset
 from lavcap.data import check_usable, load_split, load_splits, one_row_per_caption
-from lavcap.manifest import DataError, read_facts
+from lavcap.manifest import DataError, read_facts, replace_text
 from lavcap.selection import SOURCE, check_selection, clips_of_a_test, source_ids
 from lavcap.streaming import ClipStream, find_shards, open_stream
 from lavcap.visual_features import check_features_fit, feature_facts
@@ -154,7 +154,7 @@ def read_note(name_or_path: str | Path) -> dict[str, Any]:
 def write_note(folder: str | Path, note: dict[str, Any]):
     """Note beside a model what it was trained and selected on; `selected_on_test` marks its results for good."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace_text(Path(folder) / NOTE, json.dumps(note, indent=2, ensure_ascii=False) + "\n")
 
 
 def _first(rows: Dataset, count: int | None) -> Dataset:

@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 
 from lavcap.captioning import check_sees
-from lavcap.manifest import FRAME_SAMPLER, DataError, read_facts
+from lavcap.manifest import FRAME_SAMPLER, DataError, read_facts, replace_text
 from media_lavcap import MediaError
 from parts_lavcap import published_name
 
@@ -225,7 +225,7 @@ def _claim(folder: Path, facts: FeatureFacts, rows: Dataset):
             f"{folder}: holds features of another origin ({changed}); move them away, or ask for the same."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FACTS).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
+    replace_text(folder / FACTS, json.dumps(asdict(facts), indent=2) + "\n")
 
 
 def _read(row: dict[str, Any], read_pixels: Callable) -> torch.Tensor | str:
