@@ -4,9 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= outputs/demo
 SEED ?= 42
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 OLDEST := .cache/oldest
+# One thread per process: most of the time goes into starting scripts, which two processes do side by side.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file configs/accelerate/one_process.yaml
 
 REHEARSAL := .cache/rehearsal
@@ -58,15 +61,15 @@ rehearsal: install  ## the way of a real data set in small: prepare, visual feat
 test: lint unit contract rehearsal oldest  ## run every check, the quickest first
 
 unit: install  ## run the tests of this project
-	$(BIN)/python -m pytest --ignore tests/contract
+	$(PYTEST) --ignore tests/contract
 
 contract: install  ## run Transformers' own common tests on LAVCap
 	$(BIN)/python scripts/fetch_library_tests.py
-	$(BIN)/python -m pytest tests/contract
+	$(PYTEST) tests/contract
 
 oldest: $(OLDEST)/installed  ## run all tests with the oldest Transformers that is supported
 	PYTHONPATH=$(OLDEST) $(BIN)/python scripts/fetch_library_tests.py
-	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest
+	PYTHONPATH=$(OLDEST) $(PYTEST)
 
 $(OLDEST)/installed: constraints-oldest.txt | install
 	rm -rf $(OLDEST)

@@ -54,6 +54,7 @@ setup(
             "parameterized>=0.9",
             "pot>=0.9.5",
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "ruff>=0.9",
             "soundfile>=0.12",
             "soxr>=0.5",

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import ROOT, tiny_config
 from lavcap.recipe import check_config_fields, parse_object, parse_recipe
-from train_hf import DataArguments, ModelArguments, TrainingArguments
+from train_hf import AugmentationArguments, DataArguments, ModelArguments, TrainingArguments
 
 
 @dataclass
@@ -84,5 +84,6 @@ def test_every_recipe_of_the_project_is_readable():
     recipes = sorted((ROOT / "configs").glob("*.yaml"))
     assert recipes
     for recipe in recipes:
-        parsed = parse_recipe((ModelArguments, DataArguments, TrainingArguments), [str(recipe), "--use_cpu", "true"])
-        assert parsed[2].remove_unused_columns is False
+        kinds = (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments)
+        *_, training = parse_recipe(kinds, [str(recipe), "--use_cpu", "true"])
+        assert training.remove_unused_columns is False
