@@ -35,7 +35,7 @@ from lavcap.collation import EvaluationCollator, TrainingCollator
 from lavcap.metrics import score_captions
 from lavcap.recipe import check_config_fields, parse_object, parse_recipe
 from lavcap.trainer import LavcapTrainer, TrainingNote
-from lavcap.training_data import DataArguments, as_model_inputs, load_rows, read_note
+from lavcap.training_data import DataArguments, as_model_inputs, inherited_note, load_rows
 from media_lavcap import MediaError
 from modeling_lavcap import LavcapForConditionalGeneration
 from parts_lavcap import RELEASED_DECODING
@@ -105,7 +105,8 @@ def main():
         model, processor = build_model(model_args)
         collator = TrainingCollator(processor, augmentation)
         train_set, validation_set = as_model_inputs(rows, data_args, model, processor, args)
-    note = inherited_note(rows.note, model_args.model_name_or_path, args.output_dir)
+    output = args.output_dir if Path(args.output_dir).is_dir() else None
+    note = inherited_note(rows.note, filter(None, (model_args.model_name_or_path, checkpoint, output)))
     trainer = LavcapTrainer(
         model=model,
         args=args,
@@ -222,12 +223,6 @@ def build_augmentation(args: AugmentationArguments) -> Augmentation:
     given = args.instructions or []
     instructions = [text for name in given for text in (RELEASED_INSTRUCTIONS if name == "released" else [name])]
     return Augmentation(**vars(args) | {"instructions": tuple(instructions)})
-
-
-def inherited_note(note: dict, start: str | None, output_dir: str) -> dict:
-    """The note of this run; a model that was ever selected on a test split stays marked."""
-    earlier = [read_note(folder) for folder in (start, output_dir if Path(output_dir).is_dir() else None) if folder]
-    return note | {"selected_on_test": any(each.get("selected_on_test") for each in (note, *earlier))}
 
 
 def caption_metrics(processor: LavcapProcessor, references: list[list[str]]) -> Callable[[EvalPrediction], dict]:

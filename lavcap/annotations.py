@@ -138,7 +138,10 @@ def choose_columns(name: str | Path, names: list[str], given: dict[str, str]) ->
     chosen = {key: next((known for known in COLUMNS[key] if known in names), None) for key in COLUMNS}
     chosen = {key: column for key, column in (chosen | given).items() if column is not None}
     if "caption" not in chosen:
-        raise DataError(f"{name}: has no column of captions (found {found}); name it with --column caption=NAME.")
+        separated = "; if semicolons separate its columns, use commas" if len(names) == 1 and ";" in found else ""
+        raise DataError(
+            f"{name}: has no column of captions (found {found}); name it with --column caption=NAME{separated}."
+        )
     return chosen
 
 

@@ -40,6 +40,13 @@ def load_model(
     return model.to(device).eval(), processor
 
 
+def check_name(name_or_path: str | Path):
+    """Refuse what is neither a folder nor can be a name on the Hub."""
+    path = Path(name_or_path)
+    if not path.exists() and (len(path.parts) != 2 or path.is_absolute() or path.parts[0] in (".", "..")):
+        raise ValueError(f"{path}: no such folder, and not a name on the Hub (owner/model); check the path.")
+
+
 def choose_device(device: str | None = None, dtype: str | None = None) -> tuple[str, str]:
     """Name of the device and of the dtype to run in.
 
@@ -69,9 +76,8 @@ def check_sees(model: LavcapForConditionalGeneration, name_or_path: str | Path):
 def check_model_name(name_or_path: str | Path):
     """Refuse a folder that is missing or holds no LAVCap model, before anything is looked up on the Hub."""
     path = Path(name_or_path)
+    check_name(path)
     if not path.exists():
-        if len(path.parts) != 2 or path.is_absolute() or path.parts[0] in (".", ".."):
-            raise ValueError(f"{path}: no such folder, and not a name on the Hub (owner/model); check the path.")
         return
     if not (path / "config.json").is_file():
         raise ValueError(f"{path}: holds no config.json, expected a folder written by save_pretrained or train_hf.py.")

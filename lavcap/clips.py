@@ -91,7 +91,7 @@ def read_features(row: dict[str, Any], processor: LavcapProcessor) -> dict[str, 
             frames = read_images([as_file(frame) for frame in row["frames"]], processor.num_video_frames)
     features = processor.clip_features(Clip(waveform, frames, None))
     if stored is not None:
-        features["video_features"] = read_stored_features(stored)
+        features["video_features"] = read_stored_features(stored, processor.num_video_frames)
     return features
 
 

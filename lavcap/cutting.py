@@ -18,7 +18,7 @@ from media_lavcap import MEDIA_SUFFIXES, Clip, MediaError, StoredFile, read_clip
 SAMPLING_RATE = 16_000  # Hz, what the model hears
 JPEG_QUALITY = 95
 CLIP_TOLERANCE_SECONDS = 0.5  # a file that is longer than the window by this much is the clip itself
-PARTIAL_FOLDER = ".progress/partial"
+PARTIAL_FOLDER = ".partial"
 SIGNATURES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\x1aE\xdf\xa3": ".mkv"}
 
 
@@ -39,7 +39,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """A clip to cut. `stem` names its files, `output` is the data set's folder, `start_time` is in seconds."""
+    """A clip to cut. `stem` names its files, `output` is the folder of its split, `start_time` is in seconds."""
 
     stem: str
     output: str
@@ -54,7 +54,7 @@ class Outcome:
 
     Args:
         unreadable: why its media cannot be used; then nothing else is known.
-        audio: path of its sound: of a file that was written, relative to the data set's folder, or the original's.
+        audio: path of its sound: of a file that was written, relative to the split's folder, or the original's.
         frames: `"written"`, `"found"` or `None`.
         duration: of the file that was heard, in seconds.
         start: of the window in that file, in seconds.

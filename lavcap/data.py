@@ -21,8 +21,8 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from lavcap.annotations import read_references
-from lavcap.manifest import FEATURES, DataError, read_facts, read_manifest, shards_of
-from lavcap.visual_features import add_stored_features, stored_features_of
+from lavcap.manifest import FEATURES, DataError, read_facts, read_manifest, shards_of, take_rows
+from lavcap.visual_features import add_stored_features, failed_features, stored_features_of
 from processing_lavcap import LavcapProcessor
 
 
@@ -87,11 +87,19 @@ def read_split(data_dir: str | Path, split: str, stored_features: bool = True) -
         path of the clip's stored visual features, where the data set has some; and, by clip id, what is missing of
         each other clip.
     """
+    prepared = read_facts(data_dir)
+    if prepared and split not in prepared and not (Path(data_dir) / f"{split}.json").exists():
+        raise DataError(f"{data_dir}: has no split {split!r}, expected one of {', '.join(prepared)}.")
     if shards_of(data_dir, split):
-        rows, missing = read_manifest(data_dir, split), read_facts(data_dir).get(split, {}).get("missing", {})
+        rows, missing = read_manifest(data_dir, split), prepared.get(split, {}).get("missing", {})
     else:
         rows, missing = _read_layout(Path(data_dir), split)
-    return (add_stored_features(rows, data_dir, split) if stored_features else rows), missing
+    if not stored_features:
+        return rows, missing
+    failed = failed_features(data_dir, split)
+    if failed:
+        rows = take_rows(rows, (number for number, name in enumerate(rows["id"]) if name not in failed))
+    return add_stored_features(rows, data_dir, split), missing | failed
 
 
 def check_usable(rows: Dataset, processor: LavcapProcessor):
@@ -114,9 +122,7 @@ def check_usable(rows: Dataset, processor: LavcapProcessor):
 def one_row_per_caption(dataset: Dataset) -> Dataset:
     """Rows for training: a clip with five captions becomes five rows."""
     repeats = [len(captions) for captions in dataset["captions"]]
-    rows = dataset.select([row for row, count in enumerate(repeats) for _ in range(count)]).flatten_indices(
-        keep_in_memory=True
-    )
+    rows = take_rows(dataset, (row for row, count in enumerate(repeats) for _ in range(count)))
     captions = [[caption] for captions in dataset["captions"] for caption in captions]
     table = rows.data.table
     place = table.column_names.index("captions")
@@ -204,15 +210,17 @@ class _MediaFinder:
         folders = [path for path in (self.root / "frames").glob("frame_*") if path.name[6:].isdecimal()]
         self.frame_folders = sorted(folders, key=lambda path: int(path.name[6:])) or [self.root / "frames" / "frame_0"]
         # Who has stored visual features needs no frames.
-        self.needs_frames = bool(folders) or not stored_features_of(data_dir, split).is_dir()
+        self.features = stored_features_of(data_dir, split)
+        self.needs_frames = bool(folders) or not any(self.features.glob("*.npy"))
         self._listings: dict[Path, frozenset[str]] = {}
 
     def find(self, row: dict[str, Any], missing: dict[str, str]) -> dict[str, Any]:
         """Row of the data set; the first file that is not there is noted in `missing` under the clip's id."""
         audio = self.root / "waveforms" / row["audio_path"] if row.get("audio_path") else None
-        seen = row.get("video_path") and self.needs_frames
-        frames = [folder / row["video_path"] for folder in self.frame_folders] if seen else []
-        for path in [audio] * (audio is not None) + frames:
+        seen = row.get("video_path")
+        frames = [folder / row["video_path"] for folder in self.frame_folders] if seen and self.needs_frames else []
+        stored = [self.features / f"{(audio or Path(seen)).stem}.npy"] if seen and not frames else []
+        for path in [audio] * (audio is not None) + frames + stored:
             if not self._exists(path):
                 missing.setdefault(_clip_id(row), str(path))
                 break

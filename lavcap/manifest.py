@@ -106,6 +106,11 @@ def replace_text(path: Path, text: str):
     partial.replace(path)
 
 
+def take_rows(rows: Dataset, indices: Iterable[int]) -> Dataset:
+    """Some rows, in this order, as a table of their own: `Dataset.select` would keep all of them behind its back."""
+    return Dataset(rows.data.table.take(pa.array(list(indices), pa.int64())))
+
+
 def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:
     """What `manifest.json` knows, by split; empty without the file."""
     path = Path(data_dir) / FACTS

@@ -1,6 +1,7 @@
 """Files of captions: predictions as JSON lines, references as these or in COCO's layout; faults are named at once."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +56,12 @@ def read_predictions(path: str | Path, references: dict[str, list[str]] | None =
             "lines, or name the references that they belong to."
         )
     _check_once(path, predictions)
+    bare = [prediction.id for prediction in predictions if not prediction.modality]
+    if bare and len(bare) < len(predictions):
+        raise ValueError(
+            f"{path}: {len(bare)} of {len(predictions)} lines name no modality and the others do: {listed(bare)}; "
+            "name it in all lines or in none."
+        )
     return predictions
 
 
@@ -67,6 +74,10 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
     annotations = _coco_annotations(Path(path))
     if annotations is None:
         rows = _read_lines(path, lambda row: (_text_id(row.get("id"), "id"), _captions(row.get("references"))))
+        if twice := sorted(name for name, count in Counter(name for name, _ in rows).items() if count > 1):
+            raise ValueError(
+                f"{path}: {len(twice)} clips occur more than once: {listed(twice)}; keep one line of each."
+            )
         return dict(rows)
     found: dict[str, list[str]] = {}
     entries = _use_all(path, "annotation", enumerate(annotations), _annotation)
@@ -155,7 +166,9 @@ def _prediction(row: dict, references: dict[str, list[str]] | None) -> Predictio
     if captions is None and references is not None:
         captions = references.get(name, ["unknown clip"])  # refused with all other unknown ones
     captions = _captions(captions)
-    return Prediction(name, modality, _text(row["caption"], "caption"), captions, row.get("video_of"))
+    video_of = row.get("video_of")
+    video_of = None if video_of is None else _text(video_of, "video_of")
+    return Prediction(name, modality, _text(row["caption"], "caption"), captions, video_of)
 
 
 def _captions(captions: Any) -> list[str]:
@@ -185,7 +198,7 @@ def _text(value: Any, name: str) -> str:
 
 
 def _text_id(value: Any, name: str) -> str:
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         raise ValueError(f"no {name}")
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

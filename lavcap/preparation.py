@@ -1,9 +1,9 @@
 """A data set made of what people have: media found, windows cut, a manifest and a report written.
 
     <output>/data/<split>-00000-of-00001.parquet        the manifest (lavcap/manifest.py)
-    <output>/waveforms/<stem>.wav                       windows that were cut: mono, 16 bit, 16 kHz
-    <output>/media/<stem>.<suffix>                      sound of a data set that needs no change
-    <output>/frames/frame_{0..19}/<stem>.jpg
+    <output>/<split>/waveforms/<stem>.wav               windows that were cut: mono, 16 bit, 16 kHz
+    <output>/<split>/media/<stem>.<suffix>              sound of a data set that needs no change
+    <output>/<split>/frames/frame_{0..19}/<stem>.jpg
     <output>/reports/<split>.json, .md, _missing.csv
     <output>/.progress/<split>.jsonl                    what is done
 
@@ -78,8 +78,9 @@ def prepare(
     """
     settings, policy = settings or Settings(), policy or Policy()
     output = Path(output).absolute()
-    shutil.rmtree(output / PARTIAL_FOLDER, ignore_errors=True)
-    plans = _plan(source, output, settings)
+    media = output / split  # clips of two splits may have one name
+    shutil.rmtree(media / PARTIAL_FOLDER, ignore_errors=True)
+    plans = _plan(source, media, settings)
     with Journal(output / ".progress" / f"{split}.jsonl", asdict(settings)) as journal:
         left = [plan for plan in plans if plan.to_do(journal)]
         with tqdm(total=len(left), desc=split, unit="clip", disable=not show_progress) as progress:
@@ -89,7 +90,7 @@ def prepare(
                     journal.add(name, {"key": keys[name], **asdict(outcome)})
                     progress.update()
             progress.update(progress.total - progress.n)
-        shutil.rmtree(output / PARTIAL_FOLDER, ignore_errors=True)
+        shutil.rmtree(media / PARTIAL_FOLDER, ignore_errors=True)
         for plan in plans:
             plan.outcome = _outcome(journal.records.get(plan.clip.id), plan.key)
     return _finish(source, output, split, settings, policy, plans)

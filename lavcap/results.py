@@ -16,9 +16,13 @@ from lavcap.significance import bootstrap_intervals, compare_paired
 
 LIBRARIES = ("torch", "transformers", "pycocoevalcap", "av", "evaluate")
 MAIN_MODALITY = "audio+video"
-SELECTED_ON_TEST = (
-    "WARNING: this checkpoint was chosen by its scores on the test split, so they are too good to be compared."
-)
+TEST_MARKS = {
+    "selected_on_test": "WARNING: this checkpoint was chosen by its scores on the test split, so they are too good "
+    "to be compared.",
+    "trained_on_test_clips": "WARNING: this checkpoint was trained on clips of a test split, so its scores there are "
+    "too good to be compared.",
+}
+OF_THE_RUN = ("model", "revision", "data_dir", "split", "decoding", *TEST_MARKS)
 
 
 def summarise(
@@ -63,7 +67,7 @@ def _clips(chosen: Sequence[Prediction], expected: Sequence[str]) -> dict[str, A
 def _scores(chosen: Sequence[Prediction], metrics: list[str], unavailable: dict[str, str], resamples: int):
     measured, skipped = measure_captions([p.caption for p in chosen], [p.references for p in chosen], metrics)
     statistics = {name: measurement.statistics for name, measurement in measured.items()}
-    intervals = bootstrap_intervals(statistics, resamples) if resamples else {}
+    intervals = bootstrap_intervals(statistics, resamples) if resamples and len(chosen) > 1 else {}
     skipped = unavailable | skipped
     return {
         "metrics": {name: measurement.value for name, measurement in measured.items()},
@@ -100,7 +104,7 @@ def compare_sets(
     common = [name for name in one if name in other]
     if not common:
         raise ValueError("The two files have no clip in common; compare captions of the same clips.")
-    if differing := [name for name in common if one[name].references != other[name].references]:
+    if differing := [name for name in common if sorted(one[name].references) != sorted(other[name].references)]:
         raise ValueError(
             f"The two files have different references for {len(differing)} clips: {listed(differing)}; score both "
             "against the same ones, with --references."
@@ -153,8 +157,7 @@ def format_results(results: dict[str, Any]) -> str:
     """`results.md`: title, warnings, scores with intervals, what was skipped, and what was scored against what."""
     table = results.get("modalities") or {"": results}
     parts = [format_title(table.values())]
-    if results.get("selected_on_test"):
-        parts.append(SELECTED_ON_TEST)
+    parts += [warning for mark, warning in TEST_MARKS.items() if results.get(mark)]
     parts += [format_table(table), _interval_table(table)] if len(table) > 1 else [_score_table(*table.values())]
     skipped = {name: reason for row in table.values() for name, reason in row["skipped"].items()}
     parts += [*_skipped_section(skipped), _reference_line(results["dataset"])]
@@ -201,7 +204,10 @@ def _score_table(row: dict[str, Any]) -> str:
 def format_comparison(results: dict[str, Any]) -> str:
     """`results.md` of a comparison."""
     apart = len(results["only_in_first"]) + len(results["only_in_second"])
-    partial = f", a PARTIAL set: {apart} clips are in one file only" if apart else ""
+    absent = len(results.get("missing_ids", ()))
+    reasons = [f"{apart} clips are in one file only"] if apart else []
+    reasons += [f"{absent} clips of the references are in neither"] if absent else []
+    partial = f", a PARTIAL set: {', '.join(reasons)}" if reasons else ""
     lines = [
         f"# Paired comparison on {results['scored']} clips{partial}",
         "",
@@ -246,6 +252,26 @@ def _reference_line(dataset: dict[str, Any]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- files
+
+
+def results_beside(predictions: str | Path) -> dict[str, Any]:
+    """What the `results.json` beside a file of captions that we wrote says of their origin; else nothing.
+
+    Returns:
+        The fields of `OF_THE_RUN`, `expected_ids` and `dataset_version`, as far as they are known.
+    """
+    path = Path(predictions).with_name("results.json")
+    if Path(predictions).name != "predictions.jsonl" or not path.is_file():
+        return {}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        known = {name: results[name] for name in OF_THE_RUN if results.get(name) is not None}
+        version = results["dataset"]["version"]
+        return known | {"expected_ids": [*results["scored_ids"], *results["missing_ids"]], "dataset_version": version}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not results of an evaluation ({type(error).__name__}: {error}); move it away, or the captions."
+        ) from error
 
 
 def write_results(output: str | Path, results: dict[str, Any], text: str, predictions: Sequence[Prediction] = ()):

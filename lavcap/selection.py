@@ -1,19 +1,30 @@
 """Model selection without the test split: whether clips that are to choose a checkpoint are clips of a test."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-
-from datasets import Dataset
+from typing import Any, NamedTuple
 
 from lavcap.data import read_split
 from lavcap.manifest import DataError
 
 
-TEST_NAME = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
-SOURCE = ["id", "youtube_id"]
+TEST_NAME = re.compile(r"(?<!la)(?<!con)(?<!fas)(?<!grea)test", re.IGNORECASE)
 FLAG = "--select_model_on_test_split"
+YOUTUBE_FILE = re.compile(r"Y?(?P<id>[\w-]{11})(_\d+_\d+)?(\.\w+)?")  # how AudioCaps' media are called
+
+
+class Origin(NamedTuple):
+    """A clip's id, and what tells it from clips of other splits: its YouTube id, else its id with its captions."""
+
+    id: str
+    key: str
+
+
+def origins(rows: Iterable[dict[str, Any]]) -> list[Origin]:
+    """Where clips come from; `rows` have `id`, `youtube_id` and `captions`."""
+    return [Origin(row["id"], row["youtube_id"] or "\0".join((row["id"], *sorted(row["captions"])))) for row in rows]
 
 
 @lru_cache(maxsize=1)
@@ -23,37 +34,51 @@ def audiocaps_test_ids() -> frozenset[str]:
     return frozenset(path.read_text(encoding="utf-8").split())
 
 
-def source_ids(rows: Dataset) -> list[str]:
-    """What each row was taken from: its YouTube id, or its own where it has none."""
-    return [source or own for own, source in zip(*(rows[name] for name in SOURCE), strict=True)]
+def clips_of_a_test(clips: Iterable[Origin], data_dirs: Iterable[str | Path]) -> list[str]:
+    """Those clips, by id, that a test split of the folders holds too, or AudioCaps' test list."""
+    known = {
+        key for folder in set(map(str, data_dirs)) for split in _test_splits(folder) for key in _keys(folder, split)
+    }
+    return [clip.id for clip in dict.fromkeys(clips) if clip.key in known or _is_audiocaps_test(clip)]
 
 
-def clips_of_a_test(sources: Iterable[str], data_dir: str | Path) -> list[str]:
-    """Those clips that the data set's own test split holds too, or AudioCaps' test list."""
-    try:
-        rows, missing = read_split(data_dir, "test", stored_features=False)
-        own = {*source_ids(rows), *missing}
-    except DataError:  # no test split here, or one that is of no use
-        own = set()
-    return [name for name in dict.fromkeys(sources) if name in own or name in audiocaps_test_ids()]
-
-
-def check_selection(sources: Sequence[str], data_dir: str | Path, split: str, allowed: bool) -> bool:
+def check_selection(clips: list[Origin], data_dirs: Iterable[str | Path], split: str, allowed: bool) -> bool:
     """Whether a validation split holds clips of a test, which is refused unless it is allowed.
 
     Args:
-        sources: of the validation clips, from [`source_ids`].
+        clips: of the validation split, from [`origins`].
+        data_dirs: folders whose test splits are looked into.
         split: its name; one that says "test" is taken at its word.
         allowed: by the flag `FLAG`.
 
     Raises:
         DataError: it does, and is not allowed.
     """
-    found = list(sources) if TEST_NAME.search(split) else clips_of_a_test(sources, data_dir)
+    found = [clip.id for clip in clips] if TEST_NAME.search(split) else clips_of_a_test(clips, data_dirs)
     if found and not allowed:
         raise DataError(
-            f"{data_dir}: {len(found)} of {len(sources)} clips of the validation split {split!r} are clips of a test "
-            f"split ({', '.join(found[:3])}, …), expected others: a checkpoint chosen by its test score has none that "
-            f"means anything. Name another --validation_split, or pass {FLAG} true, which marks all results."
+            f"{len(found)} of {len(clips)} clips of the validation split {split!r} are clips of a test split "
+            f"({', '.join(found[:3])}, …), expected others: a checkpoint chosen by its test score has none that means "
+            f"anything. Name another --validation_split, or pass {FLAG} true, which marks all results."
         )
     return bool(found)
+
+
+def _test_splits(data_dir: str) -> set[str]:
+    folder = Path(data_dir)
+    prepared = {path.stem.rsplit("-", 3)[0] for path in (folder / "data").glob("*-of-*.parquet")}
+    layout = {path.stem for path in folder.glob("*.json") if not path.stem.endswith(("_coco", "_events"))}
+    return {name for name in prepared | layout if TEST_NAME.search(name)}
+
+
+def _keys(data_dir: str, split: str) -> set[str]:
+    try:
+        rows, missing = read_split(data_dir, split, stored_features=False)
+    except DataError:  # some other file, or a split that is of no use
+        return set()
+    return {*missing, *(clip.key for clip in origins(rows))}
+
+
+def _is_audiocaps_test(clip: Origin) -> bool:
+    named = YOUTUBE_FILE.fullmatch(clip.id)
+    return not audiocaps_test_ids().isdisjoint({clip.key, clip.id, named["id"] if named else clip.id})

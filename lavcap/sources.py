@@ -4,6 +4,7 @@ All of them become a `Source`: the clips that are expected, and a way to their m
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,7 +159,7 @@ def from_dataset(name: str, split: str, media: Sequence[str | Path], reading: Re
             f"{name}: has no column of sound or video (found {', '.join(dataset.column_names)}); name it with "
             "--column audio=NAME, or name a folder of media with --media."
         )
-    known = to_annotations(name, *_text_of(dataset, name, stored, columns), columns)
+    known = to_annotations(name, *_text_of(dataset, name, split, stored, columns), columns)
     known.check(name, reading.skip_bad_rows)
     index = MediaIndex(media) if media else None
     return Source(f"{name} ({split})", _join(known, reading.window), known, index, dataset if stored else None, stored)
@@ -249,18 +250,23 @@ def _stored_column(dataset: Dataset, kind: str) -> str | None:
     """Column that holds sound or video: by its type, or by its name if it holds bytes."""
     feature = {"audio": Audio, "video": Video}[kind]
     typed = [column for column, value in dataset.features.items() if isinstance(value, feature)]
-    named = [kind] if kind in dataset.features and not typed and _holds_bytes(dataset.features[kind]) else []
+    named = [kind] if kind in dataset.features and not typed and _holds_media(dataset, kind) else []
     return next(iter(typed + named), None)
 
 
-def _holds_bytes(feature: Any) -> bool:
-    return isinstance(feature, dict) and "bytes" in feature or getattr(feature, "dtype", None) in _BINARY
+def _holds_media(dataset: Dataset, column: str) -> bool:
+    """Whether a column holds bytes, or paths of files that there are."""
+    feature = dataset.features[column]
+    if isinstance(feature, dict) and "bytes" in feature or getattr(feature, "dtype", None) in _BINARY:
+        return True
+    first = next((cell for cell in dataset[:TEXT_BATCH][column] if cell), None)
+    return isinstance(first, str) and os.path.isfile(first)
 
 
 _BINARY = ("binary", "large_binary")
 
 
-def _text_of(dataset: Dataset, name: str, stored: dict[str, str], columns: dict[str, str]):
+def _text_of(dataset: Dataset, name: str, split: str, stored: dict[str, str], columns: dict[str, str]):
     """Names of the columns of text, and their rows, without the bytes of any medium."""
     texts = [column for column in dataset.column_names if column not in stored.values()]
     chosen = choose_columns(name, texts, columns)
@@ -269,7 +275,7 @@ def _text_of(dataset: Dataset, name: str, stored: dict[str, str], columns: dict[
         return texts, ((f"row {number}", row) for number, row in enumerate(records))
     paths = _paths(dataset, next(iter(stored.values()))) if stored else [None] * len(dataset)
     width = len(str(len(dataset)))
-    files = [path or f"row_{number:0{width}d}" for number, path in enumerate(paths)]
+    files = [path or f"{split}_{number:0{width}d}" for number, path in enumerate(paths)]
     rows = ((f"row {number}", row | {"file_name": files[number]}) for number, row in enumerate(records))
     return [*texts, "file_name"], rows
 

@@ -43,6 +43,7 @@ class LavcapTrainer(Seq2SeqTrainer):
             self.train_dataset,
             batch_size=self._train_batch_size,
             collate_fn=self.data_collator,
+            drop_last=self.args.dataloader_drop_last,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and torch.accelerator.is_available(),
             persistent_workers=self.args.dataloader_persistent_workers,

@@ -1,6 +1,7 @@
 """What a run trains and validates on, and the note of it that travels with the model."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from transformers.utils import logging
 
 from lavcap.clips import ClipDataset
 from lavcap.data import check_usable, load_split, load_splits, one_row_per_caption
-from lavcap.manifest import DataError, read_facts, replace_text
-from lavcap.selection import SOURCE, check_selection, clips_of_a_test, source_ids
+from lavcap.manifest import DataError, read_facts, replace_text, take_rows
+from lavcap.selection import check_selection, clips_of_a_test, origins
 from lavcap.streaming import ClipStream, find_shards, open_stream
 from lavcap.visual_features import check_features_fit, feature_facts
 from parts_lavcap import find_file
@@ -21,6 +22,7 @@ from parts_lavcap import find_file
 logger = logging.get_logger(__name__)
 
 NOTE = "training_data.json"
+ORIGIN = ["id", "youtube_id", "captions"]
 
 
 @dataclass
@@ -70,29 +72,34 @@ def load_rows(args: DataArguments) -> TrainingRows:
         raise DataError("Got no data_dir: name a prepared data set, or one in AudioCaps' layout.")
     if args.streaming and (args.cache_features or args.max_train_clips):
         raise DataError("Got streaming with cache_features or max_train_clips, which a stream does not have.")
+    for name in ("shuffle_buffer", "max_train_clips", "max_validation_clips"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise DataError(f"{name} is {getattr(args, name)}, expected at least 1.")
     validation_dir = args.validation_data_dir or args.data_dir
     if args.streaming:
         train: Dataset | list[Path] = find_shards(args.data_dir, args.train_split)
-        train_ids = [name for file in train for name in source_ids(Dataset(parquet.read_table(file, columns=SOURCE)))]
+        known = [row for file in train for row in parquet.read_table(file, columns=ORIGIN).to_pylist()]
         validation = load_split(validation_dir, args.validation_split, args.skip_missing_media)
     else:
         splits = [(args.data_dir, args.train_split), (validation_dir, args.validation_split)]
         train, validation = load_splits(splits, args.skip_missing_media)
         train = _first(train, args.max_train_clips)
-        train_ids, train = source_ids(train), one_row_per_caption(train)
+        known, train = train.select_columns(ORIGIN), one_row_per_caption(train)
+    folders = [args.data_dir, validation_dir]
     selected_on_test = check_selection(
-        source_ids(validation), validation_dir, args.validation_split, args.select_model_on_test_split
+        origins(validation.select_columns(ORIGIN)), folders, args.validation_split, args.select_model_on_test_split
     )
-    if leaked := clips_of_a_test(train_ids, args.data_dir):
+    train_clips = origins(known)
+    if leaked := clips_of_a_test(train_clips, folders):
         logger.warning(
-            f"{args.data_dir}: {len(leaked)} of {len(train_ids)} clips of {args.train_split} are clips of a test "
-            f"split ({', '.join(leaked[:3])}, …): scores on that test will mean nothing."
+            f"{args.data_dir}: {len(leaked)} of {len(train_clips)} clips of {args.train_split} are clips of a test "
+            f"split ({', '.join(leaked[:3])}, …): scores on that test will mean nothing, and results say so."
         )
     facts = feature_facts(args.data_dir, args.train_split)
     note = {
         "data_dir": args.data_dir,
         "train_split": args.train_split,
-        "train_clips": len(set(train_ids)),
+        "train_clips": len(train_clips),
         "validation_split": args.validation_split,
         "validation_clips": len(validation),
         "dataset_version": read_facts(args.data_dir).get(args.train_split, {}).get("dataset_version"),
@@ -151,6 +158,15 @@ def read_note(name_or_path: str | Path) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
+def inherited_note(note: dict[str, Any], earlier: Iterable[str | Path]) -> dict[str, Any]:
+    """The note of a run that starts from earlier models: what a test has told or taught them stays."""
+    notes = [note, *map(read_note, earlier)]
+    return note | {
+        "selected_on_test": any(each.get("selected_on_test") for each in notes),
+        "trained_on_test_clips": max(each.get("trained_on_test_clips", 0) for each in notes),
+    }
+
+
 def write_note(folder: str | Path, note: dict[str, Any]):
     """Note beside a model what it was trained and selected on; `selected_on_test` marks its results for good."""
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -158,7 +174,7 @@ def write_note(folder: str | Path, note: dict[str, Any]):
 
 
 def _first(rows: Dataset, count: int | None) -> Dataset:
-    return rows if count is None else rows.select(range(min(count, len(rows))))
+    return rows if count is None else take_rows(rows, range(min(count, len(rows))))
 
 
 def stored_example(rows: Dataset | list[Path]) -> Any:

@@ -2,10 +2,12 @@
 
     <data_dir>/visual_feature/<split>/<stem>.npy        (video_frames, hidden); the stem is that of the clip's sound
     <data_dir>/visual_feature/<split>/features.json     which encoder, sampler and dtype they come from
+    <data_dir>/visual_feature/<split>/failed.json       clips whose frames cannot be read, with the reason
 
 The layout and the `.npy` files are those of the released LAVCap, whose features lack `features.json`.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ from parts_lavcap import published_name
 
 
 FACTS = "features.json"
+FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class FeatureFacts:
 
     Args:
         model: image encoder, as its authors published it.
+        weights: digest of its weights, from [`weights_digest`].
         frame_sampler: how frames were chosen of a clip.
         num_frames: frames per clip.
         hidden_size: width of an embedding.
@@ -41,6 +45,7 @@ class FeatureFacts:
     """
 
     model: str
+    weights: str
     frame_sampler: str
     num_frames: int
     hidden_size: int
@@ -80,14 +85,41 @@ def add_stored_features(rows: Dataset, data_dir: str | Path, split: str) -> Data
     return Dataset(rows.data.table.append_column("video_features", pa.array(paths, pa.string())))
 
 
-def read_stored_features(stored: str | list[list[float]]) -> torch.Tensor:
+def failed_features(data_dir: str | Path, split: str) -> dict[str, str]:
+    """Clips whose frames could not be read when features were extracted, by id, with the reason."""
+    path = stored_features_of(data_dir, split) / FAILED
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def read_stored_features(stored: str | list[list[float]], num_frames: int | None = None) -> torch.Tensor:
     """Features of a clip, `(video_frames, hidden)` float32, from their file or from a row that holds them.
 
+    Args:
+        num_frames: that there should be; default: any number.
+
     Raises:
-        MediaError: no such file, not an array of numbers, or of another rank.
+        MediaError: no such file, not an array of numbers, or of another shape.
     """
-    if not isinstance(stored, str):
-        return torch.tensor(stored, dtype=torch.float32)
+    features = _read_array(stored) if isinstance(stored, str) else torch.tensor(stored, dtype=torch.float32)
+    if num_frames is not None and len(features) != num_frames:
+        raise MediaError(
+            f"{stored if isinstance(stored, str) else 'stored features'}: of {len(features)} frames, expected "
+            f"{num_frames}; extract it again."
+        )
+    return features
+
+
+def weights_digest(tower: torch.nn.Module) -> str:
+    """Digest of an encoder's weights, rounded to bfloat16: the same for float32 and for bfloat16 ones."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(tower.state_dict().items()):
+        if weight.is_floating_point():
+            digest.update(name.encode())
+            digest.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read_array(stored: str) -> torch.Tensor:
     try:
         array = np.load(stored, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -137,11 +169,13 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
     expected = {"num_frames": model.config.num_video_frames, "hidden_size": model.config.vision_config.projection_dim}
     facts = feature_facts(data_dir, split)
     if facts is not None:
-        name = tower_name(model) or (facts.model if not model.config.has_vision_tower else "a fresh one")
-        found |= {"frame_sampler": facts.frame_sampler, "model": facts.model}
-        expected |= {"frame_sampler": FRAME_SAMPLER, "model": name}
-    # A folder and a Hub repository of one encoder differ in what stands before the last part.
-    wrong = [name for name in expected if _last(found[name]) != _last(expected[name])]
+        found |= {"frame_sampler": facts.frame_sampler} | _encoder(facts.model, facts.weights, model)
+        own = weights_digest(model.vision_tower) if model.config.has_vision_tower else facts.weights
+        name = facts.model if own == facts.weights else tower_name(model) or "a fresh one"
+        if not model.config.has_vision_tower:
+            name = model.config.vision_model_name or facts.model
+        expected |= {"frame_sampler": FRAME_SAMPLER} | _encoder(name, own, model)
+    wrong = [name for name in expected if found[name] != expected[name]]
     if wrong:
         both = "; ".join(f"{name} {found[name]!r}, the model's is {expected[name]!r}" for name in wrong)
         raise DataError(
@@ -152,8 +186,11 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
         model.config.vision_model_name = facts.model
 
 
-def _last(value: Any) -> Any:
-    return value.rsplit("/", 1)[-1] if isinstance(value, str) else value
+def _encoder(name: str, weights: str, model) -> dict[str, str]:
+    """What an encoder is known by: its weights, named, where the model has one; else its name alone."""
+    # A folder and a Hub repository of one encoder differ in what stands before the last part.
+    name = name.rsplit("/", 1)[-1]
+    return {"model": f"{name} ({weights[:8]})"} if model.config.has_vision_tower else {"model": name}
 
 
 @torch.no_grad()
@@ -184,10 +221,11 @@ def extract_features(
     _claim(folder, facts, rows)
     todo = []
     for row in rows:
-        if row["frames"] is None or (folder / f"{feature_stem(row)}.npy").exists():
+        if row["frames"] is None or _is_done(folder / f"{feature_stem(row)}.npy", row):
             yield None
         else:
             todo.append(row)
+    failed: dict[str, str] = {}
     with ThreadPoolExecutor(threads) as pool:
         batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
         ahead = [pool.submit(_read, row, read_pixels) for batch in batches[:2] for row in batch]
@@ -200,7 +238,21 @@ def extract_features(
                 features = encode(torch.stack([pixels for _, pixels in readable])).float().cpu().numpy()
                 for (row, _), array in zip(readable, features, strict=True):
                     _save(folder / f"{feature_stem(row)}.npy", array)
-            yield from (found if isinstance(found, str) else None for found in results)
+            failed |= {row["id"]: found for row, found in zip(batch, results, strict=True) if isinstance(found, str)}
+            yield from (failed.get(row["id"]) and f"{row['id']}: {failed[row['id']]}" for row in batch)
+    if failed:
+        replace_text(folder / FAILED, json.dumps(failed, indent=2, ensure_ascii=False) + "\n")
+    else:
+        (folder / FAILED).unlink(missing_ok=True)
+
+
+def _is_done(path: Path, row: dict[str, Any]) -> bool:
+    """Whether a row's features are there and younger than its frames."""
+    if not path.exists():
+        return False
+    images = [Path(frame["path"]) for frame in row["frames"] if frame["bytes"] is None]
+    changed = max((image.stat().st_mtime_ns for image in images if image.exists()), default=0)
+    return path.stat().st_mtime_ns >= changed
 
 
 def _known_facts(folder: Path) -> FeatureFacts | None:
@@ -232,7 +284,7 @@ def _read(row: dict[str, Any], read_pixels: Callable) -> torch.Tensor | str:
     try:
         return read_pixels(row)
     except MediaError as error:
-        return f"{row['id']}: {error}"
+        return str(error)
 
 
 def _save(path: Path, array: np.ndarray):

@@ -16,9 +16,10 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from lavcap.captioning import generation_options, load_model
+from lavcap.captioning import check_model_name, generation_options, load_model
 from lavcap.cli import Parser, check_new_folder, errors_in_one_line, listed, not_negative, positive
 from lavcap.clips import ClipDataset
 from lavcap.data import check_media, read_split
@@ -29,10 +30,11 @@ from lavcap.evaluation import (
     predict,
     usable_modalities,
 )
-from lavcap.manifest import read_facts
+from lavcap.manifest import read_facts, take_rows
 from lavcap.metrics import METRICS, unavailable_metrics
 from lavcap.predictions import Prediction, by_modality, check_references, read_predictions, read_references
 from lavcap.results import (
+    TEST_MARKS,
     compare_sets,
     describe_references,
     format_comparison,
@@ -40,6 +42,7 @@ from lavcap.results import (
     format_results,
     library_versions,
     main_modality,
+    results_beside,
     summarise,
     with_main_set,
     write_results,
@@ -50,7 +53,17 @@ from lavcap.training_data import read_note, stored_example
 from lavcap.visual_features import check_features_fit
 
 
-CHECKPOINT_OPTIONS = ("data_dir", "num_beams", "max_new_tokens", "max_clips", "skip_missing_media", "device")
+CHECKPOINT_OPTIONS = (
+    "data_dir",
+    "split",
+    "batch_size",
+    "num_beams",
+    "max_new_tokens",
+    "max_clips",
+    "skip_missing_media",
+    "device",
+)
+LEAST_RESAMPLES = 100  # of fewer the ends of an interval are chance
 
 
 def main() -> int:
@@ -77,7 +90,9 @@ def _parser() -> Parser:
         "--modalities", nargs="+", help=f"some of {', '.join(MODALITIES)}; default: all that there are"
     )
     parser.add_argument("--metrics", nargs="+", choices=METRICS, help="default: all that can be computed here")
-    parser.add_argument("--bootstrap", type=not_negative, default=1000, help="sets drawn for the intervals; 0: none")
+    parser.add_argument(
+        "--bootstrap", type=_resamples, default=1000, help="sets drawn for the intervals, 100 or more; 0: none"
+    )
     parser.add_argument(
         "--dataset_version", help="of the references, such as v1 or v2; default: what a prepared data set notes"
     )
@@ -86,8 +101,8 @@ def _parser() -> Parser:
     files.add_argument("--compare", help="second file of captions, for a paired test")
     clips = parser.add_argument_group("with --model")
     clips.add_argument("--data_dir", help="data set in AudioCaps' layout; required")
-    clips.add_argument("--split", default="test", help="name of the annotation file without .json")
-    clips.add_argument("--batch_size", type=positive, default=32, help="clips captioned at a time")
+    clips.add_argument("--split", help="name of the split; default: test")
+    clips.add_argument("--batch_size", type=positive, help="clips captioned at a time; default: 32")
     clips.add_argument("--num_beams", type=positive, help="default: the model's own setting")
     clips.add_argument(
         "--max_new_tokens", type=positive, help="longest caption in tokens; default: the model's own setting"
@@ -96,6 +111,13 @@ def _parser() -> Parser:
     clips.add_argument("--skip_missing_media", action="store_true", help="score the clips whose media are there")
     clips.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     return parser
+
+
+def _resamples(text: str) -> int:
+    number = not_negative(text)
+    if 0 < number < LEAST_RESAMPLES:
+        raise argparse.ArgumentTypeError(f"got {number}, expected 0 or at least {LEAST_RESAMPLES}")
+    return number
 
 
 def _check_options(args: argparse.Namespace):
@@ -111,13 +133,15 @@ def _check_options(args: argparse.Namespace):
 
 
 def _evaluate(args: argparse.Namespace):
+    check_model_name(args.model)
+    args.split, args.batch_size = args.split or "test", args.batch_size or 32
     rows, missing = read_split(args.data_dir, args.split)
     check_media(rows, missing, args.data_dir, args.split, args.skip_missing_media)
     expected = [*rows["id"], *missing]
     if args.max_clips is not None:
-        rows = rows.select(range(min(args.max_clips, len(rows))))
+        rows = take_rows(rows, range(min(args.max_clips, len(rows))))
     check_references(args.data_dir, dict(zip(rows["id"], rows["captions"], strict=True)))
-    by_test = read_note(args.model).get("selected_on_test")
+    note = read_note(args.model)
     model, processor = load_model(args.model, args.device, sees_media=False)
     if "video" in processor.modalities:
         check_features_fit(model, args.data_dir, args.split, stored_example(rows))
@@ -139,7 +163,8 @@ def _evaluate(args: argparse.Namespace):
         "decoding": decoding_settings(model, options),
         "captioning_seconds": round(time.perf_counter() - start, 1),
     }
-    _write_scores(args, run | ({"selected_on_test": True} if by_test else {}), predictions, expected, unavailable)
+    run |= {name: note[name] for name in TEST_MARKS if note.get(name)}
+    _write_scores(args, run, predictions, expected, unavailable)
 
 
 def _rescore(args: argparse.Namespace):
@@ -150,8 +175,10 @@ def _rescore(args: argparse.Namespace):
             f"{len(other)} of {len(predictions)} captions have other references in {args.predictions} than in "
             f"{args.references}; the former count. Leave references out of its lines to score against the latter."
         )
-    expected = list(references or dict.fromkeys(prediction.id for prediction in predictions))
-    run = {"predictions": args.predictions, "references": args.references}
+    known = results_beside(args.predictions)
+    expected = list(references or dict.fromkeys([*known.pop("expected_ids", ()), *(p.id for p in predictions)]))
+    args.dataset_version = args.dataset_version or known.pop("dataset_version", None)
+    run = known | {"predictions": args.predictions, "references": args.references}
     _write_scores(args, run, predictions, expected, _preflight(args))
 
 
@@ -166,6 +193,8 @@ def _compare(args: argparse.Namespace):
         _main_set(_read(file, references, modality and [modality]))
         for file, modality in zip((args.predictions, args.compare), modalities, strict=True)
     ]
+    if references:
+        sides = [[replace(p, references=references[p.id]) for p in side] for side in sides]
     compared = compare_sets(*sides, _preflight(args), args.bootstrap, args.metrics or METRICS)
     common = set(compared["scored_ids"])
     results = {
@@ -173,9 +202,12 @@ def _compare(args: argparse.Namespace):
         "compare": args.compare,
         "references": args.references,
         "modality": [side[0].modality for side in sides],
+        "runs": [results_beside(file) for file in (args.predictions, args.compare)],
         "dataset": describe_references((p for p in sides[0] if p.id in common), _dataset_version(args)),
     }
-    results |= _method(args, compared["comparison"]) | compared
+    known = {prediction.id for side in sides for prediction in side}
+    missing = {"missing_ids": [name for name in references if name not in known]} if references else {}
+    results |= _method(args, compared["comparison"]) | compared | missing
     text = format_comparison(results)
     write_results(args.output, results, text)
     print(text, end="")
@@ -193,8 +225,10 @@ def _modalities_of_model(asked: Sequence[str] | None, processor, clips: int) -> 
             f"--modalities {' '.join(unusable)}: the model is a baseline on {processor.modalities[0]} alone; leave "
             "the option out."
         )
+    if asked:
+        return list(dict.fromkeys(asked))
     # A lone clip has no other one to take frames from.
-    return asked or [modality for modality in usable if clips > 1 or modality != OTHER_VIDEO]
+    return [modality for modality in usable if clips > 1 or modality != OTHER_VIDEO]
 
 
 def _preflight(args: argparse.Namespace) -> dict[str, str]:

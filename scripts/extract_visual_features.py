@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 from transformers import CLIPVisionModelWithProjection
 
 from configuration_lavcap import LavcapConfig
-from lavcap.captioning import choose_device, load_model
+from lavcap.captioning import check_name, choose_device, load_model
 from lavcap.cli import Parser, errors_in_one_line, positive
 from lavcap.clips import as_file
 from lavcap.data import read_split
-from lavcap.manifest import FRAME_SAMPLER
-from lavcap.visual_features import FeatureFacts, extract_features, stored_features_of, tower_name
+from lavcap.manifest import FRAME_SAMPLER, read_facts
+from lavcap.visual_features import FeatureFacts, extract_features, stored_features_of, tower_name, weights_digest
 from media_lavcap import read_images
 from parts_lavcap import find_file, load_part, published_name, read_json
 from processing_lavcap import clip_image_processor
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
+        choices=("float32", "bfloat16"),
         help="default: bfloat16 on an accelerator, float32 on the CPU",
     )
     args = parser.parse_args()
@@ -53,11 +53,18 @@ def main() -> int:
 
 
 def _extract(args: argparse.Namespace) -> int:
+    for split in args.split:
+        if read_facts(args.data_dir).get(split, {}).get("embedded"):
+            raise ValueError(
+                f"{args.data_dir}: holds {split} as shards; extract features of the data set that they were made of, "
+                "and write the shards again."
+            )
     splits = {split: read_split(args.data_dir, split, stored_features=False)[0] for split in args.split}
     device, dtype = choose_device(args.device, args.dtype)
     name, tower, image_processor, num_frames = _load(args.model, device, dtype)
     num_frames = args.num_frames or num_frames
-    facts = FeatureFacts(name, FRAME_SAMPLER, num_frames, tower.config.projection_dim, dtype)
+    width = tower.config.projection_dim
+    facts = FeatureFacts(name, weights_digest(tower), FRAME_SAMPLER, num_frames, width, dtype)
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         frames = pixels.flatten(0, 1).to(device, tower.dtype)
@@ -81,6 +88,7 @@ def _extract(args: argparse.Namespace) -> int:
 
 def _load(name: str, device: str, dtype: str) -> tuple[str, torch.nn.Module, Any, int]:
     """Name of the encoder, the encoder, its image processor, and the frames that it sees of a clip."""
+    check_name(name)
     kind = read_json(find_file(name, "config.json", {})).get("model_type")
     if kind == LavcapConfig.model_type:
         model, processor = load_model(name, device, dtype)

@@ -20,8 +20,8 @@ Any folder of clips with captions in csv, tsv, json or jsonl:
     python scripts/prepare_audiocaps.py --annotations captions.jsonl --media clips --split train --output data/mine \\
         --column file=clip --column caption=sentence
 
-Windows are cut to waveforms/ and frames/; what needs no change stays where it is. The reports/ say what became of
-every clip. Stopped at any moment, the same command goes on with what is left. docs/audiocaps.md says more.
+Windows are cut to <split>/waveforms and <split>/frames; what needs no change stays where it is. The reports/ say what
+became of every clip. Stopped at any moment, the same command goes on with what is left. docs/audiocaps.md says more.
 """
 
 import argparse

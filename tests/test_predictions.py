@@ -26,12 +26,13 @@ def test_what_is_written_comes_back(tmp_path):
     predictions = [
         Prediction("a ü", "audio", "a dog\u2028barks 🐶", ["x", "y"]),
         Prediction("a ü", "audio+other_video", "", ["x", "y"], video_of="b"),
-        Prediction("b", "", "line\nbreak", ["x"]),
+        Prediction("b", "audio", "line\nbreak", ["x"]),
     ]
     path = tmp_path / "my predictions ü.jsonl"
     write_predictions(path, predictions)
     assert read_predictions(path) == predictions
-    assert json.loads(path.read_text(encoding="utf-8").split("\n")[2]).keys() == {"id", "caption", "references"}
+    write_predictions(path, [Prediction("b", "", "rain", ["x"])])
+    assert json.loads(path.read_text(encoding="utf-8")).keys() == {"id", "caption", "references"}
 
 
 def test_files_of_other_editors_are_read(tmp_path):
@@ -96,10 +97,10 @@ def test_an_empty_file_is_refused(tmp_path):
 
 
 def test_a_clip_may_occur_once_in_each_modality(tmp_path):
-    rows = [GOOD | {"modality": "audio"}, GOOD | {"modality": "video"}, GOOD | {"id": "b"}]
+    rows = [GOOD | {"modality": "audio"}, GOOD | {"modality": "video"}, GOOD | {"id": "b", "modality": "audio"}]
     assert len(read_predictions(lines(tmp_path / "p.jsonl", *rows))) == 3
     message = refusal(read_predictions, lines(tmp_path / "p.jsonl", *rows, *rows[1:]))
-    assert "2 clips occur more than once: a (video), b;" in message
+    assert "2 clips occur more than once: a (video), b (audio);" in message
 
 
 def test_references_of_both_layouts_and_clips_that_they_do_not_know(tmp_path):
@@ -130,3 +131,13 @@ def test_bad_references_are_named(tmp_path):
     assert "line 1 (a list, expected an object)" in refusal(read_references, path)
     message = refusal(check_references, "data", {"a": ["x"], "b": [], "c": ["!"]})
     assert message.startswith("data: 2 clips cannot be scored: b (references are empty), c (a reference has no words")
+
+
+def test_a_modality_is_named_in_all_lines_or_in_none(tmp_path):
+    file = lines(tmp_path / "p.jsonl", GOOD, GOOD | {"id": "b", "modality": "audio"})
+    assert "1 of 2 lines name no modality and the others do: a" in refusal(read_predictions, file)
+
+
+def test_references_name_a_clip_once(tmp_path):
+    file = lines(tmp_path / "r.jsonl", GOOD, GOOD | {"references": ["other words"]})
+    assert "1 clips occur more than once: a" in refusal(read_references, file)

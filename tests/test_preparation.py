@@ -99,9 +99,9 @@ def test_official_rows_and_films_become_a_manifest(raw, tmp_path):
     assert row["duration"] == pytest.approx(4, abs=0.1)
     # The film is the clip, so its sound stays where it is; the frames are in the released layout.
     assert row["audio"]["path"] == str(raw / "media" / "toye0000000_0_4000.mp4")
-    assert not (tmp_path / "waveforms").exists()
+    assert not (tmp_path / "test" / "waveforms").exists()
     assert [frame["path"] for frame in row["frames"]] == [
-        str(tmp_path / "frames" / f"frame_{number}" / "toye0000000_0_4000.jpg") for number in range(4)
+        str(tmp_path / "test" / "frames" / f"frame_{number}" / "toye0000000_0_4000.jpg") for number in range(4)
     ]
     facts = read_facts(tmp_path)["test"]
     assert facts == {
@@ -140,7 +140,7 @@ def test_a_window_is_cut_from_a_longer_file_to_the_sample(tmp_path):
     rows = write_rows(tmp_path / "test.csv", [[1, "id_-A", 3, "rain"], [2, "idB", 8, "wind"]])
     run(from_files(rows, [tmp_path / "media"], READING), tmp_path / "out", "test")
     rows = rows_of(tmp_path / "out", "test")
-    assert rows["id_-A"]["audio"]["path"] == str(tmp_path / "out" / "waveforms" / "id_-A_3000_7000.wav")
+    assert rows["id_-A"]["audio"]["path"] == str(tmp_path / "out" / "test" / "waveforms" / "id_-A_3000_7000.wav")
     assert np.array_equal(read_wav(rows["id_-A"]["audio"]["path"]), samples[3 * RATE : 7 * RATE])
     assert np.array_equal(read_wav(rows["idB"]["audio"]["path"]), samples[8 * RATE : 12 * RATE])
     assert [row["duration"] for row in rows.values()] == [4.0, 4.0]
@@ -167,7 +167,7 @@ def test_originals_that_need_no_change_stay_where_they_are(toy_world, tmp_path):
     assert row["audio"]["path"].startswith(str(toy_world / "test" / "waveforms"))
     assert row["frames"][19]["path"].startswith(str(toy_world / "test" / "frames" / "frame_19"))
     assert report.kept == 6 and tree(toy_world) == before
-    assert not {name.split("/")[0] for name in tree(tmp_path / "out")} & {"waveforms", "frames", "media"}
+    assert "test" not in {name.split("/")[0] for name in tree(tmp_path / "out")}
 
 
 def test_a_folder_of_any_clips_with_captions_becomes_a_manifest(tmp_path):
@@ -197,7 +197,7 @@ def test_media_of_a_data_set_are_written_out_as_they_are_or_cut(tmp_path):
         source = from_dataset(str(tmp_path / "set"), "test", [], READING)
         report = run(source, tmp_path / "out", "test")
         rows = rows_of(tmp_path / "out", "test")
-        assert rows["idA"]["audio"]["path"] == str(tmp_path / "out" / "media" / "idA_30000_34000.wav")
+        assert rows["idA"]["audio"]["path"] == str(tmp_path / "out" / "test" / "media" / "idA_30000_34000.wav")
         assert Path(rows["idA"]["audio"]["path"]).read_bytes() == short
         assert len(read_wav(rows["idB"]["audio"]["path"])) == 4 * RATE
         assert entries_of(report, "missing")["idC"]["reason"] == "no media in its row"
@@ -440,7 +440,7 @@ def test_a_second_run_does_only_what_is_left(raw, tmp_path, monkeypatch):
     assert cut == []
     (tmp_path / "elsewhere.mp4").rename(films[3])  # was missing
     shutil.copy(films[0], films[5])  # has changed
-    (tmp_path / "out" / "frames" / "frame_2" / f"{films[7].stem}.jpg").unlink()  # was lost
+    (tmp_path / "out" / "train" / "frames" / "frame_2" / f"{films[7].stem}.jpg").unlink()  # was lost
     report = run(source_of(raw, media=media), tmp_path / "out")
     assert cut == [films[index].stem for index in (3, 5, 7)]
     assert report.kept == 15 and report.counts["duplicate"] == 1
@@ -558,3 +558,17 @@ def test_a_mistake_ends_in_one_line(tmp_path, monkeypatch, capsys, arguments, me
     printed = capsys.readouterr().err
     assert caught.value.code == 2 and not (tmp_path / "out").exists()
     assert len(printed.splitlines()) == 1 and message in printed
+
+
+def test_clips_of_two_splits_may_have_one_name(raw, tmp_path):
+    for split, clip in (("train", "toyt0000000"), ("test", "toye0000000")):
+        (tmp_path / split).mkdir()
+        shutil.copy(raw / "media" / f"{clip}_0_4000.mp4", tmp_path / split / "0.mp4")
+        (tmp_path / f"{split}.csv").write_text(f"file_name,caption\n0.mp4,{split}\n")
+    for split in ("test", "train"):
+        source = from_files(tmp_path / f"{split}.csv", [tmp_path / split], READING)
+        run(source, tmp_path / "out", split)
+    pictures = {
+        Path(rows_of(tmp_path / "out", split)["0"]["frames"][1]["path"]).read_bytes() for split in ("test", "train")
+    }
+    assert len(pictures) == 2

@@ -82,7 +82,7 @@ def test_known_clips_without_captions_make_the_set_partial(evaluate_script, tmp_
 def test_several_modalities_are_scored_apart_and_compared(evaluate_script, tmp_path):
     rows = [row | {"modality": "audio", "caption": CLIPS[index - 1]["captions"][0]} for index, row in enumerate(ROWS)]
     file = write(tmp_path / "p.jsonl", [*rows, *(row | {"modality": "audio+video"} for row in ROWS)])
-    assert evaluate_script("--predictions", file, "--output", tmp_path / "out", "--bootstrap", 20)[0] == 0
+    assert evaluate_script("--predictions", file, "--output", tmp_path / "out", "--bootstrap", 100)[0] == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(results["modalities"]) == ["audio", "audio+video"]
     assert results["metrics"]["cider_d"] > results["modalities"]["audio"]["metrics"]["cider_d"]
@@ -149,3 +149,39 @@ def test_evaluate_loads_the_metrics_and_gives_the_same_numbers(path, monkeypatch
     for caption, references in zip(captions, REFERENCES, strict=True):
         metric.add(prediction=caption, references=references)
     assert metric.compute(metrics=["rouge_l"]) == {"rouge_l": expected["rouge_l"]}
+
+
+def test_what_a_result_says_of_its_captions_is_not_lost_by_scoring_them_again(evaluate_script, tmp_path):
+    file = write(tmp_path / "first" / "predictions.jsonl", ROWS[:40])
+    known = {"model": "my_model", "decoding": {"num_beams": 4}, "selected_on_test": True, "dataset": {"version": "v1"}}
+    known |= {"scored_ids": [row["id"] for row in ROWS[:40]], "missing_ids": [row["id"] for row in ROWS[40:]]}
+    (file.parent / "results.json").write_text(json.dumps(known))
+    status, printed, _ = evaluate_script("--predictions", file, "--output", tmp_path / "out", "--bootstrap", 0)
+    assert status == 0 and "# Scores on a PARTIAL set: 40 of 60 clips" in printed and "chosen by its scores" in printed
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["model"] == "my_model" and results["selected_on_test"] and results["dataset"]["version"] == "v1"
+    assert results["decoding"] == {"num_beams": 4} and len(results["missing_ids"]) == 20
+
+
+def test_the_order_of_references_does_not_matter_and_a_given_list_counts_for_both(evaluate_script, tmp_path):
+    first = write(tmp_path / "a.jsonl", ROWS[:50])
+    second = write(tmp_path / "b.jsonl", [row | {"references": row["references"][::-1]} for row in ROWS[:50]])
+    compare = ("--predictions", first, "--compare", second, "--bootstrap", 100)
+    status, printed, _ = evaluate_script(*compare, "--output", tmp_path / "one")
+    assert status == 0 and "# Paired comparison on 50 clips\n" in printed
+    other = write(tmp_path / "c.jsonl", [row | {"references": ["something else"]} for row in ROWS[:50]])
+    assert evaluate_script("--predictions", first, "--compare", other, "--output", tmp_path / "two")[0] == 2
+    references = write(
+        tmp_path / "references.jsonl", [{"id": row["id"], "references": row["references"]} for row in ROWS]
+    )
+    compare = ("--predictions", first, "--compare", other, "--references", references, "--bootstrap", 100)
+    status, printed, _ = evaluate_script(*compare, "--output", tmp_path / "three")
+    assert status == 0 and "a PARTIAL set: 10 clips of the references are in neither" in printed
+
+
+def test_an_interval_needs_clips_and_resamples(evaluate_script, tmp_path):
+    lone = write(tmp_path / "p.jsonl", ROWS[:1])
+    assert evaluate_script("--predictions", lone, "--output", tmp_path / "out")[0] == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["intervals"] == {}
+    status, _, errors = evaluate_script("--predictions", lone, "--output", tmp_path / "no", "--bootstrap", 5)
+    assert status == 2 and "got 5, expected 0 or at least 100" in errors

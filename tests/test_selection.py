@@ -7,8 +7,8 @@ import pytest
 
 from lavcap.data import load_split
 from lavcap.manifest import DataError, write_split
-from lavcap.selection import audiocaps_test_ids, check_selection, clips_of_a_test, source_ids
-from lavcap.training_data import DataArguments, load_rows
+from lavcap.selection import Origin, audiocaps_test_ids, check_selection, clips_of_a_test, origins
+from lavcap.training_data import DataArguments, inherited_note, load_rows, write_note
 
 
 @pytest.fixture
@@ -22,15 +22,20 @@ def test_the_list_is_the_one_that_lavcap_and_avcap_report_on():
     assert all(len(name) == 11 for name in ids)
 
 
-@pytest.mark.parametrize("split", ["test", "Test", "audiocaps_test", "test_v2", "test-944"])
+def clips(*names: str) -> list[Origin]:
+    return [Origin(name, name) for name in names]
+
+
+@pytest.mark.parametrize("split", ["test", "Test", "audiocaps_test", "test_v2", "test-944", "mytest", "testset"])
 def test_a_split_that_is_called_test_is_refused(tmp_path, split):
     with pytest.raises(DataError, match="--select_model_on_test_split true, which marks all results"):
-        check_selection(["a", "b"], tmp_path, split, allowed=False)
-    assert check_selection(["a", "b"], tmp_path, split, allowed=True) is True
+        check_selection(clips("a", "b"), [tmp_path], split, allowed=False)
+    assert check_selection(clips("a", "b"), [tmp_path], split, allowed=True) is True
 
 
-def test_names_that_only_contain_the_letters_are_no_test(tmp_path):
-    assert check_selection(["a"], tmp_path, "latest", allowed=False) is False
+@pytest.mark.parametrize("split", ["latest", "val", "contest"])
+def test_names_that_only_contain_the_letters_are_no_test(tmp_path, split):
+    assert check_selection(clips("a"), [tmp_path], split, allowed=False) is False
 
 
 def test_a_renamed_test_split_is_known_by_its_clips(world):
@@ -44,23 +49,52 @@ def test_a_renamed_test_split_is_known_by_its_clips(world):
     assert load_rows(DataArguments(data_dir=str(world))).note["selected_on_test"] is False
 
 
-def test_one_clip_of_audiocaps_own_test_list_is_enough(world):
+def test_a_test_split_is_known_in_whichever_of_the_folders_it_is(world, tmp_path):
+    write_split(tmp_path / "other", "heldout", list(load_split(world, "test")), {})
+    options = {"data_dir": str(world), "validation_data_dir": str(tmp_path / "other"), "validation_split": "heldout"}
+    with pytest.raises(DataError, match="6 of 6 clips of the validation split 'heldout' are clips of a test split"):
+        load_rows(DataArguments(**options))
+    write_split(tmp_path / "both", "testing", list(load_split(world, "val")), {})
+    with pytest.raises(DataError, match="6 of 6 clips of the validation split 'val' are clips of a test split"):
+        load_rows(
+            DataArguments(data_dir=str(tmp_path / "both"), train_split="testing", validation_data_dir=str(world))
+        )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["7fmOlUlwoNg", "Y7fmOlUlwoNg", "7fmOlUlwoNg_20000_30000", "Y7fmOlUlwoNg.wav", "7fmOlUlwoNg_20000_30000.mp4"],
+)
+def test_one_clip_of_audiocaps_own_test_list_is_enough(world, name):
     rows = json.loads((world / "val.json").read_text())
-    rows[2]["youtube_id"] = "7fmOlUlwoNg"
+    rows[2]["youtube_id"] = name
     (world / "val.json").write_text(json.dumps(rows))
     (world / "val_coco.json").unlink()
-    with pytest.raises(DataError, match=r"1 of 6 clips .* \(7fmOlUlwoNg, …\)"):
+    with pytest.raises(DataError, match=rf"1 of 6 clips .* \({name}, …\)"):
         load_rows(DataArguments(data_dir=str(world)))
 
 
 def test_clips_are_known_by_what_they_were_taken_from(world):
-    row = load_split(world, "val")[0] | {"id": "7fmOlUlwoNg_20000_30000", "youtube_id": "7fmOlUlwoNg"}
+    row = load_split(world, "val")[0] | {"id": "clip 1", "youtube_id": "7fmOlUlwoNg"}
     write_split(world, "chosen", [row], {})
-    assert clips_of_a_test(source_ids(load_split(world, "chosen")), world) == ["7fmOlUlwoNg"]
-    assert clips_of_a_test(load_split(world, "val")["id"], world) == []
+    assert clips_of_a_test(origins(load_split(world, "chosen")), [world]) == ["clip 1"]
+    assert clips_of_a_test(origins(load_split(world, "val")), [world]) == []
 
 
-def test_training_on_test_clips_is_said_and_noted(world, caplog):
+def test_ids_that_begin_anew_in_every_split_are_no_sign_of_a_test(tmp_path, world):
+    for split in ("train", "val", "test"):
+        rows = load_split(world, split)
+        numbered = [row | {"id": str(number), "youtube_id": None} for number, row in enumerate(rows)]
+        write_split(tmp_path, split, numbered, {})
+    rows = load_rows(DataArguments(data_dir=str(tmp_path)))
+    assert rows.note["selected_on_test"] is False and rows.note["trained_on_test_clips"] == 0
+
+
+def test_training_on_test_clips_is_said_noted_and_inherited(world, tmp_path, caplog):
     rows = load_rows(DataArguments(data_dir=str(world), train_split="test"))
     assert "6 of 6 clips of test are clips of a test split" in caplog.text
     assert rows.note["trained_on_test_clips"] == 6
+    write_note(tmp_path / "first", rows.note)
+    write_note(tmp_path / "other", {"selected_on_test": True})
+    later = inherited_note({"selected_on_test": False}, [tmp_path / "first", tmp_path / "other"])
+    assert later == {"selected_on_test": True, "trained_on_test_clips": 6}

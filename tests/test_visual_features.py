@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from stranger import run_inside
 from transformers import CLIPVisionModelWithProjection
 
 from conftest import tiny_config, tiny_model
 from lavcap.clips import ClipDataset, read_features
-from lavcap.data import check_usable, load_split
+from lavcap.data import check_usable, load_split, read_split
 from lavcap.manifest import DataError
+from lavcap.streaming import write_shards
 from lavcap.visual_features import check_features_fit, stored_features_of, tower_name
 from media_lavcap import MediaError
 from processing_lavcap import LavcapProcessor
@@ -58,6 +60,7 @@ def test_files_are_arrays_as_the_released_code_reads_them(world):
         array = np.load(file)
         assert array.shape == (4, 24) and array.dtype == np.float32
     facts = json.loads((stored_features_of(world, "val") / "features.json").read_text())
+    assert len(facts.pop("weights")) == 32
     assert facts == {
         "model": "model",
         "frame_sampler": "centres of equal parts",
@@ -94,6 +97,11 @@ def test_a_clip_with_unreadable_frames_costs_the_others_nothing(damaged, saved_m
     done = extract(damaged, "--model", saved_model)
     assert done.returncode == 2 and f"error: {row['id']}: " in done.stderr and "Traceback" not in done.stderr
     assert len(list(stored_features_of(damaged, "val").glob("*.npy"))) == 5
+    rest, missing = read_split(damaged, "val")
+    assert row["id"] not in rest["id"] and len(rest) == 5 and row["frames"][7]["path"] in missing[row["id"]]
+    assert len(load_split(damaged, "val", skip_missing_media=True)) == 5
+    shutil.copy(row["frames"][6]["path"], row["frames"][7]["path"])
+    assert extract(damaged, "--model", saved_model).returncode == 0 and len(load_split(damaged, "val")) == 6
 
 
 def test_clip_itself_gives_the_features_of_a_model_that_holds_it(toy_world, model, processor, tmp_path):
@@ -130,6 +138,9 @@ def test_released_features_take_the_place_of_frames(toy_world, processor, tmp_pa
     item = ClipDataset(rows, processor)[1]
     assert np.array_equal(item["features"]["video_features"].numpy(), arrays[item["id"]].astype(np.float32))
     check_features_fit(model, world, "val", rows[0]["video_features"])
+    next(folder.glob("*.npy")).unlink()  # a clip with neither frames nor features lacks its picture
+    with pytest.raises(DataError, match="1 of 6 clips lack media"):
+        load_split(world, "val")
 
 
 def test_a_picture_alone_may_be_stored(damaged, fitting_config, tokenizer):
@@ -139,19 +150,46 @@ def test_a_picture_alone_may_be_stored(damaged, fitting_config, tokenizer):
 
 def test_features_of_another_encoder_stop_with_both_names(world, model):
     example = load_split(world, "val")[0]["video_features"]
-    named = tiny_model()
-    named.config.vision_model_name = "openai/clip-vit-base-patch32"
-    with pytest.raises(DataError, match="model 'model', the model's is 'openai/clip-vit-base-patch32'"):
-        check_features_fit(named, world, "val", example)
-    named.config.vision_model_name = "somewhere/model"  # a Hub name and a folder of one encoder
-    check_features_fit(named, world, "val", example)
-    with pytest.raises(DataError, match="model 'model', the model's is 'a fresh one'"):
-        check_features_fit(tiny_model(), world, "val", example)
+    for name, said in (
+        ("openai/clip-vit-base-patch32", "clip-vit-base-patch32"),
+        ("model", "model"),
+        (None, "a fresh one"),
+    ):
+        other = tiny_model(vision_model_name=name)
+        torch.nn.init.normal_(other.vision_tower.visual_projection.weight)
+        with pytest.raises(DataError, match=rf"model 'model \(\w{{8}}\)', the model's is '{said} \(\w{{8}}\)'"):
+            check_features_fit(other, world, "val", example)
     with pytest.raises(DataError, match="num_frames 4, the model's is 6"):
-        check_features_fit(tiny_model(num_video_frames=6, vision_model_name="model"), world, "val", example)
+        check_features_fit(tiny_model(num_video_frames=6), world, "val", example)
     wide = tiny_model(vision_config={"projection_dim": 32}, audio_config={"hidden_size": 32, "num_attention_heads": 4})
     with pytest.raises(DataError, match="hidden_size 24, the model's is 32"):
         check_features_fit(wide, world, "val", example)
+    named = tiny_model(has_vision_tower=False, vision_model_name="openai/clip-vit-base-patch32")
+    with pytest.raises(DataError, match="model 'model', the model's is 'clip-vit-base-patch32'"):
+        check_features_fit(named, world, "val", example)
+
+
+def test_a_model_is_known_by_its_encoders_weights_whatever_it_is_called(world, model, saved_model, tmp_path):
+    example = load_split(world, "val")[0]["video_features"]
+    for dtype in (torch.float32, torch.bfloat16):
+        copied = type(model).from_pretrained(shutil.copytree(saved_model, tmp_path / str(dtype)), dtype=dtype)
+        check_features_fit(copied, world, "val", example)
+        assert copied.config.vision_model_name == "model"
+
+
+def test_features_follow_frames_that_change(damaged, saved_model):
+    row = load_split(damaged, "val")[1]
+    before = np.load(row["video_features"])
+    for frame in row["frames"]:
+        Image.new("RGB", (64, 64), "red").save(frame["path"])
+    assert extract(damaged, "--model", saved_model).returncode == 0
+    assert not np.allclose(np.load(row["video_features"]), before, atol=0.1)
+
+
+def test_features_are_not_extracted_of_shards(toy_world, saved_model, tmp_path):
+    write_shards(load_split(toy_world, "val"), tmp_path, "val", {})
+    refused = extract(tmp_path, "--model", saved_model)
+    assert refused.returncode == 2 and "holds val as shards" in refused.stderr
 
 
 def test_a_model_without_an_encoder_remembers_whose_features_it_learnt(world):
@@ -165,6 +203,7 @@ def test_a_model_without_an_encoder_remembers_whose_features_it_learnt(world):
     [
         (np.zeros((4, 24, 1), np.float32), r"holds float32 of shape \(4, 24, 1\)"),
         (np.zeros((4, 24), np.int64), "holds int64"),
+        (np.zeros((7, 24), np.float32), "npy: of 7 frames, expected 4"),
         (np.full((4, 24), np.nan, np.float32), "expected finite"),
         (np.array([{}]), "not readable as an array"),
     ],
