@@ -176,8 +176,9 @@ def _rescore(args: argparse.Namespace):
             f"{args.references}; the former count. Leave references out of its lines to score against the latter."
         )
     known = results_beside(args.predictions)
-    expected = list(references or dict.fromkeys([*known.pop("expected_ids", ()), *(p.id for p in predictions)]))
-    args.dataset_version = args.dataset_version or known.pop("dataset_version", None)
+    noted, version = known.pop("expected_ids", ()), known.pop("dataset_version", None)
+    expected = list(references or dict.fromkeys([*noted, *(prediction.id for prediction in predictions)]))
+    args.dataset_version = args.dataset_version or version
     run = known | {"predictions": args.predictions, "references": args.references}
     _write_scores(args, run, predictions, expected, _preflight(args))
 
@@ -202,7 +203,7 @@ def _compare(args: argparse.Namespace):
         "compare": args.compare,
         "references": args.references,
         "modality": [side[0].modality for side in sides],
-        "runs": [results_beside(file) for file in (args.predictions, args.compare)],
+        "runs": [_origin(file) for file in (args.predictions, args.compare)],
         "dataset": describe_references((p for p in sides[0] if p.id in common), _dataset_version(args)),
     }
     known = {prediction.id for side in sides for prediction in side}
@@ -251,6 +252,11 @@ def _read(path: str, references: dict | None, modalities: Sequence[str] | None) 
         names = ", ".join(repr(name) for name in there)
         raise ValueError(f"{path}: has no captions from {listed(absent)}; it has {names}.")
     return [prediction for prediction in predictions if prediction.modality in (modalities or there)]
+
+
+def _origin(predictions: str) -> dict[str, Any]:
+    known = results_beside(predictions)
+    return {name: value for name, value in known.items() if name != "expected_ids"}
 
 
 def _main_set(predictions: Sequence[Prediction]) -> list[Prediction]:
