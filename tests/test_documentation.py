@@ -156,7 +156,8 @@ def test_captions_are_scored_as_the_pages_say(page, captions, monkeypatch, toy_w
         run([sys.executable, *words[1:]], captions)
         results = json.loads((captions / words[words.index("--output") + 1] / "results.json").read_text())
         assert all(f"`{field}`" in documentation for field in results)
-        assert results["metrics" if "--compare" not in command else "comparison"]["cider_d"]
+        scores = results["metrics" if "--compare" not in command else "comparison"]
+        assert scores["cider_d"] if "mine" in command else "cider_d" in scores  # random weights may share no words
 
 
 @pytest.mark.slow
