@@ -293,3 +293,14 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(tmp_path):
         from_dataset(str(tmp_path / "set"), "train", [], READING)
     with pytest.raises(DataError, match=r"nobody/nothing: cannot be loaded as a data set \(.*; check --dataset"):
         from_dataset("nobody/nothing", "train", [], READING)
+
+
+def test_a_column_of_paths_is_a_column_of_media(tmp_path):
+    Dataset.from_dict({"caption": ["rain"], "audio": [__file__]}).save_to_disk(tmp_path / "set")
+    assert from_dataset(str(tmp_path / "set"), "train", [], READING).columns == {"audio": "audio"}
+
+
+def test_semicolons_are_named(tmp_path):
+    (tmp_path / "train.csv").write_text("youtube_id;caption\nabc;rain\n")
+    with pytest.raises(DataError, match="if semicolons separate its columns, use commas"):
+        read_annotations(tmp_path / "train.csv")

@@ -183,6 +183,8 @@ def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(r
         (("--frequency_mask", "65"), "frequency_mask is 65, wider than the filter bank, which has 64"),
         (("--validation_split", "test"), "6 of 6 clips of the validation split 'test' are clips of a test split"),
         (("--streaming", "true"), "Got streaming with cache_features"),
+        (("--shuffle_buffer", "0"), "shuffle_buffer is 0, expected at least 1"),
+        (("--max_train_clips", "0"), "max_train_clips is 0, expected at least 1"),
         (("--resume_from_checkpoint", "true"), "holds no checkpoint to resume from"),
         (("--model_name_or_path", "no/such/model"), "no/such/model: no such folder"),
         (("--model_name_or_path", "half"), "half: has float16 weights, which overflow in training"),
