@@ -52,8 +52,9 @@ def _given(dataset: ClipDataset, modality: str) -> Iterator[dict[str, Any]]:
 
 
 def _with_other_videos(dataset: ClipDataset) -> Iterator[dict[str, Any]]:
-    whole = [index for index in range(len(dataset)) if has_modality(dataset[index]["features"], "audio+video")]
-    whole.sort(key=lambda index: dataset[index]["id"])  # who sees whose picture must not depend on the order of rows
+    items = ((dataset[index], index) for index in range(len(dataset)))
+    whole = [(item["id"], index) for item, index in items if has_modality(item["features"], "audio+video")]
+    whole = [index for _, index in sorted(whole)]  # who sees whose picture must not depend on the order of rows
     for index, other in zip(whole, other_clips(len(whole)), strict=False):  # a lone clip has no other
         item, seen = dataset[index], dataset[whole[other]]
         features = keep_modality(item["features"], "audio") | keep_modality(seen["features"], "video")

@@ -34,27 +34,30 @@ def audiocaps_test_ids() -> frozenset[str]:
     return frozenset(path.read_text(encoding="utf-8").split())
 
 
-def clips_of_a_test(clips: Iterable[Origin], data_dirs: Iterable[str | Path]) -> list[str]:
-    """Those clips, by id, that a test split of the folders holds too, or AudioCaps' test list."""
-    known = {
-        key for folder in set(map(str, data_dirs)) for split in _test_splits(folder) for key in _keys(folder, split)
-    }
+def keys_of_tests(data_dirs: Iterable[str | Path]) -> frozenset[str]:
+    """What the clips of all test splits of some folders are told by."""
+    folders = set(map(str, data_dirs))
+    return frozenset(key for folder in folders for split in _test_splits(folder) for key in _keys(folder, split))
+
+
+def clips_of_a_test(clips: Iterable[Origin], known: frozenset[str]) -> list[str]:
+    """Those clips, by id, that are among the `known` ones from [`keys_of_tests`], or on AudioCaps' test list."""
     return [clip.id for clip in dict.fromkeys(clips) if clip.key in known or _is_audiocaps_test(clip)]
 
 
-def check_selection(clips: list[Origin], data_dirs: Iterable[str | Path], split: str, allowed: bool) -> bool:
+def check_selection(clips: list[Origin], known: frozenset[str], split: str, allowed: bool) -> bool:
     """Whether a validation split holds clips of a test, which is refused unless it is allowed.
 
     Args:
         clips: of the validation split, from [`origins`].
-        data_dirs: folders whose test splits are looked into.
+        known: clips of test splits, from [`keys_of_tests`].
         split: its name; one that says "test" is taken at its word.
         allowed: by the flag `FLAG`.
 
     Raises:
         DataError: it does, and is not allowed.
     """
-    found = [clip.id for clip in clips] if TEST_NAME.search(split) else clips_of_a_test(clips, data_dirs)
+    found = [clip.id for clip in clips] if TEST_NAME.search(split) else clips_of_a_test(clips, known)
     if found and not allowed:
         raise DataError(
             f"{len(found)} of {len(clips)} clips of the validation split {split!r} are clips of a test split "

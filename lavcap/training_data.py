@@ -13,7 +13,7 @@ from transformers.utils import logging
 from lavcap.clips import ClipDataset
 from lavcap.data import check_usable, load_split, load_splits, one_row_per_caption
 from lavcap.manifest import DataError, read_facts, replace_text, take_rows
-from lavcap.selection import check_selection, clips_of_a_test, origins
+from lavcap.selection import check_selection, clips_of_a_test, keys_of_tests, origins
 from lavcap.streaming import ClipStream, find_shards, open_stream
 from lavcap.visual_features import check_features_fit, feature_facts
 from parts_lavcap import find_file
@@ -85,12 +85,12 @@ def load_rows(args: DataArguments) -> TrainingRows:
         train, validation = load_splits(splits, args.skip_missing_media)
         train = _first(train, args.max_train_clips)
         known, train = train.select_columns(ORIGIN), one_row_per_caption(train)
-    folders = [args.data_dir, validation_dir]
+    tests = keys_of_tests([args.data_dir, validation_dir])
     selected_on_test = check_selection(
-        origins(validation.select_columns(ORIGIN)), folders, args.validation_split, args.select_model_on_test_split
+        origins(validation.select_columns(ORIGIN)), tests, args.validation_split, args.select_model_on_test_split
     )
     train_clips = origins(known)
-    if leaked := clips_of_a_test(train_clips, folders):
+    if leaked := clips_of_a_test(train_clips, tests):
         logger.warning(
             f"{args.data_dir}: {len(leaked)} of {len(train_clips)} clips of {args.train_split} are clips of a test "
             f"split ({', '.join(leaked[:3])}, …): scores on that test will mean nothing, and results say so."

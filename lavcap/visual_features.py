@@ -169,12 +169,9 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
     expected = {"num_frames": model.config.num_video_frames, "hidden_size": model.config.vision_config.projection_dim}
     facts = feature_facts(data_dir, split)
     if facts is not None:
-        found |= {"frame_sampler": facts.frame_sampler} | _encoder(facts.model, facts.weights, model)
-        own = weights_digest(model.vision_tower) if model.config.has_vision_tower else facts.weights
-        name = facts.model if own == facts.weights else tower_name(model) or "a fresh one"
-        if not model.config.has_vision_tower:
-            name = model.config.vision_model_name or facts.model
-        expected |= {"frame_sampler": FRAME_SAMPLER} | _encoder(name, own, model)
+        found |= {"frame_sampler": facts.frame_sampler}
+        expected |= {"frame_sampler": FRAME_SAMPLER}
+        found["model"], expected["model"] = _encoders(facts, model)
     wrong = [name for name in expected if found[name] != expected[name]]
     if wrong:
         both = "; ".join(f"{name} {found[name]!r}, the model's is {expected[name]!r}" for name in wrong)
@@ -186,17 +183,25 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
         model.config.vision_model_name = facts.model
 
 
-def _encoder(name: str, weights: str, model) -> dict[str, str]:
-    """What an encoder is known by: its weights, named, where the model has one; else its name alone."""
-    # A folder and a Hub repository of one encoder differ in what stands before the last part.
-    name = name.rsplit("/", 1)[-1]
-    return {"model": f"{name} ({weights[:8]})"} if model.config.has_vision_tower else {"model": name}
+def _encoders(facts: FeatureFacts, model) -> tuple[str, str]:
+    """What the encoders of features and model are known by: weights, named, or names alone if the model has none."""
+    if not model.config.has_vision_tower:
+        return _last_part(facts.model), _last_part(model.config.vision_model_name or facts.model)
+    own = weights_digest(model.vision_tower)
+    name = facts.model if own == facts.weights else tower_name(model) or "a fresh one"
+    return f"{_last_part(facts.model)} ({facts.weights[:8]})", f"{_last_part(name)} ({own[:8]})"
+
+
+def _last_part(name: str) -> str:
+    """A folder and a Hub repository of one encoder differ in what stands before."""
+    return name.rsplit("/", 1)[-1]
 
 
 @torch.no_grad()
 def extract_features(
     rows: Dataset,
-    folder: Path,
+    data_dir: str | Path,
+    split: str,
     facts: FeatureFacts,
     encode: Callable[[torch.Tensor], torch.Tensor],
     read_pixels: Callable[[dict[str, Any]], torch.Tensor],
@@ -206,7 +211,7 @@ def extract_features(
     """Store the features of every row with frames that has none yet.
 
     Args:
-        folder: from [`stored_features_of`].
+        data_dir, split: of the rows; the files go into [`stored_features_of`] them.
         encode: pixels `(batch, video_frames, 3, height, width)` to features `(batch, video_frames, hidden)`.
         read_pixels: pixels of a row, `(video_frames, 3, height, width)`; raises `MediaError`.
         batch_size: clips encoded at a time.
@@ -218,7 +223,8 @@ def extract_features(
     Raises:
         DataError: the folder holds features of another origin, or two rows would share a file.
     """
-    _claim(folder, facts, rows)
+    folder = stored_features_of(data_dir, split)
+    _claim(folder, feature_facts(data_dir, split), facts, rows)
     todo = []
     for row in rows:
         if row["frames"] is None or _is_done(folder / f"{feature_stem(row)}.npy", row):
@@ -255,11 +261,7 @@ def _is_done(path: Path, row: dict[str, Any]) -> bool:
     return path.stat().st_mtime_ns >= changed
 
 
-def _known_facts(folder: Path) -> FeatureFacts | None:
-    return feature_facts(folder.parent.parent, folder.name)
-
-
-def _claim(folder: Path, facts: FeatureFacts, rows: Dataset):
+def _claim(folder: Path, known: FeatureFacts | None, facts: FeatureFacts, rows: Dataset):
     """Make sure that all features of a folder have one origin, and that each row has a file of its own."""
     stems = Counter(feature_stem(row) for row in rows if row["frames"] is not None)
     if shared := [stem for stem, count in stems.items() if count > 1]:
@@ -267,7 +269,6 @@ def _claim(folder: Path, facts: FeatureFacts, rows: Dataset):
             f"{len(shared)} names of media stand for several clips ({', '.join(shared[:20])}), expected one each, as "
             "features are stored under them; rename the files."
         )
-    known = _known_facts(folder)
     if known is None and any(folder.glob("*.npy")):
         raise DataError(f"{folder}: holds features without {FACTS}, as released; move them away, or use them as is.")
     if known is not None and known != facts:

@@ -74,7 +74,8 @@ def _extract(args: argparse.Namespace) -> int:
     all_failed = 0
     for split, rows in splits.items():
         folder = stored_features_of(args.data_dir, split)
-        results = extract_features(rows, folder, facts, encode, read_pixels, args.batch_size, args.threads)
+        options = (args.batch_size, args.threads)
+        results = extract_features(rows, args.data_dir, split, facts, encode, read_pixels, *options)
         failed = 0
         for complaint in tqdm(results, desc=f"Features of {split}", total=len(rows), unit="clip"):
             if complaint is not None:

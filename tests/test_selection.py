@@ -7,7 +7,7 @@ import pytest
 
 from lavcap.data import load_split
 from lavcap.manifest import DataError, write_split
-from lavcap.selection import Origin, audiocaps_test_ids, check_selection, clips_of_a_test, origins
+from lavcap.selection import Origin, audiocaps_test_ids, check_selection, clips_of_a_test, keys_of_tests, origins
 from lavcap.training_data import DataArguments, inherited_note, load_rows, write_note
 
 
@@ -27,15 +27,15 @@ def clips(*names: str) -> list[Origin]:
 
 
 @pytest.mark.parametrize("split", ["test", "Test", "audiocaps_test", "test_v2", "test-944", "mytest", "testset"])
-def test_a_split_that_is_called_test_is_refused(tmp_path, split):
+def test_a_split_that_is_called_test_is_refused(split):
     with pytest.raises(DataError, match="--select_model_on_test_split true, which marks all results"):
-        check_selection(clips("a", "b"), [tmp_path], split, allowed=False)
-    assert check_selection(clips("a", "b"), [tmp_path], split, allowed=True) is True
+        check_selection(clips("a", "b"), frozenset(), split, allowed=False)
+    assert check_selection(clips("a", "b"), frozenset(), split, allowed=True) is True
 
 
 @pytest.mark.parametrize("split", ["latest", "val", "contest"])
-def test_names_that_only_contain_the_letters_are_no_test(tmp_path, split):
-    assert check_selection(clips("a"), [tmp_path], split, allowed=False) is False
+def test_names_that_only_contain_the_letters_are_no_test(split):
+    assert check_selection(clips("a"), frozenset(), split, allowed=False) is False
 
 
 def test_a_renamed_test_split_is_known_by_its_clips(world):
@@ -77,8 +77,8 @@ def test_one_clip_of_audiocaps_own_test_list_is_enough(world, name):
 def test_clips_are_known_by_what_they_were_taken_from(world):
     row = load_split(world, "val")[0] | {"id": "clip 1", "youtube_id": "7fmOlUlwoNg"}
     write_split(world, "chosen", [row], {})
-    assert clips_of_a_test(origins(load_split(world, "chosen")), [world]) == ["clip 1"]
-    assert clips_of_a_test(origins(load_split(world, "val")), [world]) == []
+    assert clips_of_a_test(origins(load_split(world, "chosen")), keys_of_tests([world])) == ["clip 1"]
+    assert clips_of_a_test(origins(load_split(world, "val")), keys_of_tests([world])) == []
 
 
 def test_ids_that_begin_anew_in_every_split_are_no_sign_of_a_test(tmp_path, world):
