@@ -305,6 +305,7 @@ class LavcapFusionOutput(ModelOutput):
             lies beyond `counts` is filler.
         counts (`torch.LongTensor` of shape `(batch,)`): how many tokens each clip has.
         alignment_loss (`torch.FloatTensor` of shape `()`): weighted mean over the clips that have both modalities.
+        num_aligned_clips (`torch.LongTensor` of shape `()`): the number of those clips.
         transport_plan (`torch.FloatTensor` of shape `(batch, video_tokens, audio_tokens)`): float32, total mass 1;
             zero for a clip that lacks a modality.
     """
@@ -312,6 +313,7 @@ class LavcapFusionOutput(ModelOutput):
     tokens: torch.Tensor | None = None
     counts: torch.Tensor | None = None
     alignment_loss: torch.Tensor | None = None
+    num_aligned_clips: torch.Tensor | None = None
     transport_plan: torch.Tensor | None = None
 
 
@@ -386,7 +388,9 @@ class LavcapFusion(nn.Module):
         weights = log_plan if self.config.alignment_weights == "log_plan" else plan
         per_clip = alignment_loss(similarity, weights, self._alignment_scale())
         per_clip = torch.where(both, per_clip, 0.0)
-        output.alignment_loss = self.config.alignment_loss_weight * per_clip.sum() / both.sum().clamp(min=1)
+        output.num_aligned_clips = both.sum()
+        mean = per_clip.sum() / output.num_aligned_clips.clamp(min=1)
+        output.alignment_loss = self.config.alignment_loss_weight * mean
         output.transport_plan = plan
         if self.config.transport_attention == "none":
             return audio, video
@@ -478,13 +482,15 @@ class LavcapSoftTokens(ModelOutput):
         soft_tokens (`torch.FloatTensor` of shape `(batch, soft_tokens, text_hidden)`): fused, projected tokens of
             each clip from the left.
         soft_token_counts (`torch.LongTensor` of shape `(batch,)`): how many of them each clip has.
-        alignment_loss (`torch.FloatTensor` of shape `()`, *optional*): see [`LavcapFusionOutput`].
+        alignment_loss (`torch.FloatTensor` of shape `()`, *optional*), num_aligned_clips (`torch.LongTensor` of shape
+            `()`, *optional*): see [`LavcapFusionOutput`].
         transport_plan (`torch.FloatTensor` of shape `(batch, video_tokens, audio_tokens)`, *optional*).
     """
 
     soft_tokens: torch.Tensor | None = None
     soft_token_counts: torch.Tensor | None = None
     alignment_loss: torch.Tensor | None = None
+    num_aligned_clips: torch.Tensor | None = None
     transport_plan: torch.Tensor | None = None
 
 
@@ -720,6 +726,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
             soft_tokens=self.multi_modal_projector(fused.tokens.to(self.multi_modal_projector.weight.dtype)),
             soft_token_counts=fused.counts,
             alignment_loss=fused.alignment_loss,
+            num_aligned_clips=fused.num_aligned_clips,
             transport_plan=fused.transport_plan,
         )
 
@@ -756,6 +763,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        num_clips_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavcapCausalLMOutputWithPast:
         """Predict the caption.
@@ -772,8 +780,11 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
             labels: `(batch, sequence)`, -100 outside the caption and its end token.
             inputs_embeds: `(batch, sequence, text_hidden)` in place of `input_ids`; a clip's soft tokens stand where
                 it is the embedding of `config.av_token_id`.
-            num_items_in_batch: label tokens of all micro-batches of an optimiser step, by which the caption loss is
-                divided; the alignment loss is then weighed by this micro-batch's share of them.
+            num_items_in_batch: label tokens of all micro-batches of an optimiser step, by which the summed caption
+                loss is divided in place of those of this micro-batch.
+            num_clips_in_batch: of the same micro-batches the clips with sound and picture, by which the summed
+                alignment loss is divided. Default: it is weighed by this micro-batch's share of the label tokens,
+                which is exact for captions of equal length.
 
         Raises:
             ValueError: the placeholders of a row are not as many as its soft tokens; both forms of the video or of
@@ -810,7 +821,7 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
             transport_plan=clips.transport_plan,
         )
         if labels is not None:
-            self._add_losses(output, labels, num_items_in_batch)
+            self._add_losses(output, labels, num_items_in_batch, num_clips_in_batch, clips.num_aligned_clips)
         return output
 
     def _embed(
@@ -867,7 +878,14 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
                 "expected equal numbers: let LavcapProcessor write the placeholders for the clips that are passed."
             )
 
-    def _add_losses(self, output: LavcapCausalLMOutputWithPast, labels: torch.Tensor, num_items_in_batch):
+    def _add_losses(
+        self,
+        output: LavcapCausalLMOutputWithPast,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None,
+        num_clips_in_batch: torch.Tensor | int | None,
+        num_aligned_clips: torch.Tensor | None,
+    ):
         labels = labels.masked_fill(labels == self.config.av_token_id, -100)  # it is no word, and never predicted
         output.caption_loss = self.loss_function(
             logits=output.logits,
@@ -878,7 +896,9 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
         output.loss = output.caption_loss
         if output.alignment_loss is not None:
             share = 1.0
-            if num_items_in_batch is not None:
+            if num_clips_in_batch is not None:
+                share = num_aligned_clips / num_clips_in_batch
+            elif num_items_in_batch is not None:
                 share = (labels[:, 1:] != -100).sum() / num_items_in_batch
             output.loss = output.loss + share * output.alignment_loss
 

@@ -1,7 +1,7 @@
 """`Seq2SeqTrainer` for LAVCap: loss on prompt and caption, captions generated from the prompt alone."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ from lavcap.training_data import write_note
 
 
 GENERATION_PREFIX = "generation_"
+MODALITIES = {
+    "audio_mask": frozenset({"input_features"}),
+    "video_mask": frozenset({"pixel_values_videos", "video_features"}),
+}
 
 
 class LavcapTrainer(Seq2SeqTrainer):
@@ -66,7 +70,21 @@ class LavcapTrainer(Seq2SeqTrainer):
         finally:
             self.data_collator = training_collator
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._num_clips = self._count_aligned_clips(batches, device)
+        return batches, num_items
+
+    def _count_aligned_clips(self, batches: Sequence[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        """Clips with sound and picture in all micro-batches of a step, of all processes: `()`, at least 1."""
+        count = sum((_is_aligned(batch).sum().to(device) for batch in batches), torch.zeros((), device=device))
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum()
+        return count.clamp(min=1)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if model.training and num_items_in_batch is not None and self.args.n_gpu <= 1:
+            inputs = inputs | {"num_clips_in_batch": self._num_clips}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             if self._logged_step is None:  # a resumed run does not begin at 0
@@ -147,6 +165,17 @@ class TrainingNote(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             write_note(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", self.note)
+
+
+def _is_aligned(batch: dict[str, Any]) -> torch.Tensor:
+    """Whether each clip of a batch has sound and picture: `(batch,)` bool."""
+    aligned = torch.ones(len(batch.get("labels", ())), dtype=torch.bool)
+    for mask, features in MODALITIES.items():
+        if mask in batch:
+            aligned = aligned & batch[mask].to(aligned.device)
+        elif features.isdisjoint(batch):
+            aligned = torch.zeros_like(aligned)
+    return aligned
 
 
 def _is_prompt(name: str) -> bool:
