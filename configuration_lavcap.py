@@ -156,6 +156,8 @@ class LavcapConfig(PreTrainedConfig):
             those of `text_config`, whose vocabulary may grow afterwards.
         vision_model_name (`str`, *optional*): the image encoder that the vision tower was, or whose stored features
             the model was trained on, as its authors published it.
+        base_parts (`dict`, *optional*): where the parts are that an adapter's base is assembled of: `text`, `audio`
+            and `vision`, each a name on the Hub, a file, a folder, or `None`. Weights that are saved whole need none.
         bos_token_id, eos_token_id, pad_token_id (`int`, *optional*): default to those of `text_config`.
     """
 
@@ -185,6 +187,7 @@ class LavcapConfig(PreTrainedConfig):
     text_model_vocab_size: int | None = None
     text_model_hidden_size: int | None = None
     vision_model_name: str | None = None
+    base_parts: dict | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None

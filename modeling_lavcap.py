@@ -8,6 +8,7 @@ video by audio: `(batch, video_tokens, audio_tokens)`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,42 +19,38 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, is_peft_available
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 
 try:  # inside a package: the Hub's module cache
+    from .adapters_lavcap import LavcapAdapterMixin
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
     from .generation_lavcap import LavcapGenerationMixin, has_clips
     from .parts_lavcap import (
-        HUB_OPTIONS,
         KEPT_IN_FLOAT32,
         as_dtype,
         cast,
         check_parts,
-        find_file,
         load_part,
+        location,
         published_name,
-        quantized_language_model,
-        read_adapter,
         read_ced,
         released_decoding,
     )
     from .transport_lavcap import alignment_loss, at_least_float32, log_sinkhorn
     from .weights_lavcap import WeightsError, fit_time_positions, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from adapters_lavcap import LavcapAdapterMixin
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
     from generation_lavcap import LavcapGenerationMixin, has_clips
     from parts_lavcap import (
-        HUB_OPTIONS,
         KEPT_IN_FLOAT32,
         as_dtype,
         cast,
         check_parts,
-        find_file,
         load_part,
+        location,
         published_name,
-        quantized_language_model,
-        read_adapter,
         read_ced,
         released_decoding,
     )
@@ -519,7 +516,7 @@ class LavcapCausalLMOutputWithPast(ModelOutput):
     transport_plan: torch.Tensor | None = None
 
 
-class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixin):
+class LavcapForConditionalGeneration(LavcapAdapterMixin, LavcapPreTrainedModel, LavcapGenerationMixin):
     """LAVCap: describes what can be heard in a clip, from its sound and its frames."""
 
     def __init__(self, config: LavcapConfig):
@@ -545,6 +542,9 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
         audio: str | Path | LavcapAudioModel | None = None,
         vision: str | Path | PreTrainedModel | None = None,
         dtype: torch.dtype | str | None = None,
+        attn_implementation: str | dict[str, str] | None = None,
+        device_map: str | dict | None = None,
+        quantization_config: Any = None,
         **options,
     ) -> "LavcapForConditionalGeneration":
         """Assemble a model of pretrained parts; the fusion and the projection are fresh, for training.
@@ -555,6 +555,9 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
                 without.
             vision: CLIP. Default: no vision tower, the model takes `video_features`.
             dtype: of all parts. Default: that of the language model's weights.
+            attn_implementation: as of `from_pretrained`, of all parts or of each.
+            device_map, quantization_config: of the language model, as of `from_pretrained`; the other parts stand on
+                its first device, and are never quantised.
             options: of [`LavcapConfig`]; `audio_config` may hold fields such as `max_frames` for CED's file.
 
         Raises:
@@ -567,7 +570,9 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
             raise ValueError(
                 f"dtype is {dtype}, but the loaded language model is {text.dtype}: load it in that dtype."
             )
-        language_model = load_part(AutoModelForCausalLM, text, dtype or "auto")
+        loading = {"device_map": device_map, "quantization_config": quantization_config}
+        loading = {name: value for name, value in loading.items() if value is not None}
+        language_model = load_part(AutoModelForCausalLM, text, dtype or "auto", **loading)
         dtype = dtype or language_model.dtype
         parts = {}
         if audio is not None:
@@ -580,7 +585,8 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
         fields = {name.replace("tower", "config"): part.config for name, part in parts.items()}
         fields |= {"text_config": language_model.config, "has_vision_tower": vision is not None}
         names = {"text_model_name": published_name(text), "vision_model_name": vision and published_name(vision)}
-        config = LavcapConfig(**(names | options | fields))
+        base_parts = {"text": location(text), "audio": location(audio), "vision": location(vision)}
+        config = LavcapConfig(**(names | options | fields), base_parts=base_parts)
         with torch.device("meta"):
             model = cls(config)
         for name in ("fusion", "multi_modal_projector"):
@@ -589,39 +595,9 @@ class LavcapForConditionalGeneration(LavcapPreTrainedModel, LavcapGenerationMixi
             setattr(model, name, cast(part, dtype).to(language_model.device))
         model.language_model = language_model
         model.generation_config = released_decoding(language_model.generation_config)
+        if attn_implementation is not None:
+            model.set_attn_implementation(attn_implementation)
         return model.eval()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args, **kwargs):
-        """As [`PreTrainedModel.from_pretrained`]; a folder with an adapter is not loaded without its adapter.
-
-        A `quantization_config` concerns the layers of the language model alone, unless it names what it spares.
-        """
-        if not is_peft_available() and find_file(pretrained_model_name_or_path, "adapter_config.json", kwargs):
-            raise ImportError(
-                f"{pretrained_model_name_or_path} holds a LoRA adapter, which needs PEFT: pip install peft. Without "
-                "it the captions would be those of the untrained base model."
-            )
-        if kwargs.get("quantization_config") is not None and pretrained_model_name_or_path is not None:
-            options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-            config = kwargs.get("config") or cls.config_class.from_pretrained(pretrained_model_name_or_path, **options)
-            kwargs["quantization_config"] = quantized_language_model(kwargs["quantization_config"], config)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-
-    def load_adapter(self, peft_model_id: str | Path | None = None, adapter_name: str | None = None, *args, **kwargs):
-        """As [`PreTrainedModel.load_adapter`], after a look whether the adapter was trained on this base.
-
-        Raises:
-            WeightsError: its language model or towers were others, by vocabulary, width or shapes.
-        """
-        if peft_model_id is not None and kwargs.get("adapter_state_dict") is None:
-            options = kwargs | (kwargs.get("adapter_kwargs") or {})
-            kwargs["adapter_state_dict"] = read_adapter(self, peft_model_id, adapter_name or "default", options)
-        report = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
-        if self.name_or_path:  # so that it is saved with the base that it is on, wherever it was made
-            for adapter in self.peft_config.values():
-                adapter.base_model_name_or_path = self.name_or_path
-        return report
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

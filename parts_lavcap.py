@@ -1,10 +1,8 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Pretrained parts of a model: finding, loading and casting them, and whether an adapter belongs to them."""
+"""Pretrained parts of a model: finding, loading and casting them."""
 
 import copy
 import json
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,14 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
 
 try:  # inside a package: the Hub's module cache
-    from .weights_lavcap import WEIGHT_SUFFIXES, WeightsError, ced_tower, listed, read_weights, shorten
+    from .weights_lavcap import WEIGHT_SUFFIXES, WeightsError, ced_tower, read_weights, shorten
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from weights_lavcap import WEIGHT_SUFFIXES, WeightsError, ced_tower, listed, read_weights, shorten
+    from weights_lavcap import WEIGHT_SUFFIXES, WeightsError, ced_tower, read_weights, shorten
 
-
-logger = logging.get_logger(__name__)
 
 # Statistics and the scale must not lose bits, whatever dtype the rest is loaded in.
 KEPT_IN_FLOAT32 = frozenset({"batch_norm", "logit_scale"})
@@ -44,8 +40,8 @@ def check_parts(options: dict, audio: object, vision: object):
         raise ValueError(f"Got {name} beside a part that has one of its own: leave it out.")
 
 
-def load_part(kind: type, part: str | Path | PreTrainedModel, dtype: torch.dtype | str) -> PreTrainedModel:
-    """A pretrained part with all its weights.
+def load_part(kind: type, part: str | Path | PreTrainedModel, dtype: torch.dtype | str, **options) -> PreTrainedModel:
+    """A pretrained part with all its weights; options as of `from_pretrained`.
 
     Raises:
         WeightsError: some are missing, which the library would make up.
@@ -53,7 +49,7 @@ def load_part(kind: type, part: str | Path | PreTrainedModel, dtype: torch.dtype
     if isinstance(part, nn.Module):
         return part
     try:
-        model, report = kind.from_pretrained(part, dtype=dtype, output_loading_info=True)
+        model, report = kind.from_pretrained(part, dtype=dtype, output_loading_info=True, **options)
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{part}: its weights are damaged or of another size ({error}).") from error
     missing = sorted(report["missing_keys"])
@@ -149,6 +145,12 @@ def published_name(part: str | Path | PreTrainedModel) -> str | None:
     return Path(name).resolve().name if name and Path(name).exists() else name or None
 
 
+def location(part: str | Path | PreTrainedModel | None) -> str | None:
+    """Where a part can be loaded from again: its name on the Hub, or the absolute path of its file or folder."""
+    name = getattr(part, "name_or_path", None) if isinstance(part, nn.Module) else part
+    return str(Path(name).resolve()) if name and Path(name).exists() else str(name) if name else None
+
+
 def cast(part: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The part in another dtype, but for what must not lose bits."""
     for name, tensor in (*part.named_parameters(), *part.named_buffers()):
@@ -172,96 +174,3 @@ def released_decoding(base: GenerationConfig | PreTrainedConfig) -> GenerationCo
         pad_token_id=pad,
         **RELEASED_DECODING,
     )
-
-
-def read_adapter(
-    model: PreTrainedModel, name: str | Path, adapter: str, options: dict
-) -> dict[str, torch.Tensor] | None:
-    """Weights of a PEFT adapter that was trained on this base; `None` where they are in no safetensors file.
-
-    Args:
-        model: that shall take the adapter.
-        name: folder or Hub repository of the adapter.
-        adapter: what the adapter will be called.
-        options: of `from_pretrained`, such as `revision`.
-
-    Returns:
-        Tensors under the names that every release of Transformers finds in the model: without PEFT's prefix, and
-        whole modules where PEFT puts them beside the original.
-
-    Raises:
-        WeightsError: another vocabulary or width, by the LAVCap configuration beside the adapter or of the folder
-            that it names as its base; a layer that the model lacks, or one of another size. Another name of the base
-            alone is a warning.
-    """
-    settings = read_json(find_file(name, "adapter_config.json", options))
-    theirs = read_json(find_file(name, "config.json", options))
-    if not theirs:  # PEFT writes no configuration beside its adapters, but says which base they were trained on
-        base = settings.get("base_model_name_or_path")
-        theirs = read_json(find_file(base, "config.json", {})) if base and Path(base).exists() else {}
-    _check_base(model.config, name, theirs)
-    file = find_file(name, "adapter_model.safetensors", options)
-    if file is None:
-        return None
-    tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in read_weights(file).items()}
-    whole = tuple(f".{module}" for module in settings.get("modules_to_save") or ())
-    _check_shapes(model, tensors, whole)
-    return {_name_in_model(key, whole, adapter): tensor for key, tensor in tensors.items()}
-
-
-def _name_in_model(key: str, whole: tuple[str, ...], adapter: str) -> str:
-    """Name of a tensor of a module that the adapter holds whole, or of DoRA's magnitudes; other names stay."""
-    if key.endswith(".lora_magnitude_vector"):
-        return f"{key}.{adapter}.weight"
-    module = _whole_module(key, whole)
-    return key if module is None else f"{module}.modules_to_save.{adapter}{key.removeprefix(module)}"
-
-
-def _whole_module(key: str, whole: tuple[str, ...]) -> str | None:
-    """The module of a tensor that the adapter holds whole; `whole` are the ends of such names, with their dots."""
-    parts = key.split(".")
-    modules = (".".join(parts[:length]) for length in range(1, len(parts)))
-    return next((module for module in modules if whole and f".{module}".endswith(whole)), None)
-
-
-def _check_base(config: PreTrainedConfig, name: str | Path, theirs: dict):
-    if theirs.get("model_type") != config.model_type:
-        return
-    base = theirs.get("text_model_name") or "its language model"
-    for field in ("text_model_hidden_size", "text_model_vocab_size"):
-        expected, got = theirs.get(field), getattr(config, field)
-        if expected not in (None, got):
-            raise WeightsError(
-                f"{name}: was trained on {base}, expected {field} {expected}, got {got} of "
-                f"{config.text_model_name or 'another language model'}."
-            )
-    got = config.text_model_name or base
-    if Path(base).name.lower() != Path(got).name.lower():
-        logger.warning(f"{name}: was trained on another language model, expected {base}, got {got}.")
-
-
-def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor], whole: tuple[str, ...]):
-    """Compare LoRA's matrices and whole modules with the model; of other tensors PEFT itself must judge."""
-    problems = []
-    for name, tensor in tensors.items():
-        lora = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.\w+)?(\.weight)?", name)
-        if lora is None and _whole_module(name, whole) is None:
-            continue
-        try:
-            layer = model.get_submodule(lora.group(1) if lora else name.rpartition(".")[0])
-        except AttributeError:
-            problems.append(f"{name}: the model has no such layer")
-            continue
-        if lora is None:
-            own = getattr(layer, name.rpartition(".")[2], None)
-            expected, got = tuple(tensor.shape), None if own is None else tuple(own.shape)
-        else:
-            side, axis = ("in_features", 1) if lora.group(3) == "A" else ("out_features", 0)
-            expected, got = tensor.shape[axis], getattr(layer, side, tensor.shape[axis])
-        if expected != got:
-            problems.append(f"{name}: expected {expected}, got {got}")
-    if problems:
-        raise WeightsError(
-            "The adapter was trained on another model: load the language model and the towers that it belongs to."
-            + listed("layers that do not fit", problems)
-        )

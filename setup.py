@@ -12,6 +12,7 @@ setup(
     packages=["lavcap"],
     package_data={"lavcap": ["audiocaps_test_ids.txt"]},
     py_modules=[
+        "adapters_lavcap",
         "chat_lavcap",
         "configuration_lavcap",
         "feature_extraction_lavcap",

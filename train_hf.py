@@ -23,47 +23,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, EvalPrediction, Seq2SeqTrainingArguments, set_seed
+from transformers import EvalPrediction, Seq2SeqTrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import logging
 
-from configuration_lavcap import LavcapConfig
 from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
-from lavcap.captioning import check_model_name
 from lavcap.cli import check_new_folder, errors_in_one_line
 from lavcap.collation import EvaluationCollator, TrainingCollator
 from lavcap.metrics import score_captions
-from lavcap.recipe import check_config_fields, parse_object, parse_recipe
+from lavcap.recipe import parse_recipe
+from lavcap.trainable import num_trained, trainable_table
 from lavcap.trainer import LavcapTrainer, TrainingNote
 from lavcap.training_data import DataArguments, as_model_inputs, inherited_note, load_rows
+from lavcap.training_model import ModelArguments, build_model, check_checkpoint, plain
 from media_lavcap import MediaError
-from modeling_lavcap import LavcapForConditionalGeneration
-from parts_lavcap import RELEASED_DECODING
 from processing_lavcap import LavcapProcessor
-
-
-logger = logging.get_logger(__name__)
-
-
-@dataclass
-class ModelArguments:
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Trained LAVCap to start from: a folder or a name on the Hub."}
-    )
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "Fields of LavcapConfig for a fresh model: an object in YAML, or JSON text."}
-    )
-    tokenizer_name: str | None = field(
-        default=None, metadata={"help": "Tokenizer of a fresh model: a folder or a name on the Hub."}
-    )
-    num_beams: int | None = field(
-        default=None,
-        metadata={"help": "Beams of the decoding saved with the model. Default: 4, or the model's own."},
-    )
-    max_new_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Longest caption, saved with the model. Default: 200 tokens, or the model's own."},
-    )
 
 
 @dataclass
@@ -103,8 +76,12 @@ def main():
         augmentation = build_augmentation(augmentation_args)
         rows = load_rows(data_args)
         model, processor = build_model(model_args)
+        if checkpoint is not None:
+            check_checkpoint(model, checkpoint)
         collator = TrainingCollator(processor, augmentation)
-        train_set, validation_set = as_model_inputs(rows, data_args, model, processor, args)
+        train_set, validation_set = as_model_inputs(rows, data_args, plain(model), processor, args)
+    if args.process_index == 0:
+        print(trainable_table(model), flush=True)
     output = args.output_dir if Path(args.output_dir).is_dir() else None
     note = inherited_note(rows.note, filter(None, (model_args.model_name_or_path, checkpoint, output)))
     trainer = LavcapTrainer(
@@ -124,7 +101,8 @@ def main():
     trainer.save_state()
     facts = {
         "train_clips": note["train_clips"],
-        "parameters": model.num_parameters(),
+        "parameters": plain(model).num_parameters(),
+        "trained_parameters": num_trained(model),
         "seed": args.seed,
         "start": model_args.model_name_or_path or "scratch",
         "resumed_from": checkpoint,
@@ -159,64 +137,6 @@ def use_cpu_cores(args: TrainingArguments):
     if args.device.type == "cpu":
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // processes))
-
-
-def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
-    """Trained model and its processor, or a fresh model whose language model fits the tokenizer."""
-    if args.model_name_or_path is not None:
-        check_model_name(args.model_name_or_path)
-        if args.model_config is not None:
-            logger.warning("model_name_or_path is given: model_config and tokenizer_name of the recipe are not used.")
-        model = LavcapForConditionalGeneration.from_pretrained(args.model_name_or_path)
-        processor = LavcapProcessor.from_pretrained(args.model_name_or_path)
-        check_trainable(model, args.model_name_or_path)
-    elif args.model_config is None or args.tokenizer_name is None:
-        raise ValueError("Got neither model_name_or_path nor model_config with tokenizer_name: name a model to train.")
-    else:
-        check_tokenizer(args.tokenizer_name)
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
-        config = fresh_config(args.model_config, tokenizer)
-        model, processor = LavcapForConditionalGeneration(config), LavcapProcessor.from_config(config, tokenizer)
-        model.generation_config.update(**RELEASED_DECODING)
-    given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
-    model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
-    return model, processor
-
-
-def check_trainable(model: LavcapForConditionalGeneration, name: str):
-    """Refuse what could not be trained as it is, before any work."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(
-            f"{name}: holds an adapter, which is loaded for inference; train the model with its LoRA folded in, or "
-            "load it by PeftModel.from_pretrained(…, is_trainable=True) in a script of your own."
-        )
-    if model.dtype == torch.float16:
-        raise ValueError(
-            f"{name}: has float16 weights, which overflow in training, expected float32 or bfloat16; assemble or "
-            "convert it with another dtype."
-        )
-
-
-def check_tokenizer(name: str):
-    path = Path(name)
-    if not path.exists() and len(path.parts) > 2:
-        raise ValueError(
-            f"{path}: no such tokenizer; the toy world's is written by scripts/make_toy_world.py, into its --output."
-        )
-
-
-def fresh_config(fields: dict | str, tokenizer) -> LavcapConfig:
-    """Configuration from a recipe's fields; vocabulary and special ids are the tokenizer's."""
-    fields = parse_object(fields, "model_config") if isinstance(fields, str) else fields
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    text_config = {
-        "vocab_size": len(tokenizer),
-        **{name: getattr(tokenizer, name) for name in names},
-        **fields.get("text_config", {}),
-    }
-    config = LavcapConfig(**(fields | {"text_config": text_config}))
-    check_config_fields(fields, config)
-    return config
 
 
 def build_augmentation(args: AugmentationArguments) -> Augmentation:

@@ -29,17 +29,17 @@ def parse_recipe(dataclass_types: tuple[type, ...], arguments: list[str] | None 
     if arguments and not arguments[0].startswith("-"):
         path = Path(arguments.pop(0))
         recipe = _read_yaml(path)
-        _reject_unknown(f"a field of {path}", recipe, fields)
+        reject_unknown(f"a field of {path}", recipe, fields)
         arguments = [*_as_options(recipe), *_merged(arguments, recipe)]
     *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
-    _reject_unknown("an option", [item.lstrip("-").split("=")[0] for item in unknown], fields)
+    reject_unknown("an option", [item.lstrip("-").split("=")[0] for item in unknown], fields)
     return tuple(parsed)
 
 
 def check_config_fields(fields: dict[str, Any], config: PreTrainedConfig, path: str = "model_config"):
     """Refuse fields that a configuration does not have: it would keep them without using them."""
     known = {field.name for field in dataclasses.fields(config)} | {"model_type"}
-    _reject_unknown(f"a field of {path}", fields, known)
+    reject_unknown(f"a field of {path}", fields, known)
     for name, value in fields.items():
         if isinstance(value, dict) and isinstance(getattr(config, name), PreTrainedConfig):
             check_config_fields(value, getattr(config, name), f"{path}.{name}")
@@ -91,7 +91,8 @@ def _are_objects(fields: dict[str, Any], name: str, value: Any) -> bool:
     return isinstance(value, dict) and isinstance(fields.get(name), dict)
 
 
-def _reject_unknown(kind: str, names: Any, known: set[str]):
+def reject_unknown(kind: str, names: Any, known: set[str]):
+    """Refuse names that are not known; the nearest known one is told."""
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)

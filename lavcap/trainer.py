@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lavcap.streaming import ClipStream
+from lavcap.trainable import save_adapter
 from lavcap.training_data import write_note
 
 
@@ -81,6 +84,24 @@ class LavcapTrainer(Seq2SeqTrainer):
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()
         return count.clamp(min=1)
+
+    def _save(self, output_dir=None, state_dict=None):
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not isinstance(model, PeftModel):
+            super()._save(output_dir, state_dict)
+            return
+        if self.args.should_save:
+            output_dir = output_dir or self.args.output_dir
+            save_adapter(model, output_dir, state_dict=state_dict, is_main_process=True)
+            self.processing_class.save_pretrained(output_dir)
+            torch.save(self.args, Path(output_dir) / TRAINING_ARGS_NAME)
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        # As released (`runner.py`): no decay of biases, norms and the alignment's scale. The library takes the latter
+        # for a weight.
+        names = super().get_decay_parameter_names(model)
+        axes = {name: parameter.ndim for name, parameter in model.named_parameters()}
+        return [name for name in names if axes.get(name, 2) > 1]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if model.training and num_items_in_batch is not None and self.args.n_gpu <= 1:

@@ -53,7 +53,7 @@ def run_inside(script: str, *arguments: object) -> subprocess.CompletedProcess:
             runpy.run_path(str(ROOT / script), run_name="__main__")
             code = 0
     except SystemExit as error:
-        code = error.code
+        code = error.code or 0
     finally:
         sys.argv = argv
     return subprocess.CompletedProcess(argv, code, output.getvalue(), errors.getvalue())

@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 import yaml
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from conftest import ROOT, tiny_model
@@ -72,7 +71,6 @@ def recipe(toy_world, tmp_path):
 UNTRAINABLE = {
     "half": lambda model: model.half(),
     "blind": lambda model: model,
-    "adapted": lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])),
 }
 
 
@@ -188,7 +186,16 @@ def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(r
         (("--resume_from_checkpoint", "true"), "holds no checkpoint to resume from"),
         (("--model_name_or_path", "no/such/model"), "no/such/model: no such folder"),
         (("--model_name_or_path", "half"), "half: has float16 weights, which overflow in training"),
-        (("--model_name_or_path", "adapted"), "adapted: holds an adapter, which is loaded for inference"),
+        (
+            ("--text_model", "llama", "--model_name_or_path", "x"),
+            "Got model_name_or_path and text_model, expected one",
+        ),
+        (("--audio_model", "ced.pt"), "Got audio_model without text_model; name the language model, too"),
+        (("--freeze", "clip"), "Got 'clip' to train or to freeze, expected parts of the model: audio_tower"),
+        (("--freeze", "clip", "--lora", '{"r": 2}'), "Got lora and freeze; with lora everything but"),
+        (("--lora", '{"rank": 2}'), "'rank' is not a field of lora"),
+        (("--load_in_4bit", "true"), "load_in_4bit needs lora: 4 bits are not trained"),
+        (("--text_model", "no/such/llama", "--audio_model", "ced.pt"), "no/such/llama"),
         (("--model_name_or_path", "blind"), "blind: has no vision tower, so it takes stored video_features"),
     ],
 )
@@ -198,7 +205,6 @@ def test_bad_options_end_in_one_line_and_status_2(recipe, tmp_path, options, mes
     if options[1] in UNTRAINABLE:
         model = UNTRAINABLE[options[1]](tiny_model(has_vision_tower=options[1] != "blind"))
         model.save_pretrained(tmp_path / options[1])
-        tiny_model().save_pretrained(tmp_path / "adapted") if options[1] == "adapted" else None
         processor.save_pretrained(tmp_path / options[1])
         options = (options[0], str(tmp_path / options[1]))
     monkeypatch.setattr(sys, "argv", ["train_hf.py", str(recipe), *options])

@@ -1,0 +1,140 @@
+"""What of a model is trained: all of it, all but frozen parts, or LoRA and a few whole modules."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
+
+from lavcap.recipe import reject_unknown
+
+
+PEFT_PREFIX = "base_model.model."
+
+
+def add_lora(model: PreTrainedModel, fields: dict[str, Any]) -> PeftModel:
+    """LoRA on layers of a model, and copies of whole modules that are trained; everything else is frozen.
+
+    What is trained is in float32, whatever dtype the rest has: updates of a small learning rate are lost in bfloat16.
+
+    Args:
+        fields: of [`peft.LoraConfig`]; `modules_to_save` names the modules that are trained whole. Those that have no
+            parameters in this model are left out.
+
+    Raises:
+        ValueError: a field or a module that there is not, or layers that match nothing.
+    """
+    reject_unknown("a field of lora", fields, {field.name for field in dataclasses.fields(LoraConfig)})
+    whole = [name for name in fields.get("modules_to_save") or () if _parameters_below(model, name)]
+    adapted = get_peft_model(model, LoraConfig(**fields | {"modules_to_save": whole or None}))
+    return train_in_float32(adapted)
+
+
+def train_in_float32(model: PeftModel) -> PeftModel:
+    """The model, with everything that is trained in float32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
+    return model
+
+
+def freeze(model: nn.Module, names: Iterable[str]):
+    """Exclude modules from training.
+
+    Raises:
+        ValueError: a name that the model does not have; or nothing is left to train.
+    """
+    for name in names:
+        for parameter in _parameters_below(model, name):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("Got freeze for every part of the model, expected something to train; leave a part out.")
+
+
+def trainable_table(model: nn.Module) -> str:
+    """Parameters that are trained, of all, by part of the model."""
+    trained, total, ways = defaultdict(int), defaultdict(int), defaultdict(set)
+    for name, parameter in _own_parameters(model):
+        part, count = name.partition(".")[0], _count(parameter)
+        is_lora = ".lora_" in name
+        total[part] += 0 if is_lora else count
+        trained[part] += count if parameter.requires_grad else 0
+        ways[part].add("LoRA" if is_lora else "whole" if parameter.requires_grad else "frozen")
+    rows = [("part", "trained", "of", "how")]
+    rows += [(part, f"{trained[part]:,}", f"{total[part]:,}", _way(ways[part])) for part in total]
+    share = sum(trained.values()) / max(1, sum(total.values()))
+    rows.append(("all", f"{sum(trained.values()):,}", f"{sum(total.values()):,}", f"{share:.2%}"))
+    return _aligned(rows)
+
+
+def num_trained(model: nn.Module) -> int:
+    """Parameters that are trained."""
+    return sum(_count(parameter) for parameter in model.parameters() if parameter.requires_grad)
+
+
+def save_adapter(model: PeftModel, folder: str | Path, **options):
+    """Save what was trained, with the configuration, the decoding and the code that make a model of it.
+
+    Args:
+        options: of `PeftModel.save_pretrained`.
+    """
+    folder, had_card = Path(folder), (Path(folder) / "README.md").exists()
+    model.save_pretrained(folder, **options)
+    if not options.get("is_main_process", True):
+        return
+    if not had_card:  # PEFT's is about a base model alone
+        (folder / "README.md").unlink(missing_ok=True)
+    base = model.get_base_model()
+    base.config.architectures = [type(base).__name__]
+    base.config.dtype = base.dtype
+    base.config.save_pretrained(folder)
+    base.generation_config.save_pretrained(folder)
+    custom_object_save(base, folder, config=base.config)
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+def _parameters_below(model: nn.Module, name: str) -> list[nn.Parameter]:
+    """Parameters of a module; none of one that this model is built without."""
+    if not hasattr(model, name.partition(".")[0]):
+        parts = ", ".join(part for part, module in model.named_children() if module is not None)
+        raise ValueError(f"Got {name!r} to train or to freeze, expected parts of the model: {parts}.")
+    try:
+        return list(model.get_submodule(name).parameters())
+    except AttributeError:
+        if getattr(model, name, model) is None:
+            return []
+        raise ValueError(f"Got {name!r} to train or to freeze, which the model does not have.") from None
+
+
+def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters by the names of the model without PEFT; a module that is trained whole counts once."""
+    for name, parameter in model.named_parameters():
+        if ".original_module." not in name:
+            yield name.removeprefix(PEFT_PREFIX), parameter
+
+
+def _count(parameter: nn.Parameter) -> int:
+    """Elements of a parameter, wherever DeepSpeed keeps them, and however bitsandbytes packs them."""
+    count = getattr(parameter, "ds_numel", parameter.numel())
+    return count * 2 * parameter.element_size() if type(parameter).__name__ == "Params4bit" else count
+
+
+def _way(ways: set[str]) -> str:
+    return "LoRA" if "LoRA" in ways else " and ".join(sorted(ways))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        (name.ljust(widths[0]), trained.rjust(widths[1]), total.rjust(widths[2]), how)
+        for name, trained, total, how in rows
+    )
+    return "\n".join(map("  ".join, lines))

@@ -1,0 +1,149 @@
+"""The training command with LoRA on pretrained parts: what it saves, and how it goes on."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from model_parts import write_parts
+from safetensors.torch import load_file
+from stranger import run_inside
+from transformers import AutoTokenizer
+
+from modeling_lavcap import LavcapForConditionalGeneration
+
+
+LORA = {
+    "r": 2,
+    "lora_alpha": 8,
+    "lora_dropout": 0.1,
+    "target_modules": r".*(audio_tower|language_model)\..*\.(q_proj|v_proj)",
+    "modules_to_save": ["multi_modal_projector", "fusion"],
+}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory, toy_world):
+    folder = tmp_path_factory.mktemp("parts")
+    tokenizer = AutoTokenizer.from_pretrained(toy_world / "tokenizer")
+    write_parts(folder, tokenizer, text_config={"vocab_size": len(tokenizer)}, audio_config={"max_frames": 400})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(parts, tmp_path_factory, toy_world):
+    folder = tmp_path_factory.mktemp("recipe")
+    fields = {
+        "text_model": str(parts / "llama-tiny"),
+        "audio_model": str(parts / "tower"),
+        "vision_model": str(parts / "clip-tiny"),
+        "model_config": {"num_video_frames": 4},
+        "lora": LORA,
+        "data_dir": str(toy_world),
+        "use_cpu": True,
+        "max_steps": 4,
+        "save_steps": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 2,
+        "eval_strategy": "no",
+        "max_new_tokens": 4,
+        "num_beams": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "cache_features": True,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(fields))
+    return folder / "recipe.yaml"
+
+
+def train(recipe, output, *options):
+    done = run_inside("train_hf.py", recipe, "--output_dir", output, *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    return folder, train(recipe, folder).stdout
+
+
+def test_checkpoints_hold_what_was_trained_and_the_code(trained, parts):
+    folder, printed = trained
+    whole = sum(file.stat().st_size for file in parts.glob("*/model.safetensors"))
+    for place in (folder, folder / "checkpoint-2", folder / "checkpoint-4"):
+        assert not list(place.glob("model*.safetensors")) and not (place / "README.md").exists()
+        tensors = load_file(place / "adapter_model.safetensors")
+        assert (
+            sum(tensor.numel() for tensor in tensors.values())
+            == json.loads((folder / "train_results.json").read_text())["trained_parameters"]
+        )
+        assert all("lora_" in name or "multi_modal_projector" in name or "logit_scale" in name for name in tensors)
+        assert (place / "adapter_model.safetensors").stat().st_size < whole / 5
+        for name in ("modeling_lavcap.py", "adapters_lavcap.py", "processor_config.json", "tokenizer.json"):
+            assert (place / name).is_file()
+    assert "language_model" in printed and "LoRA" in printed
+
+
+def test_a_checkpoint_is_loaded_onto_its_parts_with_what_was_trained(trained, parts):
+    model = LavcapForConditionalGeneration.from_pretrained(trained[0] / "checkpoint-2")
+    tensors = load_file(trained[0] / "checkpoint-2" / "adapter_model.safetensors")
+    state = model.state_dict()
+    for name, tensor in tensors.items():
+        name = name.removeprefix("base_model.model.").replace("lora_A.weight", "lora_A.default.weight")
+        name = name.replace("lora_B.weight", "lora_B.default.weight")
+        for module in LORA["modules_to_save"]:
+            name = name.replace(f"{module}.", f"{module}.modules_to_save.default.")
+        assert torch.equal(state[name], tensor), name
+    base = load_file(parts / "llama-tiny" / "model.safetensors")
+    assert torch.equal(state["language_model.lm_head.weight"], base["lm_head.weight"])
+    assert model.generation_config.max_new_tokens == 4
+
+
+def test_a_run_goes_on_from_a_checkpoint_to_the_bit(trained, recipe, tmp_path):
+    train(recipe, tmp_path / "run", "--max_steps", "2", "--lr_scheduler_type", "constant")
+    train(recipe, tmp_path / "run", "--resume_from_checkpoint", "true", "--lr_scheduler_type", "constant")
+    train(recipe, tmp_path / "whole", "--lr_scheduler_type", "constant")
+    whole, parts = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "run"))
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    before = load_file(tmp_path / "run" / "checkpoint-2" / "adapter_model.safetensors")
+    assert all(not torch.equal(before[name], parts[name]) for name in before)
+
+
+def test_a_trained_adapter_is_trained_on(trained, recipe, tmp_path):
+    fields = yaml.safe_load(recipe.read_text())
+    for name in ("text_model", "audio_model", "vision_model", "model_config", "lora"):
+        del fields[name]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields))
+    options = ("--model_name_or_path", trained[0], "--learning_rate", "0", "--max_steps", "1")
+    train(tmp_path / "recipe.yaml", tmp_path / "run", *options)
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (trained[0], tmp_path / "run"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    train(tmp_path / "recipe.yaml", tmp_path / "more", "--model_name_or_path", trained[0], "--max_steps", "1")
+    third = load_file(tmp_path / "more" / "adapter_model.safetensors")
+    assert all(not torch.equal(first[name], third[name]) for name in first)
+    again = run_inside("train_hf.py", recipe, "--output_dir", tmp_path / "x", "--text_model", trained[0])
+    assert again.returncode == 2 and "is a LAVCap, expected a language model" in again.stderr
+
+
+def test_a_checkpoint_of_another_language_model_stops_with_both_names(trained, recipe, parts, tmp_path):
+    (tmp_path / "run").symlink_to(trained[0])
+    renamed = tmp_path / "other" / "vicuna"
+    renamed.mkdir(parents=True)
+    for file in (parts / "llama-tiny").iterdir():
+        (renamed / file.name).write_bytes(file.read_bytes())
+    options = ("--resume_from_checkpoint", "true", "--text_model", renamed)
+    done = run_inside("train_hf.py", recipe, "--output_dir", tmp_path / "run", *options)
+    assert done.returncode == 2
+    assert "was trained on another language model, expected llama-tiny, got vicuna" in done.stderr
+
+
+def test_a_checkpoint_of_another_kind_is_refused(trained, recipe, tmp_path):
+    fields = yaml.safe_load(recipe.read_text())
+    del fields["lora"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields))
+    options = ("--output_dir", trained[0], "--resume_from_checkpoint", "true")
+    done = run_inside("train_hf.py", tmp_path / "recipe.yaml", *options)
+    assert done.returncode == 2
+    assert "is a checkpoint of an adapter, but the recipe trains a whole model" in done.stderr
