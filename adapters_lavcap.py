@@ -108,7 +108,8 @@ class LavcapAdapterMixin:
             model = cls.from_pretrained(None, *args, config=config, state_dict=read_weights(name), **kwargs)
             model.generation_config = GenerationConfig.from_pretrained(name)
             return model
-        parts = {part: kwargs.pop(part) for part in PARTS if kwargs.get(part) is not None}
+        parts = {part: kwargs.pop(part, None) for part in PARTS}
+        parts = {part: path for part, path in parts.items() if path is not None}
         base = read_json(find_file(name, ADAPTER_SETTINGS, kwargs)).get("base_model_name_or_path")
         return cls._base_of_adapter(name, base, args, parts, kwargs)
 
