@@ -8,7 +8,7 @@ import yaml
 from model_parts import write_parts
 from safetensors.torch import load_file
 from stranger import run_inside
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BitsAndBytesConfig
 
 from modeling_lavcap import LavcapForConditionalGeneration
 
@@ -20,6 +20,9 @@ LORA = {
     "target_modules": r".*(audio_tower|language_model)\..*\.(q_proj|v_proj)",
     "modules_to_save": ["multi_modal_projector", "fusion"],
 }
+
+
+FOUR_BITS = BitsAndBytesConfig(load_in_4bit=True)
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +150,20 @@ def test_a_checkpoint_of_another_kind_is_refused(trained, recipe, tmp_path):
     done = run_inside("train_hf.py", tmp_path / "recipe.yaml", *options)
     assert done.returncode == 2
     assert "is a checkpoint of an adapter, but the recipe trains a whole model" in done.stderr
+
+
+def test_qlora_trains_adapters_on_a_base_in_4_bits(recipe, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    done = train(recipe, tmp_path / "run", "--load_in_4bit", "true", "--max_steps", "2")
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
+    plain = LavcapForConditionalGeneration.from_pretrained(tmp_path / "run")
+    language_model = sum(p.numel() for n, p in plain.language_model.named_parameters() if "lora_" not in n)
+    assert rows["language_model"][1] == f"{language_model:,}"  # though two of them are packed into a byte
+    model = LavcapForConditionalGeneration.from_pretrained(tmp_path / "run", quantization_config=FOUR_BITS)
+    kinds = {name: type(parameter).__name__ for name, parameter in model.named_parameters()}
+    packed = {name for name, kind in kinds.items() if kind == "Params4bit"}
+    assert packed and all(name.startswith("language_model.model.layers.") for name in packed)
+    tensors = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    moved = [name for name, tensor in tensors.items() if "lora_B" in name and tensor.abs().max() > 0]
+    assert len(moved) == sum("lora_B" in name for name in tensors) > 4
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
