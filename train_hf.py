@@ -29,6 +29,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.cli import check_new_folder, errors_in_one_line
 from lavcap.collation import EvaluationCollator, TrainingCollator
+from lavcap.engines import whole_weights
 from lavcap.metrics import score_captions
 from lavcap.recipe import parse_recipe
 from lavcap.trainable import num_trained, trainable_table
@@ -75,13 +76,16 @@ def main():
         use_cpu_cores(args)
         augmentation = build_augmentation(augmentation_args)
         rows = load_rows(data_args)
-        model, processor = build_model(model_args)
+        with whole_weights(args):
+            model, processor = build_model(model_args)
         if checkpoint is not None:
             check_checkpoint(model, checkpoint)
         collator = TrainingCollator(processor, augmentation)
         train_set, validation_set = as_model_inputs(rows, data_args, plain(model), processor, args)
     if args.process_index == 0:
         print(trainable_table(model), flush=True)
+    # Before the engine shares the weights out.
+    sizes = {"parameters": plain(model).num_parameters(), "trained_parameters": num_trained(model)}
     output = args.output_dir if Path(args.output_dir).is_dir() else None
     note = inherited_note(rows.note, filter(None, (model_args.model_name_or_path, checkpoint, output)))
     trainer = LavcapTrainer(
@@ -101,8 +105,8 @@ def main():
     trainer.save_state()
     facts = {
         "train_clips": note["train_clips"],
-        "parameters": plain(model).num_parameters(),
-        "trained_parameters": num_trained(model),
+        **sizes,
+        "processes": args.world_size,
         "seed": args.seed,
         "start": model_args.model_name_or_path or "scratch",
         "resumed_from": checkpoint,
@@ -110,7 +114,8 @@ def main():
     trainer.save_metrics("train", result.metrics | facts)
     if args.eval_strategy != "no":
         trainer.save_metrics("eval", trainer.evaluate())
-    print(f"Model and processor are in {args.output_dir}")
+    if args.process_index == 0:
+        print(f"Model and processor are in {args.output_dir}")
 
 
 def find_checkpoint(args: TrainingArguments) -> str | None:

@@ -14,6 +14,7 @@ from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from lavcap.engines import shares_weights
 from lavcap.streaming import ClipStream
 from lavcap.trainable import save_adapter
 from lavcap.training_data import write_note
@@ -139,7 +140,8 @@ class LavcapTrainer(Seq2SeqTrainer):
             return loss, None, None
         clips = {name: value for name, value in full.items() if name not in ("labels", *prompt)}
         generate_inputs = self._prepare_inputs(clips | prompt)
-        tokens = self.model.generate(**generate_inputs, **(gen_kwargs or self._given_generation_options()))
+        options = {"synced_gpus": shares_weights(self)} | (gen_kwargs or self._given_generation_options())
+        tokens = self.model.generate(**generate_inputs, **options)
         return loss, tokens[:, prompt["input_ids"].shape[1] :].contiguous(), full["labels"]
 
     def evaluation_loop(self, *args, **kwargs):
