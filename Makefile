@@ -39,7 +39,7 @@ demo: install  ## generate the toy world, train on it, evaluate, report, and cap
 	@echo; echo "$(DEMO)/data/videos/new_clip.mp4, which is in no split:"
 	$(BIN)/python scripts/caption.py "$(DEMO)/data/videos/new_clip.mp4" --model "$(DEMO)/model"
 
-rehearsal: install  ## the way of a real data set in small: prepare, visual features, shards, train, evaluate
+rehearsal: install  ## the way of a real data set in small: prepare, features, shards, train, LoRA, merge, evaluate
 	rm -rf $(REHEARSAL)
 	$(BIN)/python scripts/make_toy_world.py --raw --output $(REHEARSAL)/raw \
 		--train_clips 24 --validation_clips 6 --test_clips 6
@@ -55,7 +55,11 @@ rehearsal: install  ## the way of a real data set in small: prepare, visual feat
 	$(LAUNCH) train_hf.py $(REHEARSED) --model_name_or_path $(REHEARSAL)/start --data_dir $(REHEARSAL)/shards \
 		--validation_data_dir $(REHEARSAL)/prepared --streaming true --cache_features false --instructions released \
 		--frequency_mask 16 --time_mask 64 --max_steps 6 --output_dir $(REHEARSAL)/model
-	$(BIN)/python scripts/evaluate.py --model $(REHEARSAL)/model --data_dir $(REHEARSAL)/prepared \
+	$(LAUNCH) train_hf.py configs/toy_lora.yaml --model_name_or_path $(REHEARSAL)/model \
+		--data_dir $(REHEARSAL)/prepared --per_device_train_batch_size 4 --max_steps 4 --save_steps 2 \
+		--eval_strategy no --output_dir $(REHEARSAL)/lora
+	$(BIN)/python scripts/merge_lora.py $(REHEARSAL)/lora --output $(REHEARSAL)/merged
+	$(BIN)/python scripts/evaluate.py --model $(REHEARSAL)/merged --data_dir $(REHEARSAL)/prepared \
 		--output $(REHEARSAL)/evaluation --metrics bleu_4 rouge_l cider_d --max_new_tokens 8
 
 test: lint unit contract rehearsal oldest  ## run every check, the quickest first

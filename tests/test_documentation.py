@@ -12,8 +12,11 @@ import yaml
 from released_files import ced_file, clip_folder, text_folder, trained_parts
 from released_reference import OPTIONS, random_state
 
+from configuration_lavcap import LavcapConfig
 from conftest import ROOT, write_media
 from lavcap.toy_dataset import train_tokenizer
+from lavcap.trainable import add_lora, trainable_table
+from modeling_lavcap import LavcapForConditionalGeneration
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -122,6 +125,30 @@ def test_the_support_page_captions_a_conversation(saved_model, tmp_path):
     (tmp_path / "my_lavcap").symlink_to(saved_model)
     write_media(tmp_path / "my_clip.mp4", seconds=0.4)
     run([sys.executable, "-c", code], tmp_path)
+
+
+def test_the_training_page_shows_the_table_of_trained_parameters():
+    recipe = yaml.safe_load((ROOT / "configs" / "lavcap_llama2_7b.yaml").read_text())
+    with torch.device("meta"):
+        model = LavcapForConditionalGeneration(LavcapConfig(has_vision_tower=False, **recipe["model_config"]))
+        table = trainable_table(add_lora(model, recipe["lora"]))
+    assert table in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_training_page_s_lora_is_trained_loaded_and_folded_in(saved_model, toy_world, tmp_path):
+    """Its commands on the recipe of the toy, whose model and data are small ones here."""
+    for name, folder in (("model", saved_model), ("data", toy_world)):
+        shutil.copytree(folder, tmp_path / "outputs" / "demo" / name)
+    options = "--max_steps 2 --save_steps 2 --eval_strategy no --per_device_train_batch_size 2 --time_mask 8"
+    run([sys.executable, str(ROOT / "train_hf.py"), f"{ROOT}/configs/toy_lora.yaml", *options.split()], tmp_path)
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (code,) = (block for block in blocks("docs/training.md", "python") if "AutoModel.from_pretrained" in block)
+    run([sys.executable, "-c", code.replace("outputs/lavcap_llama2_7b", "outputs/demo/lora")], tmp_path)
+    (command,) = re.findall(r"^\S+python scripts/merge_lora.py .*$", page, re.M)
+    command = command.replace("scripts/", f"{ROOT}/scripts/").replace("outputs/lavcap_llama2_7b", "outputs/demo/lora")
+    assert "its logits differ by at most" in run([sys.executable, *command.split()[1:]], tmp_path)
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
 @pytest.fixture
