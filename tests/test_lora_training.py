@@ -167,3 +167,17 @@ def test_qlora_trains_adapters_on_a_base_in_4_bits(recipe, tmp_path):
     moved = [name for name, tensor in tensors.items() if "lora_B" in name and tensor.abs().max() > 0]
     assert len(moved) == sum("lora_B" in name for name in tensors) > 4
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_the_released_precision_trains_and_captions(recipe, tmp_path):
+    """Frozen weights in bfloat16, what is trained in float32, autocast, and activations that are computed again."""
+    options = ("--model_dtype", "bfloat16", "--bf16", "true", "--gradient_checkpointing", "true", "--max_steps", "2")
+    train(recipe, tmp_path / "run", *options, "--eval_strategy", "steps", "--eval_steps", "2")
+    history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    losses = [entry[name] for entry in history for name in ("loss", "eval_loss") if name in entry]
+    assert len(losses) >= 2 and all(0 < loss < 20 for loss in losses)
+    tensors = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert all(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+    model = LavcapForConditionalGeneration.from_pretrained(tmp_path / "run")
+    assert model.language_model.lm_head.weight.dtype == torch.bfloat16
