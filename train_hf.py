@@ -24,10 +24,10 @@ from pathlib import Path
 
 import torch
 from transformers import EvalPrediction, Seq2SeqTrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
-from lavcap.cli import check_new_folder, errors_in_one_line
+from lavcap.checkpoints import CheckpointError, find_checkpoint
+from lavcap.cli import errors_in_one_line
 from lavcap.collation import EvaluationCollator, TrainingCollator
 from lavcap.engines import whole_weights
 from lavcap.metrics import score_captions
@@ -99,42 +99,23 @@ def main():
         compute_metrics=caption_metrics(processor, rows.validation["captions"]),
         callbacks=[TrainingNote(note)],
     )
-    with errors_in_one_line((MediaError,)):
+    with errors_in_one_line((MediaError, CheckpointError)):
         result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    facts = {
-        "train_clips": note["train_clips"],
-        **sizes,
-        "processes": args.world_size,
-        "seed": args.seed,
-        "start": model_args.model_name_or_path or "scratch",
-        "resumed_from": checkpoint,
-    }
-    trainer.save_metrics("train", result.metrics | facts)
-    if args.eval_strategy != "no":
-        trainer.save_metrics("eval", trainer.evaluate())
+        trainer.save_model()
+        trainer.save_state()
+        facts = {
+            "train_clips": note["train_clips"],
+            **sizes,
+            "processes": args.world_size,
+            "seed": args.seed,
+            "start": model_args.model_name_or_path or model_args.text_model or "scratch",
+            "resumed_from": checkpoint,
+        }
+        trainer.save_metrics("train", result.metrics | facts)
+        if args.eval_strategy != "no":
+            trainer.save_metrics("eval", trainer.evaluate())
     if args.process_index == 0:
         print(f"Model and processor are in {args.output_dir}")
-
-
-def find_checkpoint(args: TrainingArguments) -> str | None:
-    """Checkpoint to continue from, if one is asked for; else the output folder must be new."""
-    wanted = args.resume_from_checkpoint
-    if wanted is None or wanted.lower() == "false":
-        if args.process_index == 0:
-            check_new_folder(args.output_dir, "--output_dir")
-        return None
-    if wanted.lower() != "true":
-        if not Path(wanted).is_dir():
-            raise ValueError(f"{wanted}: no such checkpoint; check --resume_from_checkpoint.")
-        if Path(wanted).resolve().parent != Path(args.output_dir).resolve():
-            check_new_folder(args.output_dir, "--output_dir")
-        return wanted
-    last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    if last is None:
-        raise ValueError(f"{args.output_dir}: holds no checkpoint to resume from; leave --resume_from_checkpoint out.")
-    return last
 
 
 def use_cpu_cores(args: TrainingArguments):

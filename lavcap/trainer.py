@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from lavcap.checkpoints import CompleteCheckpoints
 from lavcap.engines import shares_weights
 from lavcap.streaming import ClipStream
 from lavcap.trainable import save_adapter
@@ -27,7 +27,7 @@ MODALITIES = {
 }
 
 
-class LavcapTrainer(Seq2SeqTrainer):
+class LavcapTrainer(CompleteCheckpoints, Seq2SeqTrainer):
     """Trainer that generates from `generation_input_ids`, and logs caption and alignment loss apart.
 
     Args:
@@ -176,7 +176,7 @@ class EpochOfDraws(TrainerCallback):
 
 
 class TrainingNote(TrainerCallback):
-    """Writes a note into every folder that the model is saved to."""
+    """Writes a note into the output folder, which every checkpoint takes along."""
 
     def __init__(self, note: dict[str, Any]):
         self.note = note
@@ -184,10 +184,6 @@ class TrainingNote(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             write_note(args.output_dir, self.note)
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            write_note(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", self.note)
 
 
 def _is_aligned(batch: dict[str, Any]) -> torch.Tensor:

@@ -1,0 +1,466 @@
+"""Checkpoints that are whole or not there, and what a run may continue from.
+
+A checkpoint is written into `_unfinished/` beside the others. When every process has written its part, the files are
+flushed to the disk, `checkpoint.json` notes their sizes, and the folder gets its name `checkpoint-<step>` in one
+rename. Older checkpoints are removed after that.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType, gather_object
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from lavcap.cli import check_new_folder, listed
+from lavcap.folders import (
+    UNFINISHED,
+    clear_unfinished,
+    publish_folder,
+    publish_model,
+    remove_folder,
+    replace_synced,
+    sync_folder,
+    sync_names,
+    write_synced,
+)
+from lavcap.training_data import NOTE
+
+
+logger = logging.get_logger(__name__)
+
+MANIFEST = "checkpoint.json"
+NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+# What torch, safetensors and tokenizers say instead of an OSError when a file cannot be written.
+WRITE_ERRORS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|I/O error|os error \d+")
+
+# Arguments that decide which model a run ends with.
+COURSE = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+    "data_seed",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "max_steps",
+    "num_train_epochs",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
+    "tf32",
+)
+LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written, or not be continued from. The message is one line and says what to do."""
+
+
+class CompleteCheckpoints:
+    """Mix-in for `Trainer`: whatever moment a run is killed at, its folder holds whole checkpoints alone.
+
+    Raises:
+        CheckpointError: by `train`, a checkpoint of another engine or one that lacks files; by all that write, files
+            that cannot be written, such as on a full disk. The last complete checkpoint is still there.
+    """
+
+    _unfinished: Path | None = None  # where a checkpoint is being written
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise CheckpointError(f"{self.args.output_dir}: holds no complete checkpoint to continue from.")
+        if resume_from_checkpoint:
+            self._check_resumable(Path(resume_from_checkpoint))
+        return super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, *args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        if self._unfinished is not None:
+            super().save_model(output_dir, _internal_call=_internal_call)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        partial = folder / UNFINISHED / "model"
+        with self._reported(folder, "the model"):
+            if self.args.should_save:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(partial, ignore_errors=True)
+            self._wait_for_shards()
+            super().save_model(str(partial), _internal_call=True)
+            self._wait_for_shards()
+            if self.args.should_save and partial.is_dir():
+                sync_folder(partial)
+                publish_model(partial, folder)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def save_state(self):
+        if self.is_world_process_zero():
+            text = json.dumps(dataclasses.asdict(self.state), indent=2, sort_keys=True) + "\n"
+            self._write_text(TRAINER_STATE_NAME, text)
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True):
+        if not self.is_world_process_zero():
+            return
+        self._write_text(f"{split}_results.json", json.dumps(metrics, indent=4, sort_keys=True))
+        if combined:
+            path = Path(self.args.output_dir) / "all_results.json"
+            everything = (_read_object(path) or {}) | metrics
+            self._write_text(path.name, json.dumps(everything, indent=4, sort_keys=True))
+
+    def _save_checkpoint(self, model, trial):
+        run = Path(self._get_output_dir(trial))
+        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        partial = run / UNFINISHED / folder.name
+        with self._reported(run, folder.name):
+            if self.args.should_save:
+                clear_unfinished(run)
+            self.accelerator.wait_for_everyone()
+            with self._written_to(partial.parent):
+                super()._save_checkpoint(model, trial)
+            self._note_best(partial, folder)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._complete(partial, folder)
+            self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            remove_old_checkpoints(run, self.args.save_total_limit, {folder, Path(best or folder)})
+
+    def _push_from_checkpoint(self, checkpoint_folder: str):
+        if self._unfinished is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _get_output_dir(self, trial) -> str:
+        return super()._get_output_dir(trial) if self._unfinished is None else str(self._unfinished)
+
+    def _init_training_state(self, max_steps, updates_per_epoch, epochs, resume_from_checkpoint, trial):
+        start = super()._init_training_state(max_steps, updates_per_epoch, epochs, resume_from_checkpoint, trial)
+        if resume_from_checkpoint is not None:
+            self._find_best(Path(resume_from_checkpoint), Path(self._get_output_dir(trial)))
+        return start
+
+    def _run_epoch(self, *args, **kwargs):
+        # Killed between its last checkpoint and its end, a run must not take one step more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    # --------------------------------------------------------------------------------------------------- internals
+
+    @contextmanager
+    def _written_to(self, folder: Path) -> Iterator[None]:
+        self._unfinished = folder
+        try:
+            yield
+        finally:
+            self._unfinished = None
+
+    @contextmanager
+    def _reported(self, run: Path, what: str) -> Iterator[None]:
+        """Turn a failure to write into one line that says what to do; what is half-written is removed."""
+        try:
+            yield
+        except Exception as error:
+            if self.args.should_save:
+                clear_unfinished(run)
+            if not isinstance(error, OSError) and not WRITE_ERRORS.search(str(error)):
+                raise
+            raise CheckpointError(self._write_message(run, what, error)) from error
+
+    def _write_message(self, run: Path, what: str, error: Exception) -> str:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        last = last_checkpoint(self.args.output_dir)
+        kept = f"{last} is complete" if last else "no checkpoint is complete yet"
+        needed = _size(last) if last else self._expected_size()
+        return (
+            f"{run}: {what} could not be written ({reason}); {_megabytes(_free_bytes(run))} are free there, a "
+            f"checkpoint takes about {_megabytes(needed)}, and {kept}: make room and continue with "
+            "--resume_from_checkpoint true."
+        )
+
+    def _expected_size(self) -> int:
+        """Bytes of what is trained, or of the whole model, and of the optimizer's state."""
+        adapted = hasattr(self.model, "peft_config")
+        tensors = [tensor for tensor in self.model.parameters() if tensor.requires_grad or not adapted]
+        states = getattr(self.optimizer, "state", None) or {}
+        tensors += [value for state in states.values() for value in state.values() if torch.is_tensor(value)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def _write_text(self, name: str, text: str):
+        with self._reported(Path(self.args.output_dir), name):
+            replace_synced(Path(self.args.output_dir) / name, text)
+
+    def _wait_for_shards(self):
+        # Where one process writes alone it may do so while the others are elsewhere.
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            self.accelerator.wait_for_everyone()
+
+    def _note_best(self, partial: Path, folder: Path):
+        """Have the state name the best checkpoint as it will be called."""
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(folder)
+            if self.args.should_save:
+                self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
+
+    def _complete(self, partial: Path, folder: Path):
+        note = Path(self.args.output_dir) / NOTE
+        if note.is_file():
+            shutil.copyfile(note, partial / NOTE)
+        manifest = {
+            "step": self.state.global_step,
+            "engine": self._engine(),
+            "num_processes": self.args.world_size,
+            "resumable": not self.args.save_only_model,
+            "course": self._course(),
+            "files": sync_folder(partial),
+        }
+        write_synced(partial / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        publish_folder(partial, folder)
+        clear_unfinished(folder.parent, only_empty=True)
+
+    def _find_best(self, resumed: Path, run: Path):
+        """Where the best checkpoint so far is: the run may have been moved, or the file may have been removed."""
+        noted = TrainerState.load_from_json(str(resumed / TRAINER_STATE_NAME)).best_model_checkpoint
+        if noted is None:
+            return
+        places = (resumed.parent / Path(noted).name, run / Path(noted).name, Path(noted))
+        best = next((place for place in places if _is_usable(place)), None)
+        self.state.best_model_checkpoint = best and str(best)
+        if best is None:
+            self.state.best_metric = self.state.best_global_step = None
+            logger.warning(f"{noted}: the best checkpoint so far is gone; the best is sought anew from here on.")
+
+    def _engine(self) -> str:
+        kind = self.accelerator.distributed_type
+        if kind == DistributedType.DEEPSPEED:
+            return f"DeepSpeed ZeRO-{self.accelerator.state.deepspeed_plugin.zero_stage}"
+        return "FSDP" if kind == DistributedType.FSDP else "replicas"
+
+    def _course(self) -> dict[str, Any]:
+        """What decides which model the run ends with, as JSON has it."""
+        course = {name: getattr(self.args, name, None) for name in COURSE}
+        course["num_train_rows"] = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
+        augmentation = getattr(self.data_collator, "augmentation", None)
+        course |= dataclasses.asdict(augmentation) if dataclasses.is_dataclass(augmentation) else {}
+        for settings in getattr(self.model, "peft_config", {}).values():
+            course |= {f"lora.{name}": getattr(settings, name, None) for name in LORA}
+        course = json.loads(json.dumps(course, default=_as_json))
+        if course["lr_scheduler_type"].startswith("constant"):
+            course["max_steps"] = course["num_train_epochs"] = None  # the end changes no step before it
+        return course
+
+    def _check_resumable(self, checkpoint: Path):
+        """Refuse what this run cannot read; warn of what makes it another run."""
+        check_checkpoint_is_whole(checkpoint)
+        manifest = _read_object(checkpoint / MANIFEST)
+        if manifest is None:
+            return
+        engine, processes = self._engine(), self.args.world_size
+        if engine != manifest["engine"] or (engine.startswith("DeepSpeed") and processes != manifest["num_processes"]):
+            raise CheckpointError(
+                f"{checkpoint}: was made by {manifest['num_processes']} processes ({manifest['engine']}), got "
+                f"{processes} ({engine}); continue with the launch settings that it was made with."
+            )
+        earlier = manifest["course"] | {"processes": manifest["num_processes"]}
+        current = self._course() | {"processes": processes}
+        changed = [name for name in current if current[name] != earlier.get(name)]
+        if changed:
+            changes = [f"{name}: {_short(earlier.get(name))}, now {_short(current[name])}" for name in changed]
+            logger.warning(
+                f"{checkpoint}: was made with other settings ({'; '.join(changes)}): the run goes on, but does not "
+                "end with the model of a run without an interruption."
+            )
+
+
+def find_checkpoint(args: TrainingArguments) -> str | None:
+    """Checkpoint that a command is to continue from; none if the run is new, or begun without a complete one.
+
+    Of several processes all find the same one. What an interruption has left half-written is removed.
+
+    Raises:
+        ValueError: no such checkpoint, or one that lacks files; or the output folder holds another run.
+    """
+    wanted = args.resume_from_checkpoint
+    if wanted is None or wanted.lower() == "false":
+        if args.process_index == 0:
+            check_new_folder(args.output_dir, "--output_dir")
+        return None
+    if wanted.lower() == "true":
+        return _newest_checkpoint(args)
+    if not Path(wanted).is_dir():
+        raise CheckpointError(f"{wanted}: no such checkpoint; check --resume_from_checkpoint.")
+    check_checkpoint_is_whole(Path(wanted))
+    if Path(wanted).resolve().parent == Path(args.output_dir).resolve():
+        _check_is_newest(Path(wanted), Path(args.output_dir))
+    else:
+        check_new_folder(args.output_dir, "--output_dir")
+    return wanted
+
+
+def last_checkpoint(run: str | Path) -> str | None:
+    """The complete checkpoint of the highest step in a folder."""
+    return next((str(folder) for folder in reversed(checkpoint_folders(run)) if is_complete(folder)), None)
+
+
+def checkpoint_folders(run: str | Path) -> list[Path]:
+    """`checkpoint-<step>` folders, complete or not, by step."""
+    folders = [path for path in Path(run).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+    return sorted((path for path in folders if NAME.fullmatch(path.name)), key=_step)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether every file that the checkpoint was completed with is there, in its size, and can be continued from."""
+    manifest = _read_object(checkpoint / MANIFEST)
+    return manifest is not None and manifest["resumable"] and not missing_files(checkpoint, manifest)
+
+
+def missing_files(checkpoint: Path, manifest: dict[str, Any]) -> list[str]:
+    """Files that a checkpoint lacks, or that are not of the size they had."""
+    found = {name: (checkpoint / name).stat().st_size for name in manifest["files"] if (checkpoint / name).is_file()}
+    return [
+        f"{name} ({found[name]:,} of {size:,} bytes)" if name in found else name
+        for name, size in manifest["files"].items()
+        if found.get(name) != size
+    ]
+
+
+def check_checkpoint_is_whole(checkpoint: Path):
+    """Refuse a checkpoint that lacks files.
+
+    One without `checkpoint.json` was not written by this project's trainer, or by an earlier one: it is taken, with a
+    warning, if it holds the file that the library writes last.
+
+    Raises:
+        CheckpointError: with what is missing, and which is the last complete one beside it.
+    """
+    manifest = _read_object(checkpoint / MANIFEST)
+    if manifest is None and _is_usable(checkpoint):
+        logger.warning(f"{checkpoint}: has no {MANIFEST}; whether all of its files are whole is not known.")
+        return
+    if manifest is not None and not manifest["resumable"]:
+        raise CheckpointError(
+            f"{checkpoint}: was saved with save_only_model, without the state of the optimizer; name it with "
+            "--model_name_or_path to start a new run from it."
+        )
+    missing = [MANIFEST] if manifest is None else missing_files(checkpoint, manifest)
+    if missing:
+        last = last_checkpoint(checkpoint.parent)
+        hint = f"the last complete one is {last}." if last else "no other one there is complete."
+        raise CheckpointError(f"{checkpoint}: is not complete, it lacks {listed(missing)}; {hint}")
+
+
+def remove_old_checkpoints(run: Path, limit: int | None, kept: set[Path]):
+    """Remove the oldest checkpoints until no more than `limit` are left, but none of those to keep."""
+    if not limit or limit < 0:
+        return
+    folders, kept = checkpoint_folders(run), {path.resolve() for path in kept}
+    number = len(folders) - max(limit, len(kept))
+    for folder in [folder for folder in folders if folder.resolve() not in kept][: max(0, number)]:
+        remove_folder(folder)
+    sync_names(run)
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+def _newest_checkpoint(args: TrainingArguments) -> str | None:
+    run, cleans = Path(args.output_dir), args.should_save
+    folders = checkpoint_folders(run)
+    seen = gather_object([{folder.name for folder in folders if is_complete(folder)}])
+    complete = set.intersection(*seen)
+    if cleans:
+        clear_unfinished(run)
+    broken = [folder.name for folder in folders if folder.name not in complete]
+    if complete:
+        if broken:
+            logger.warning(f"{run}: {listed(broken)} not complete, and left aside.")
+        return str(run / max(complete, key=lambda name: _step(Path(name))))
+    if broken:
+        raise CheckpointError(
+            f"{run}: holds no complete checkpoint; {_lack(run / broken[-1])}: name one with --resume_from_checkpoint "
+            "to see whether it can be used, or start anew in another --output_dir."
+        )
+    if (run / NOTE).is_file():
+        logger.warning(f"{run}: holds a run without a complete checkpoint, which begins anew.")
+        return None
+    raise CheckpointError(f"{run}: holds no checkpoint to resume from; leave --resume_from_checkpoint out.")
+
+
+def _is_usable(checkpoint: Path) -> bool:
+    manifest = _read_object(checkpoint / MANIFEST)
+    if manifest is None:
+        return _read_object(checkpoint / TRAINER_STATE_NAME) is not None
+    return not missing_files(checkpoint, manifest)
+
+
+def _lack(checkpoint: Path) -> str:
+    manifest = _read_object(checkpoint / MANIFEST)
+    lacking = [MANIFEST] if manifest is None else missing_files(checkpoint, manifest)
+    return f"{checkpoint.name} lacks {listed(lacking) if lacking else 'the state of the optimizer'}"
+
+
+def _check_is_newest(checkpoint: Path, run: Path):
+    # Steps of two histories in one folder: the next interruption would go on from the wrong one.
+    newer = [folder.name for folder in checkpoint_folders(run) if _step(folder) > _step(checkpoint)]
+    if newer:
+        raise CheckpointError(
+            f"{run}: holds newer checkpoints than {checkpoint.name} ({listed(newer)}); move them away, or name a new "
+            "--output_dir to go on from it."
+        )
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _step(folder: Path) -> int:
+    match = NAME.fullmatch(folder.name)
+    return int(match[1]) if match else -1
+
+
+def _size(folder: str | Path) -> int:
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
+def _free_bytes(folder: Path) -> int:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _as_json(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
