@@ -28,13 +28,13 @@ from transformers import EvalPrediction, Seq2SeqTrainingArguments, set_seed
 from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.checkpoints import CheckpointError, find_checkpoint
 from lavcap.cli import errors_in_one_line
-from lavcap.collation import EvaluationCollator, TrainingCollator
+from lavcap.collation import EvaluationCollator, TrainingCollator, stored_width
 from lavcap.engines import whole_weights
 from lavcap.metrics import score_captions
 from lavcap.recipe import parse_recipe
 from lavcap.trainable import num_trained, trainable_table
 from lavcap.trainer import LavcapTrainer, TrainingNote
-from lavcap.training_data import DataArguments, as_model_inputs, inherited_note, load_rows
+from lavcap.training_data import DataArguments, as_model_inputs, inherited_note, load_rows, stored_example
 from lavcap.training_model import ModelArguments, build_model, check_checkpoint, plain
 from media_lavcap import MediaError
 from processing_lavcap import LavcapProcessor
@@ -80,7 +80,8 @@ def main():
             model, processor = build_model(model_args)
         if checkpoint is not None:
             check_checkpoint(model, checkpoint)
-        collator = TrainingCollator(processor, augmentation)
+        widths = [stored_width(plain(model), stored_example(split)) for split in (rows.train, rows.validation)]
+        collator = TrainingCollator(processor, augmentation, widths[0])
         train_set, validation_set = as_model_inputs(rows, data_args, plain(model), processor, args)
     if args.process_index == 0:
         print(trainable_table(model), flush=True)
@@ -92,7 +93,7 @@ def main():
         model=model,
         args=args,
         data_collator=collator,
-        eval_data_collator=EvaluationCollator(processor),
+        eval_data_collator=EvaluationCollator(processor, widths[1]),
         train_dataset=train_set,
         eval_dataset=validation_set,
         processing_class=processor,

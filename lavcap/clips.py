@@ -1,6 +1,7 @@
 """Clips as model features: what is read of the media of a row, and data sets of them."""
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,17 @@ class ClipDataset(torch.utils.data.Dataset):
         processor: turns media into features.
         cache: keep the features of every clip in memory; for sets that fit.
         seed: of the random draws that training makes for a clip; they differ from epoch to epoch.
+        tolerant: a clip that cannot be read comes without features, with the reason under `broken`, and does not
+            raise.
     """
 
-    def __init__(self, rows: Dataset, processor: LavcapProcessor, cache: bool = False, seed: int = 0):
+    def __init__(
+        self, rows: Dataset, processor: LavcapProcessor, cache: bool = False, seed: int = 0, tolerant: bool = False
+    ):
         self.rows = rows
         self.processor = processor
         self.seed = seed
+        self.tolerant = tolerant
         self._epoch = shared_number(0)
         self._cache: dict[str, dict[str, torch.Tensor]] | None = {} if cache else None
 
@@ -41,12 +47,10 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[int(index)]
-        return {
-            "id": row["id"],
-            "captions": row["captions"],
-            "features": self._features(row),
-            "seed": draw_seed(self.seed, int(self._epoch), row),
-        }
+        item = {"id": row["id"], "captions": row["captions"], "seed": draw_seed(self.seed, int(self._epoch), row)}
+        if not self.tolerant:
+            return item | {"features": self._features(row)}
+        return item | features_or_reason(lambda: self._features(row))
 
     def preload(self, description: str, threads: int = 2) -> "ClipDataset":
         """Read every clip once, with a progress bar, and keep its features if there is a cache.
@@ -67,7 +71,7 @@ class ClipDataset(torch.utils.data.Dataset):
     def _try(self, index: int) -> str | None:
         """Read a clip into the cache; the reason if that fails."""
         try:
-            self[index]
+            self._features(self.rows[index])
         except MediaError as error:
             return str(error)
         return None
@@ -93,6 +97,14 @@ def read_features(row: dict[str, Any], processor: LavcapProcessor) -> dict[str, 
     if stored is not None:
         features["video_features"] = read_stored_features(stored, processor.num_video_frames)
     return features
+
+
+def features_or_reason(read: Callable[[], dict[str, torch.Tensor]]) -> dict[str, Any]:
+    """`features`, or none of them and under `broken` why the clip cannot be read."""
+    try:
+        return {"features": read()}
+    except MediaError as error:
+        return {"features": {}, "broken": str(error)}
 
 
 def as_file(medium: dict[str, Any]) -> Path | StoredFile:

@@ -16,7 +16,7 @@ from datasets import Dataset, Features, IterableDataset, load_dataset
 from pyarrow import parquet
 
 from lavcap.captioning import in_batches
-from lavcap.clips import as_file, draw_seed, read_features, shared_number
+from lavcap.clips import as_file, draw_seed, features_or_reason, read_features, shared_number
 from lavcap.cutting import SAMPLING_RATE, to_pcm, write_wav
 from lavcap.manifest import FEATURES, VIDEO_FEATURES, DataError, shards_of, write_facts, write_parquet
 from lavcap.media_index import SOUND_SUFFIXES
@@ -30,7 +30,7 @@ LONGEST_SOUND = 60.0  # seconds of a film's sound that a shard takes; windows of
 
 
 class ClipStream(torch.utils.data.IterableDataset):
-    """Clips of shards as model features, shuffled, one caption each: the items of [`ClipDataset`].
+    """Clips of shards as model features, shuffled, one caption each: the items of a tolerant [`ClipDataset`].
 
     All processes of a run read the same shuffled rows, undecoded; of every `batch_size * num_processes` of them each
     process takes and decodes its own `batch_size`. No row is left out or taken twice, but that several processes fill
@@ -117,12 +117,8 @@ class ClipStream(torch.utils.data.IterableDataset):
         yield from (buffer[index] for index in draw.permutation(len(buffer)))
 
     def _item(self, row: dict[str, Any], epoch: int) -> dict[str, Any]:
-        return {
-            "id": row["id"],
-            "captions": row["captions"],
-            "features": read_features(row, self.processor),
-            "seed": draw_seed(self.seed, epoch, row),
-        }
+        item = {"id": row["id"], "captions": row["captions"], "seed": draw_seed(self.seed, epoch, row)}
+        return item | features_or_reason(lambda: read_features(row, self.processor))
 
 
 def find_shards(data_dir: str | Path, split: str) -> list[Path]:

@@ -14,6 +14,7 @@ from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from lavcap.checkpoints import CompleteCheckpoints
+from lavcap.collation import model_inputs
 from lavcap.engines import shares_weights
 from lavcap.streaming import ClipStream
 from lavcap.trainable import save_adapter
@@ -76,6 +77,7 @@ class LavcapTrainer(CompleteCheckpoints, Seq2SeqTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = [model_inputs(batch) for batch in batches]
         self._num_clips = self._count_aligned_clips(batches, device)
         return batches, num_items
 
@@ -85,6 +87,10 @@ class LavcapTrainer(CompleteCheckpoints, Seq2SeqTrainer):
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()
         return count.clamp(min=1)
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        num_items = super()._get_num_items_in_batch(batch_samples, device)
+        return num_items if num_items is None else num_items.clamp(min=1)  # of broken clips alone there are none
 
     def _save(self, output_dir=None, state_dict=None):
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -134,7 +140,7 @@ class LavcapTrainer(CompleteCheckpoints, Seq2SeqTrainer):
         **gen_kwargs,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         prompt = {name.removeprefix(GENERATION_PREFIX): inputs[name] for name in inputs if _is_prompt(name)}
-        full = {name: value for name, value in inputs.items() if not _is_prompt(name)}
+        full = {name: value for name, value in model_inputs(inputs).items() if not _is_prompt(name)}
         loss, _, _ = Trainer.prediction_step(self, model, full, prediction_loss_only=True)
         if prediction_loss_only or not self.args.predict_with_generate:
             return loss, None, None

@@ -124,7 +124,7 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
             model.config.vision_model_name = None  # trained on, it is no longer the published one
         check_features_fit(model, validation_dir, args.validation_split, stored_example(rows.validation))
     check_usable(rows.validation, processor)
-    validation = ClipDataset(rows.validation, processor, args.cache_features)
+    validation = ClipDataset(rows.validation, processor, args.cache_features, tolerant=True)
     if args.streaming:
         train = ClipStream(
             rows.train,
@@ -137,7 +137,7 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
         )
         return train, validation
     check_usable(rows.train, processor)
-    train = ClipDataset(rows.train, processor, args.cache_features, training_args.seed)
+    train = ClipDataset(rows.train, processor, args.cache_features, training_args.seed, tolerant=True)
     if args.cache_features:
         train.preload("Reading training clips")
         validation.preload("Reading validation clips")

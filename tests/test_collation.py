@@ -1,15 +1,18 @@
 """Batches: what is drawn for training, and that nothing is drawn for evaluation."""
 
+import copy
 import json
 import shutil
 
 import pytest
 import torch
 
+from conftest import tiny_model
 from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.clips import ClipDataset
-from lavcap.collation import EvaluationCollator, TrainingCollator
+from lavcap.collation import EvaluationCollator, TrainingCollator, model_inputs, stored_width
 from lavcap.data import load_split
+from processing_lavcap import LavcapProcessor
 
 
 MASKED = 4.346 / 4.332  # a log-mel of 0 after the released normalisation
@@ -29,6 +32,83 @@ def test_a_row_may_have_sound_alone(toy_world, tmp_path, processor):
     dataset = ClipDataset(load_split(world, "val"), processor)
     batch = TrainingCollator(processor)([dataset[0], dataset[1]])
     assert batch["video_mask"].tolist() == [False, True] and "audio_mask" not in batch
+    assert torch.equal(batch["pixel_values_videos"][0], batch["pixel_values_videos"][1])
+
+
+def without(item, name):
+    """An item without one of its features."""
+    return item | {"features": {key: value for key, value in item["features"].items() if key != name}}
+
+
+def broken(item):
+    return item | {"features": {}, "broken": f"{item['id']}.wav: is cut short"}
+
+
+@pytest.mark.parametrize("collator", [TrainingCollator, EvaluationCollator])
+@pytest.mark.parametrize("lacking", ["input_features", "pixel_values_videos"])
+def test_a_batch_without_a_modality_holds_it_as_zeros_that_are_masked(processor, items, collator, lacking):
+    whole, batch = collator(processor)(items), collator(processor)([without(item, lacking) for item in items])
+    kinds = {"input_features": ("audio", 3), "pixel_values_videos": ("video", 4)}
+    assert batch[lacking].shape == whole[lacking].shape and not batch[lacking].any()
+    assert batch[f"{kinds[lacking][0]}_mask"].tolist() == [False, False]
+    placeholders = (batch["input_ids"] == processor.av_token_id).sum(dim=1)
+    assert placeholders.tolist() == [7 - kinds[lacking][1]] * 2
+
+
+def test_a_batch_without_picture_holds_the_form_of_the_data_set(processor, items):
+    batch = TrainingCollator(processor, stored_width=24)([without(item, "pixel_values_videos") for item in items])
+    assert batch["video_features"].shape == (2, 4, 24) and "pixel_values_videos" not in batch
+    assert stored_width(tiny_model(), None) is None and stored_width(tiny_model(), [[0.0] * 24] * 4) == 24
+    assert stored_width(tiny_model(has_vision_tower=False), None) == 24
+
+
+@pytest.mark.parametrize("fusion", ["concat_time", "concat_channel", "cross_attention", "audio_only", "video_only"])
+@pytest.mark.parametrize("every", [False, True])
+def test_a_broken_clip_counts_for_nothing_and_is_named(toy_world, tokenizer, fusion, every):
+    """Loss and gradients are those of the other clip alone; of broken clips alone they are 0, and not NaN."""
+    fields = {"fusion": fusion, "num_video_frames": 2, "text_config": {"vocab_size": len(tokenizer)}}
+    model = tiny_model(**fields).train()
+    if model.audio_tower is not None:  # in training BatchNorm mixes the clips of a batch
+        model.audio_tower.batch_norm.eval()
+    processor = LavcapProcessor.from_config(model.config, copy.deepcopy(tokenizer))
+    dataset = ClipDataset(load_split(toy_world, "val"), processor)
+    items = [broken(dataset[0]), broken(dataset[1]) if every else dataset[1]]
+    for collator in (TrainingCollator(processor), EvaluationCollator(processor)):
+        batch = collator(items)
+        assert batch["clip_ids"] == [item["id"] for item in items]
+        assert batch["broken"][items[0]["id"]].endswith("is cut short") and len(batch["broken"]) == 1 + every
+        loss, gradients = loss_and_gradients(model, batch)
+        if every:
+            assert loss == 0 and not any(gradient.any() for gradient in gradients.values())
+            continue
+        alone, expected = loss_and_gradients(model, collator(items[1:]))
+        assert loss == pytest.approx(alone)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lacking", ["input_features", "pixel_values_videos"])
+def test_a_modality_that_no_clip_has_changes_no_loss_and_leaves_no_tensor_without_gradient(
+    model, processor, items, lacking
+):
+    model = copy.deepcopy(model)
+    items = [without(item, lacking) for item in items]
+    loss, gradients = loss_and_gradients(model, TrainingCollator(processor)(items))
+    captions = [item["captions"][0] for item in items]
+    batch = processor.batch([item["features"] for item in items], captions=captions)
+    assert model(**batch).loss.item() == pytest.approx(loss, rel=1e-5)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+def loss_and_gradients(model, batch):
+    inputs = {name: value for name, value in model_inputs(batch).items() if not name.startswith("generation_")}
+    count = (inputs["labels"] != -100).sum().clamp(min=1)
+    model.zero_grad()
+    loss = model(**inputs, num_items_in_batch=count, num_clips_in_batch=1).loss
+    loss.backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+    assert all(gradient is not None for gradient in gradients.values())
+    return loss.item(), {name: gradient.clone() for name, gradient in gradients.items()}
 
 
 def test_hidden_modalities_come_at_the_set_rates_and_stay_in_the_batch(toy_world, processor):
@@ -119,7 +199,7 @@ def test_a_batch_depends_on_the_seeds_of_its_clips_alone(processor, items):
     first = collator(items)
     torch.manual_seed(1)
     again = collator(items)
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name], again[name]) for name in model_inputs(first))
     torch.manual_seed(5)
     state = torch.get_rng_state()
     collator(items)
@@ -131,7 +211,7 @@ def test_a_batch_depends_on_the_seeds_of_its_clips_alone(processor, items):
 def test_evaluation_draws_nothing(processor, items):
     collator = EvaluationCollator(processor)
     batch, again = collator(items), collator([item | {"seed": 1} for item in items])
-    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    assert all(torch.equal(batch[name], again[name]) for name in model_inputs(batch))
     assert torch.equal(batch["input_features"][0], items[0]["features"]["input_features"])
 
 
