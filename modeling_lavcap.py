@@ -533,6 +533,9 @@ class LavcapForConditionalGeneration(LavcapAdapterMixin, LavcapPreTrainedModel, 
         # The whole causal LM, not its body and a head of ours: some heads have biases, scales or soft caps.
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
+        # CLIP names layers of its text encoder, too, and FSDP refuses to look for layers in vain.
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = present.intersection(self._no_split_modules)
 
     @classmethod
     def from_parts(

@@ -1,47 +1,64 @@
-"""What the tests of engines start in several processes: trainings and evaluations, with a record of what they did.
+"""What the tests of engines start in several processes: jobs of training and evaluation, each with a record.
 
     accelerate launch … tests/launched.py JOBS.json
 
-`JOBS.json` holds a list of objects. `{"train": [argument, …], "record": path}` runs `train_hf.py` with these arguments;
-`{"evaluate": model, "data_dir": …, "most": n, "record": path}` scores the first clip, the first two, … of `val`.
+`JOBS.json` holds a list of objects with the path of a `record` and one of
+    `train`: arguments of `train_hf.py`, which is run with them;
+    `evaluate`: a saved model, which captions the first clip of `data_dir`, the first two, … up to `most`;
+    `shard`: a saved model, whose weights FSDP2 shares out for a step of training and a generation.
 """
 
 import contextlib
+import copy
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
+from torch import nn
+from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 import train_hf
 from lavcap.clips import ClipDataset
-from lavcap.collation import EvaluationCollator
+from lavcap.collation import EvaluationCollator, TrainingCollator
 from lavcap.data import load_split
 from lavcap.manifest import take_rows
+from lavcap.trainable import add_lora
 from lavcap.trainer import LavcapTrainer
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
 
+LORA = {
+    "r": 4,
+    "lora_alpha": 8,
+    "target_modules": r".*(audio_tower|language_model)\..*\.(q_proj|v_proj)",
+    "modules_to_save": ["multi_modal_projector", "fusion"],
+}
 RECORD: dict[str, Any] = {}
 
 
 class RecordedTrainer(LavcapTrainer):
-    """Trainer that keeps losses in full precision, the captions of each evaluation, and who moved in the last step."""
+    """Trainer that keeps losses in full precision, captions, and which tensors the last step moved."""
 
     def __init__(self, *args, compute_metrics=None, **kwargs):
-        def recorded(prediction):
-            RECORD["captions"].append(captions_of(prediction, kwargs["processing_class"]))
+        def recorded(prediction) -> dict[str, float]:
+            RECORD["captions"].append(_captions(prediction.predictions, kwargs["processing_class"]))
             return compute_metrics(prediction)
 
         super().__init__(*args, compute_metrics=recorded, **kwargs)
         RECORD.update(losses=[], captions=[], processes=self.accelerator.num_processes)
-        RECORD["engine"] = str(self.accelerator.distributed_type)
-        self.add_callback(LastStep(self))
+        RECORD["engine"] = self.accelerator.distributed_type.value
+        self.add_callback(LastStep())
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
@@ -52,37 +69,16 @@ class RecordedTrainer(LavcapTrainer):
 class LastStep(TrainerCallback):
     """Compares every tensor before and after the last step of a training."""
 
-    def __init__(self, trainer: LavcapTrainer):
-        self.trainer = trainer
-
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         if state.global_step == state.max_steps - 1:
-            self.before = whole_weights(model)
+            self.before = _weights(model)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        after = whole_weights(model)
-        trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        after = _weights(model)
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         moved = {name for name, weight in after.items() if not torch.equal(weight, self.before[name])}
-        RECORD["still"] = sorted(trainable - moved)
-        RECORD["moved"] = sorted(trainable & moved)
-        RECORD["frozen"] = len(after) - len(trainable)
-        RECORD["frozen_but_moved"] = sorted(moved - trainable)
-
-
-def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of all parameters, put together again where ZeRO-3 has shared them out."""
-    gathered = contextlib.nullcontext()
-    if is_deepspeed_zero3_enabled():
-        import deepspeed
-
-        gathered = deepspeed.zero.GatheredParameters(list(model.parameters()))
-    with gathered:
-        return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def captions_of(prediction, processor: LavcapProcessor) -> list[str]:
-    tokens = torch.as_tensor(prediction.predictions)
-    return processor.decode_captions(tokens.masked_fill(tokens < 0, processor.pad_token_id))
+        RECORD["trained"], RECORD["moved"] = sorted(trained), sorted(moved)
+        RECORD["frozen"] = len(after) - len(trained)
 
 
 def train(arguments: list[str]):
@@ -92,9 +88,9 @@ def train(arguments: list[str]):
 
 
 def evaluate(model: str, data_dir: str, most: int):
-    """Score 1, 2, … `most` clips, two at a time in each process."""
-    processor, rows = LavcapProcessor.from_pretrained(model), load_split(data_dir, "val")
-    options = {"output_dir": f"{model}/unused", "report_to": "none", "disable_tqdm": True}
+    """Caption 1, 2, … `most` clips, two at a time in each process."""
+    processor, rows = LavcapProcessor.from_pretrained(model), load_split(data_dir, "train")
+    options = {"output_dir": f"{model}/unused", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
     trainer = RecordedTrainer(
         model=LavcapForConditionalGeneration.from_pretrained(model),
         args=train_hf.TrainingArguments(**options, per_device_eval_batch_size=2),
@@ -106,15 +102,102 @@ def evaluate(model: str, data_dir: str, most: int):
         trainer.evaluate(ClipDataset(take_rows(rows, range(count)), processor))
 
 
+def shard(model: str, data_dir: str, dtype: str):
+    """One step of two processes with two clips each, and of one with all four, of which every process has a copy."""
+    state = PartialState(cpu=True)
+    processor, rows = LavcapProcessor.from_pretrained(model), load_split(data_dir, "train")
+    torch.manual_seed(0)
+    whole = add_lora(LavcapForConditionalGeneration.from_pretrained(model, dtype=getattr(torch, dtype)), LORA)
+    shared = _sharded(copy.deepcopy(whole), state)
+    items = [ClipDataset(rows, processor)[index] for index in range(4)]
+    mine = items[2 * state.process_index :][:2]
+    losses = [_step(whole, items, items, processor), _step(shared, mine, items, processor, state.num_processes)]
+    RECORD.update(processes=state.num_processes, dtype=str(whole.dtype), losses=[loss.tolist() for loss in losses])
+    pairs = list(zip(whole.named_parameters(), shared.parameters(), strict=True))
+    weights = {name: (weight, other.full_tensor()) for (name, weight), other in pairs}
+    RECORD["shared_out"] = all(isinstance(other, DTensor) for other in shared.parameters())
+    RECORD["differences"] = {name: (weight - other).abs().max().item() for name, (weight, other) in weights.items()}
+    RECORD["trained"] = sorted(name for (name, weight), _ in pairs if weight.requires_grad)
+    RECORD["captions"] = [_captions(_generate(whole, EvaluationCollator(processor)(items)), processor), []]
+    tokens = _generate(shared, EvaluationCollator(processor)(mine), synced_gpus=True)
+    RECORD["captions"][1] = gather_object(_captions(tokens, processor))
+
+
+def _sharded(model: nn.Module, state: PartialState) -> nn.Module:
+    """The model as Accelerate prepares it for FSDP2, by the settings that `accelerate launch` has put in place."""
+    from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=FullyShardedDataParallelPlugin()),
+        device=state.device,
+        is_main_process=state.is_main_process,
+        mixed_precision="no",
+        parallelism_config=None,
+        torch_device_mesh=None,
+    )
+    model = fsdp2_prepare_model(accelerator, model)
+    register_fsdp_forward_method(model, "generate")  # as the Trainer does
+    return model
+
+
+def _step(model: nn.Module, items: list, all_items: list, processor: LavcapProcessor, processes: int = 1):
+    """Loss of one step of SGD; its gradients are means over processes."""
+    collate = TrainingCollator(processor)
+    labels = collate(all_items)["labels"]
+    counts = {"num_items_in_batch": (labels[:, 1:] != -100).sum(), "num_clips_in_batch": len(all_items)}
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.5)
+    loss = model.train()(**collate(items), **counts).loss * processes
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def _generate(model: nn.Module, batch: dict[str, torch.Tensor], **options) -> torch.Tensor:
+    prompt = {name.removeprefix("generation_"): batch.pop(name) for name in list(batch) if name.startswith("gen")}
+    batch.pop("labels")
+    tokens = model.eval().generate(**{**batch, **prompt}, **options)
+    return tokens[:, prompt["input_ids"].shape[1] :]
+
+
+@contextlib.contextmanager
+def _gathered(model: nn.Module) -> Iterator[None]:
+    """Whole weights where ZeRO-3 has shared them out."""
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        yield
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    with _gathered(model):
+        return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def _captions(tokens: Any, processor: LavcapProcessor) -> list[str]:
+    tokens = torch.as_tensor(tokens)
+    return processor.decode_captions(tokens.masked_fill(tokens < 0, processor.pad_token_id))
+
+
+def _leave_kernels_out():
+    """DeepSpeed would compile a kernel for collectives of CPUs when it starts, where GPUs have none."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        from deepspeed import ops
+
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def main():
+    _leave_kernels_out()
+    actions = {"train": train, "evaluate": evaluate, "shard": shard}
     for job in json.loads(Path(sys.argv[1]).read_text()):
         RECORD.clear()
-        if "train" in job:
-            train(job["train"])
-        else:
-            evaluate(job["evaluate"], job["data_dir"], job["most"])
+        record, (kind, first), *others = job.pop("record"), *job.items()
+        actions[kind](first, **dict(others))
         if PartialState().is_main_process:
-            Path(job["record"]).write_text(json.dumps(RECORD))
+            Path(record).write_text(json.dumps(RECORD))
 
 
 if __name__ == "__main__":
