@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
+from accelerate.utils import FullyShardedDataParallelPlugin, gather_object, reduce
 from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -87,12 +87,14 @@ def train(arguments: list[str]):
     train_hf.main()
 
 
-def evaluate(model: str, data_dir: str, most: int):
+def evaluate(folder: str, data_dir: str, most: int):
     """Caption 1, 2, … `most` clips, two at a time in each process."""
-    processor, rows = LavcapProcessor.from_pretrained(model), load_split(data_dir, "train")
-    options = {"output_dir": f"{model}/unused", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    processor, rows = LavcapProcessor.from_pretrained(folder), load_split(data_dir, "train")
+    model = LavcapForConditionalGeneration.from_pretrained(folder)
+    _end_often(model)
+    options = {"output_dir": f"{folder}/unused", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
     trainer = RecordedTrainer(
-        model=LavcapForConditionalGeneration.from_pretrained(model),
+        model=model,
         args=train_hf.TrainingArguments(**options, per_device_eval_batch_size=2),
         data_collator=EvaluationCollator(processor),
         processing_class=processor,
@@ -102,25 +104,32 @@ def evaluate(model: str, data_dir: str, most: int):
         trainer.evaluate(ClipDataset(take_rows(rows, range(count)), processor))
 
 
-def shard(model: str, data_dir: str, dtype: str):
-    """One step of two processes with two clips each, and of one with all four, of which every process has a copy."""
+def shard(folder: str, data_dir: str, dtype: str):
+    """Two steps of processes with two clips each, and of one model with all of them, which every process has."""
     state = PartialState(cpu=True)
-    processor, rows = LavcapProcessor.from_pretrained(model), load_split(data_dir, "train")
-    torch.manual_seed(0)
-    whole = add_lora(LavcapForConditionalGeneration.from_pretrained(model, dtype=getattr(torch, dtype)), LORA)
-    shared = _sharded(copy.deepcopy(whole), state)
-    items = [ClipDataset(rows, processor)[index] for index in range(4)]
+    processor, rows = LavcapProcessor.from_pretrained(folder), load_split(data_dir, "train")
+    items = [ClipDataset(rows, processor)[index] for index in range(2 * state.num_processes)]
     mine = items[2 * state.process_index :][:2]
-    losses = [_step(whole, items, items, processor), _step(shared, mine, items, processor, state.num_processes)]
-    RECORD.update(processes=state.num_processes, dtype=str(whole.dtype), losses=[loss.tolist() for loss in losses])
-    pairs = list(zip(whole.named_parameters(), shared.parameters(), strict=True))
-    weights = {name: (weight, other.full_tensor()) for (name, weight), other in pairs}
-    RECORD["shared_out"] = all(isinstance(other, DTensor) for other in shared.parameters())
-    RECORD["differences"] = {name: (weight - other).abs().max().item() for name, (weight, other) in weights.items()}
-    RECORD["trained"] = sorted(name for (name, weight), _ in pairs if weight.requires_grad)
-    RECORD["captions"] = [_captions(_generate(whole, EvaluationCollator(processor)(items)), processor), []]
-    tokens = _generate(shared, EvaluationCollator(processor)(mine), synced_gpus=True)
-    RECORD["captions"][1] = gather_object(_captions(tokens, processor))
+    torch.manual_seed(0)
+    whole = add_lora(LavcapForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype)), LORA)
+    start, shared = copy.deepcopy(whole).state_dict(), _sharded(copy.deepcopy(whole), state)
+    losses = [_steps(whole, items, items, processor), _steps(shared, mine, items, processor, state.num_processes)]
+    others = list(shared.parameters())
+    pairs = {name: (one, other) for (name, one), other in zip(whole.named_parameters(), others, strict=True)}
+    RECORD.update(
+        processes=state.num_processes,
+        dtype=str(next(iter(whole.get_base_model().language_model.parameters())).dtype),
+        losses=[losses[0], reduce(torch.tensor(losses[1]), "mean").tolist()],
+        shared_out=all(isinstance(other, DTensor) for _, other in pairs.values()),
+        differences={name: (one - other.full_tensor()).abs().max().item() for name, (one, other) in pairs.items()},
+        trained=sorted(name for name, (one, _) in pairs.items() if one.requires_grad),
+        moved=sorted(name for name, (one, _) in pairs.items() if not torch.equal(one, start[name])),
+    )
+    _end_often(whole)
+    _end_often(shared)
+    collate = EvaluationCollator(processor)
+    one, other = _generate(whole, collate(items)), _generate(shared, collate(mine), synced_gpus=True)
+    RECORD["captions"] = [_captions(one, processor), gather_object(_captions(other, processor))]
 
 
 def _sharded(model: nn.Module, state: PartialState) -> nn.Module:
@@ -140,16 +149,27 @@ def _sharded(model: nn.Module, state: PartialState) -> nn.Module:
     return model
 
 
-def _step(model: nn.Module, items: list, all_items: list, processor: LavcapProcessor, processes: int = 1):
-    """Loss of one step of SGD; its gradients are means over processes."""
+def _steps(
+    model: nn.Module, items: list, all_items: list, processor: LavcapProcessor, processes: int = 1
+) -> list[float]:
+    """Losses of two steps of SGD; gradients are means over processes."""
     collate = TrainingCollator(processor)
     labels = collate(all_items)["labels"]
     counts = {"num_items_in_batch": (labels[:, 1:] != -100).sum(), "num_clips_in_batch": len(all_items)}
-    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.5)
-    loss = model.train()(**collate(items), **counts).loss * processes
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
+    losses = []
+    for _ in range(2):
+        loss = model.train()(**collate(items), **counts).loss * processes
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def _end_often(model: nn.Module):
+    """Let a third of the words end a caption, so that random weights write some of every length."""
+    model.generation_config.eos_token_id = [2, *range(3, model.config.text_config.vocab_size, 3)]
 
 
 def _generate(model: nn.Module, batch: dict[str, torch.Tensor], **options) -> torch.Tensor:
