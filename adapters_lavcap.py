@@ -121,7 +121,8 @@ class LavcapAdapterMixin:
             model = cls._from_base_parts(name, config, parts, kwargs)
         else:
             kwargs = {option: value for option, value in kwargs.items() if option not in ("config", "revision")}
-            model = cls.from_pretrained(base, *args, **kwargs)
+            has_adapter = find_file(base, ADAPTER_SETTINGS, kwargs) is not None  # of its own, not the one wanted
+            model = (cls.base_of_adapter if has_adapter else cls.from_pretrained)(base, *args, **kwargs)
         if find_file(name, "generation_config.json", hub) is not None:
             model.generation_config = GenerationConfig.from_pretrained(name, **hub)
         return model
