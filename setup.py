@@ -11,6 +11,7 @@ setup(
     python_requires=">=3.11",
     packages=["lavcap"],
     package_data={"lavcap": ["audiocaps_test_ids.txt"]},
+    data_files=[("share/lavcap", ["model_card.md"])],
     py_modules=[
         "adapters_lavcap",
         "chat_lavcap",
@@ -36,6 +37,7 @@ setup(
         "evaluate>=0.4.6",
         "safetensors>=0.5",
         "huggingface_hub>=1.5",
+        "jinja2>=3.1",  # fills the model card
         "av>=14.2",
         "numpy>=1.26",
         "packaging>=23",

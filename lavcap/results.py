@@ -22,7 +22,7 @@ TEST_MARKS = {
     "trained_on_test_clips": "WARNING: this checkpoint was trained on clips of a test split, so its scores there are "
     "too good to be compared.",
 }
-OF_THE_RUN = ("model", "revision", "data_dir", "split", "decoding", *TEST_MARKS)
+OF_THE_RUN = ("model", "revision", "weights", "data_dir", "split", "decoding", *TEST_MARKS)
 
 
 def summarise(

@@ -51,6 +51,7 @@ from lavcap.significance import SEED
 from lavcap.tokenization import tokenize_caption
 from lavcap.training_data import read_note, stored_example
 from lavcap.visual_features import check_features_fit
+from lavcap.weight_files import fingerprint
 
 
 CHECKPOINT_OPTIONS = (
@@ -158,6 +159,7 @@ def _evaluate(args: argparse.Namespace):
     run = {
         "model": args.model,
         "revision": getattr(model.config, "_commit_hash", None),
+        "weights": fingerprint(args.model),
         "data_dir": args.data_dir,
         "split": args.split,
         "decoding": decoding_settings(model, options),

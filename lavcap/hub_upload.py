@@ -1,0 +1,147 @@
+"""Sending files to the Hub: one commit, so that a repository never holds half a model; errors in plain words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from lavcap.model_card import is_untouched
+from lavcap.publishing import CARD, Files, is_ours
+
+
+class UploadError(OSError):
+    """The Hub did not take an upload, or could not be reached."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What became of an upload.
+
+    Args:
+        url: page of the repository or of its branch.
+        deleted: files of an earlier model that are no longer there.
+        kept_card: whether somebody's README stayed in place of the card.
+    """
+
+    url: str
+    deleted: list[str]
+    kept_card: bool
+
+
+def check_repo_id(repo_id: str):
+    """Refuse what cannot be a name on the Hub, before any work.
+
+    Raises:
+        ValueError: not `owner/name`.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no name on the Hub ({error}); expected owner/name.") from error
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{repo_id!r} is no name on the Hub; expected owner/name.")
+
+
+def open_repository(repo_id: str, token: str | None = None, private: bool | None = None):
+    """Make the repository, if it is not there; a token that is rejected shows here, before any upload.
+
+    Raises:
+        UploadError: no access, or no connection.
+    """
+    with _in_plain_words(repo_id):
+        HfApi().create_repo(repo_id, token=token, private=private, exist_ok=True)
+
+
+def upload(
+    files: Files,
+    repo_id: str,
+    *,
+    message: str,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    overwrite_card: bool = False,
+) -> Uploaded:
+    """Make one commit of files, in a repository that is made if it is not there.
+
+    Files of an earlier model that are not among these are deleted by the same commit; other files stay. A README that
+    was not written by [`lavcap.model_card.write_card`], or was edited since, stays too.
+
+    Args:
+        private: visibility of a repository that is made.
+        revision: branch, which is made if it is not there.
+        overwrite_card: replace somebody's README too.
+
+    Raises:
+        UploadError: no access, or no connection. The repository is then as it was.
+    """
+    open_repository(repo_id, token, private)
+    api = HfApi(token=token)
+    with _in_plain_words(repo_id):
+        if revision:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        there = [file.rfilename for file in api.model_info(repo_id, revision=revision).siblings or ()]
+        kept_card = CARD in there and not overwrite_card and not _is_our_card(api, repo_id, revision)
+        new = {name: content for name, content in files.items() if name != CARD or not kept_card}
+        deleted = [name for name in there if is_ours(name) and name not in new]
+        # Not upload_folder, which may cut a large folder into several commits.
+        api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, content) for name, content in sorted(new.items())]
+            + [CommitOperationDelete(name) for name in deleted],
+            commit_message=message,
+            revision=revision,
+        )
+    return Uploaded(f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else ""), deleted, kept_card)
+
+
+def _is_our_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
+    try:
+        path = api.hf_hub_download(repo_id, CARD, revision=revision)
+    except EntryNotFoundError:
+        return True
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return is_untouched(file.read())
+
+
+@contextmanager
+def _in_plain_words(repo_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (HTTPError, OSError, RuntimeError) as error:
+        # The library wraps what went wrong with a large file.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        raise UploadError(_reason(cause, repo_id)) from error
+
+
+def _reason(error: BaseException, repo_id: str) -> str:
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"{repo_id}: nothing was uploaded: HF_HUB_OFFLINE is set; unset it."
+    response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
+    status = response.status_code if response is not None else None
+    if status == 401:
+        return (
+            f"{repo_id}: the Hub rejected the token, or there is none (401); nothing was uploaded. Log in by `hf auth "
+            "login`, or set HF_TOKEN."
+        )
+    if status == 403:
+        return (
+            f"{repo_id}: the token may not write there (403); nothing was uploaded. Use one with write access to "
+            f"{repo_id.partition('/')[0]}, or a repository of your own."
+        )
+    words = " ".join(str(error).split()) or type(error).__name__
+    if status is not None and status < 500 and status not in (408, 429):
+        return f"{repo_id}: the Hub refused the upload ({words}); the repository is as it was."
+    return (
+        f"{repo_id}: the connection to the Hub was lost ({words}). An upload is one commit, there whole or not at "
+        "all: no half model is on the Hub. Run the command again; large files that have arrived are not sent twice."
+    )
