@@ -30,7 +30,9 @@ from lavcap.checkpoints import CheckpointError, find_checkpoint
 from lavcap.cli import errors_in_one_line
 from lavcap.collation import EvaluationCollator, TrainingCollator, stored_width
 from lavcap.engines import whole_weights
+from lavcap.hub_trainer import check_hub_options, open_hub
 from lavcap.metrics import score_captions
+from lavcap.model_card import training_settings
 from lavcap.recipe import parse_recipe
 from lavcap.trainable import num_trained, trainable_table
 from lavcap.trainer import LavcapTrainer, TrainingNote
@@ -62,6 +64,7 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     )
     generation_num_beams: int | None = field(default=1, metadata={"help": "Beams during training's evaluations."})
     report_to: None | str | list[str] = field(default="tensorboard", metadata={"help": "Where to log."})
+    hub_strategy: str = field(default="end", metadata={"help": "When to push to the Hub: `end` or `every_save`."})
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads per process on a CPU. Default: its share of the cores."}
     )
@@ -71,6 +74,7 @@ def main():
     kinds = (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments)
     with errors_in_one_line():
         model_args, data_args, augmentation_args, args = parse_recipe(kinds)
+        check_hub_options(args)
         checkpoint = find_checkpoint(args)
         set_seed(args.seed)
         use_cpu_cores(args)
@@ -83,12 +87,14 @@ def main():
         widths = [stored_width(plain(model), stored_example(split)) for split in (rows.train, rows.validation)]
         collator = TrainingCollator(processor, augmentation, widths[0])
         train_set, validation_set = as_model_inputs(rows, data_args, plain(model), processor, args)
+        open_hub(args, model)
     if args.process_index == 0:
         print(trainable_table(model), flush=True)
     # Before the engine shares the weights out.
     sizes = {"parameters": plain(model).num_parameters(), "trained_parameters": num_trained(model)}
     output = args.output_dir if Path(args.output_dir).is_dir() else None
-    note = inherited_note(rows.note, filter(None, (model_args.model_name_or_path, checkpoint, output)))
+    note = rows.note | {"recipe": training_settings(args, **vars(augmentation_args))}
+    note = inherited_note(note, filter(None, (model_args.model_name_or_path, checkpoint, output)))
     trainer = LavcapTrainer(
         model=model,
         args=args,
@@ -99,6 +105,7 @@ def main():
         processing_class=processor,
         compute_metrics=caption_metrics(processor, rows.validation["captions"]),
         callbacks=[TrainingNote(note)],
+        note=note,
     )
     with errors_in_one_line((MediaError, CheckpointError)):
         result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -117,6 +124,9 @@ def main():
             trainer.save_metrics("eval", trainer.evaluate())
     if args.process_index == 0:
         print(f"Model and processor are in {args.output_dir}")
+    if args.push_to_hub:
+        with errors_in_one_line():
+            trainer.push_to_hub()
 
 
 def use_cpu_cores(args: TrainingArguments):

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import Seq2SeqTrainer
+from peft import PeftModel
+from torch import nn
+from transformers import Seq2SeqTrainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
@@ -17,7 +19,7 @@ logger = logging.get_logger(__name__)
 STRATEGIES = (HubStrategy.END, HubStrategy.EVERY_SAVE)
 
 
-def check_hub_options(args):
+def check_hub_options(args: TrainingArguments):
     """Refuse options of the Hub that cannot be done, before any work.
 
     Raises:
@@ -33,6 +35,23 @@ def check_hub_options(args):
             f"hub_strategy is {args.hub_strategy.value!r}, expected 'end' or 'every_save': optimiser states are not "
             "uploaded, a run continues from its own folder."
         )
+
+
+def open_hub(args: TrainingArguments, model: nn.Module):
+    """Make the repository of a run that shall be uploaded, once for all processes.
+
+    Args:
+        model: that will be trained; with its LoRA, if it has one.
+
+    Raises:
+        ValueError: the upload would hold all weights of somebody else's language model.
+        UploadError: no access to the repository, or no connection.
+    """
+    if not args.push_to_hub or args.process_index:
+        return
+    if not isinstance(model, PeftModel):
+        check_language_model(model.config.to_dict(), Publication(args.hub_model_id))
+    open_repository(args.hub_model_id, args.hub_token, args.hub_private_repo)
 
 
 class HubTrainer(Seq2SeqTrainer):
@@ -52,16 +71,7 @@ class HubTrainer(Seq2SeqTrainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None):
         check_hub_options(self.args)
-        if not self.is_world_process_zero():
-            return
-        model = self.accelerator.unwrap_model(self.model)
-        if not hasattr(model, "peft_config"):
-            check_language_model(model.config.to_dict(), Publication(self.args.hub_model_id))
-        open_repository(
-            self.args.hub_model_id,
-            token or self.args.hub_token,
-            self.args.hub_private_repo if private is None else private,
-        )
+        open_hub(self.args, self.accelerator.unwrap_model(self.model))
         self.hub_model_id = self.args.hub_model_id
         self.push_in_progress = None
 

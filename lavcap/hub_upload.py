@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
@@ -89,8 +89,9 @@ def upload(
     with _in_plain_words(repo_id):
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        there = [file.rfilename for file in api.model_info(repo_id, revision=revision).siblings or ()]
-        kept_card = CARD in there and not overwrite_card and not _is_our_card(api, repo_id, revision)
+        before = api.model_info(repo_id, revision=revision)
+        there = [file.rfilename for file in before.siblings or ()]
+        kept_card = CARD in there and not overwrite_card and not _is_our_card(api, repo_id, before.sha)
         new = {name: content for name, content in files.items() if name != CARD or not kept_card}
         deleted = [name for name in there if is_ours(name) and name not in new]
         # Not upload_folder, which may cut a large folder into several commits.
@@ -100,27 +101,28 @@ def upload(
             + [CommitOperationDelete(name) for name in deleted],
             commit_message=message,
             revision=revision,
+            parent_commit=before.sha,  # a README that somebody writes meanwhile is not lost
         )
     return Uploaded(f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else ""), deleted, kept_card)
 
 
-def _is_our_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
-    try:
-        path = api.hf_hub_download(repo_id, CARD, revision=revision)
-    except EntryNotFoundError:
-        return True
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return is_untouched(file.read())
+def _is_our_card(api: HfApi, repo_id: str, commit: str | None) -> bool:
+    text = Path(api.hf_hub_download(repo_id, CARD, revision=commit)).read_text(encoding="utf-8", errors="replace")
+    return is_untouched(text)
 
 
 @contextmanager
 def _in_plain_words(repo_id: str) -> Iterator[None]:
+    reason = None
     try:
         yield
     except (HTTPError, OSError, RuntimeError) as error:
         # The library wraps what went wrong with a large file.
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        raise UploadError(_reason(cause, repo_id)) from error
+        reason = _reason(cause, repo_id)
+    # Not raised from the error, which holds a progress bar open that would share its line with the message.
+    if reason is not None:
+        raise UploadError(reason)
 
 
 def _reason(error: BaseException, repo_id: str) -> str:

@@ -121,7 +121,7 @@ def check_language_model(config: dict[str, Any], publication: Publication):
     if name and name.partition("/")[0].lower() != owner and not publication.with_language_model:
         raise ValueError(
             f"The upload would hold the whole weights of {name}, whose licence may forbid or bind that; publish a "
-            "LoRA adapter, which leaves them out, or ask for it by --with_language_model."
+            "LoRA adapter, which leaves them out, or ask for it: scripts/push_to_hub.py --with_language_model."
         )
 
 

@@ -10,12 +10,13 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from lavcap.checkpoints import CompleteCheckpoints
 from lavcap.collation import model_inputs
 from lavcap.engines import shares_weights
+from lavcap.hub_trainer import HubTrainer
 from lavcap.streaming import ClipStream
 from lavcap.trainable import save_adapter
 from lavcap.training_data import write_note
@@ -28,7 +29,7 @@ MODALITIES = {
 }
 
 
-class LavcapTrainer(CompleteCheckpoints, Seq2SeqTrainer):
+class LavcapTrainer(CompleteCheckpoints, HubTrainer):
     """Trainer that generates from `generation_input_ids`, and logs caption and alignment loss apart.
 
     Args:

@@ -25,8 +25,8 @@ class Refusal(Exception):
 class Repository:
     """Commits with all their files; branches and tags are names of commits."""
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, private: bool = False):
+        self.name, self.private = name, private
         self.commits: dict[str, Files] = {}
         self.refs: dict[str, str] = {}
         self.add("main", {})
@@ -46,7 +46,11 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """`url` is for HF_ENDPOINT; `requests` holds method and path of everything that was asked for."""
+    """`url` is for HF_ENDPOINT; `requests` holds method and path of everything that was asked for.
+
+    `rejected` are tokens with the status that answers them, `rejected_writes` those that may read. Requests whose path
+    contains `lost` are read to the middle, then the connection breaks. `invalid_yaml` is wrong with any README.
+    """
 
     daemon_threads = True
 
@@ -56,6 +60,10 @@ class Hub(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.repositories: dict[str, Repository] = {}
         self.large_files: Files = {}
+        self.rejected: dict[str, int] = {}
+        self.rejected_writes: dict[str, int] = {}
+        self.invalid_yaml: str | None = None
+        self.lost: str | None = None
         self.lock = threading.Lock()
 
     def stop(self):
@@ -101,6 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: the server keeps its own record."""
 
     def handle_request(self):
+        if self.server.lost and self.server.lost in self.path:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+            self.close_connection = True
+            return
         # Read first: what a refusal left unread would pass for the next request of the connection.
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         url = urlsplit(self.path)
@@ -122,13 +134,18 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = handle_request
 
     def answer(self, *parts: str, **query: list[str]) -> Answer:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        rejected = self.server.rejected | (self.server.rejected_writes if self.command == "POST" else {})
+        if token in rejected:
+            raise Refusal(rejected[token])
         if self.command == "POST" and not self.headers.get("Authorization", "").startswith("Bearer "):
             raise Refusal(401)
         match "GET" if self.command == "HEAD" else self.command, *parts:
             case "GET", "api", "whoami-v2":
                 return as_json({"type": "user", "name": "me", "orgs": []})
             case "POST", "api", "validate-yaml":
-                return as_json({"warnings": [], "errors": []})
+                errors = [{"message": self.server.invalid_yaml}] if self.server.invalid_yaml else []
+                return as_json({"warnings": [], "errors": errors}, 400 if errors else 200)
             case "POST", "api", "repos", "create":
                 return self.create_repository(**json.loads(self.body))
             case "POST", owner, name, "info", "lfs", "objects", "batch":
@@ -162,11 +179,12 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.add_commit(repository, branch)
         raise Refusal(501)
 
-    def create_repository(self, name: str, organization: str = "me", **_) -> Answer:
+    def create_repository(self, name: str, organization: str = "me", **options) -> Answer:
         name = f"{organization}/{name}"
         is_new = name not in self.server.repositories
         if is_new:
-            self.server.repositories[name] = Repository(name)
+            private = options.get("private") or options.get("visibility") == "private"
+            self.server.repositories[name] = Repository(name, bool(private))
         return as_json({"url": f"{self.server.url}/{name}"}, 200 if is_new else 409)
 
     def plan_upload(self, oid: str, size: int) -> dict:
@@ -187,10 +205,14 @@ class _Handler(BaseHTTPRequestHandler):
         files = dict(repository.find(branch)[1])
         for line in self.body.splitlines():
             match json.loads(line):
+                case {"key": "header", "value": {"parentCommit": parent}} if parent != repository.refs[branch]:
+                    raise Refusal(412)
                 case {"key": "header"}:
                     pass
                 case {"key": "file", "value": {"path": path, "content": content, "encoding": "base64"}}:
                     files[path] = base64.b64decode(content)
+                case {"key": "deletedFile", "value": {"path": path}}:
+                    del files[path]
                 case {"key": "lfsFile", "value": {"path": path, "oid": oid}} if oid in self.server.large_files:
                     files[path] = self.server.large_files[oid]
                 case _:
