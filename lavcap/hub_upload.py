@@ -1,9 +1,10 @@
 """Sending files to the Hub: one commit, so that a repository never holds half a model; errors in plain words."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
@@ -16,6 +17,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from lavcap.model_card import is_untouched
 from lavcap.publishing import CARD, Files, is_ours
+
+
+Answer = TypeVar("Answer")
 
 
 class UploadError(OSError):
@@ -57,8 +61,7 @@ def open_repository(repo_id: str, token: str | None = None, private: bool | None
     Raises:
         UploadError: no access, or no connection.
     """
-    with _in_plain_words(repo_id):
-        HfApi().create_repo(repo_id, token=token, private=private, exist_ok=True)
+    _in_plain_words(repo_id, lambda: HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True))
 
 
 def upload(
@@ -85,24 +88,30 @@ def upload(
         UploadError: no access, or no connection. The repository is then as it was.
     """
     open_repository(repo_id, token, private)
-    api = HfApi(token=token)
-    with _in_plain_words(repo_id):
-        if revision:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        before = api.model_info(repo_id, revision=revision)
-        there = [file.rfilename for file in before.siblings or ()]
-        kept_card = CARD in there and not overwrite_card and not _is_our_card(api, repo_id, before.sha)
-        new = {name: content for name, content in files.items() if name != CARD or not kept_card}
-        deleted = [name for name in there if is_ours(name) and name not in new]
-        # Not upload_folder, which may cut a large folder into several commits.
-        api.create_commit(
-            repo_id,
-            [CommitOperationAdd(name, content) for name, content in sorted(new.items())]
-            + [CommitOperationDelete(name) for name in deleted],
-            commit_message=message,
-            revision=revision,
-            parent_commit=before.sha,  # a README that somebody writes meanwhile is not lost
-        )
+    return _in_plain_words(
+        repo_id, lambda: _commit(HfApi(token=token), files, repo_id, message, revision, overwrite_card)
+    )
+
+
+def _commit(
+    api: HfApi, files: Files, repo_id: str, message: str, revision: str | None, overwrite_card: bool
+) -> Uploaded:
+    if revision:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    before = api.model_info(repo_id, revision=revision)
+    there = [file.rfilename for file in before.siblings or ()]
+    kept_card = CARD in there and not overwrite_card and not _is_our_card(api, repo_id, before.sha)
+    new = {name: content for name, content in files.items() if name != CARD or not kept_card}
+    deleted = [name for name in there if is_ours(name) and name not in new]
+    # Not upload_folder, which may cut a large folder into several commits.
+    api.create_commit(
+        repo_id,
+        [CommitOperationAdd(name, content) for name, content in sorted(new.items())]
+        + [CommitOperationDelete(name) for name in deleted],
+        commit_message=message,
+        revision=revision,
+        parent_commit=before.sha,  # a README that somebody writes meanwhile is not lost
+    )
     return Uploaded(f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else ""), deleted, kept_card)
 
 
@@ -111,21 +120,19 @@ def _is_our_card(api: HfApi, repo_id: str, commit: str | None) -> bool:
     return is_untouched(text)
 
 
-@contextmanager
-def _in_plain_words(repo_id: str) -> Iterator[None]:
-    reason = None
+def _in_plain_words(repo_id: str, call: Callable[[], Answer]) -> Answer:
     try:
-        yield
+        return call()
     except (HTTPError, OSError, RuntimeError) as error:
-        # The library wraps what went wrong with a large file.
-        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        reason = _reason(cause, repo_id)
-    # Not raised from the error, which holds a progress bar open that would share its line with the message.
-    if reason is not None:
-        raise UploadError(reason)
+        reason = _reason(error, repo_id)
+    # The error holds the library's progress bar, which would share its line with the message: it must be gone first.
+    gc.collect()
+    raise UploadError(reason)
 
 
 def _reason(error: BaseException, repo_id: str) -> str:
+    if isinstance(error, RuntimeError) and error.__cause__:  # so the library wraps what befell a large file
+        error = error.__cause__
     if isinstance(error, OfflineModeIsEnabled):
         return f"{repo_id}: nothing was uploaded: HF_HUB_OFFLINE is set; unset it."
     response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
