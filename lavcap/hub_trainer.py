@@ -10,7 +10,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from lavcap.hub_upload import Uploaded, UploadError, check_repo_id, open_repository, upload
-from lavcap.publishing import Publication, check_language_model, collect_files
+from lavcap.publishing import Publication, check_language_model, collect_files, public_base
 from lavcap.training_data import write_note
 
 
@@ -44,13 +44,18 @@ def open_hub(args: TrainingArguments, model: nn.Module):
         model: that will be trained; with its LoRA, if it has one.
 
     Raises:
-        ValueError: the upload would hold all weights of somebody else's language model.
+        ValueError: the upload would hold all weights of somebody else's language model, or an adapter without a base
+            that others find.
         UploadError: no access to the repository, or no connection.
     """
     if not args.push_to_hub or args.process_index:
         return
-    if not isinstance(model, PeftModel):
-        check_language_model(model.config.to_dict(), Publication(args.hub_model_id))
+    publication = Publication(args.hub_model_id)
+    if isinstance(model, PeftModel):
+        base = model.active_peft_config.base_model_name_or_path
+        public_base(base, model.get_base_model().config.to_dict(), publication)
+    else:
+        check_language_model(model.config.to_dict(), publication)
     open_repository(args.hub_model_id, args.hub_token, args.hub_private_repo)
 
 

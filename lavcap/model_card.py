@@ -211,7 +211,7 @@ def _dataset_name(results: dict[str, Any]) -> str:
 
 
 def _licence_fields(facts: CardFacts) -> dict[str, str]:
-    base = facts.config.get("text_model_name")
+    base = _language_model(facts.config)
     if facts.licence or not base:
         return {"license": facts.licence or "apache-2.0"}
     if LLAMA_2.search(base):
@@ -293,7 +293,7 @@ def _evaluation(results: dict[str, Any]) -> str:
 
 
 def _licence_line(facts: CardFacts) -> str:
-    base = facts.config.get("text_model_name")
+    base = _language_model(facts.config)
     if not base:
         return f"The weights: {facts.licence or 'Apache-2.0'}."
     held = "are in this repository, under their own licence" if facts.has_base else "are not in this repository"
@@ -313,12 +313,16 @@ def _parts(facts: CardFacts) -> list[tuple[str, str, str]]:
 
 def _part_names(config: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
     """The pretrained parts of a model, and the names of their origins where they are known."""
-    fusion = config.get("fusion")
-    yield "language model", config.get("text_model_name")
+    fusion, places = config.get("fusion"), config.get("base_parts") or {}
+    yield "language model", places.get("text") or config.get("text_model_name")
     if fusion != "video_only":
-        yield "audio encoder", config.get("audio_model_name")
+        yield "audio encoder", places.get("audio")
     if fusion != "audio_only":
-        yield "image encoder", config.get("vision_model_name")
+        yield "image encoder", places.get("vision") or config.get("vision_model_name")
+
+
+def _language_model(config: dict[str, Any]) -> str | None:
+    return next(name for _, name in _part_names(config))
 
 
 def _cell(value: Any) -> str:

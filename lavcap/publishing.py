@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Publication:
         revision: branch, if it is not the main one.
         evaluation: folder that scripts/evaluate.py wrote; default: the model's own folder, if it holds results.
         base_model: name on the Hub of the base of an adapter, if the folder names another place.
+        parts: the same for the parts of a base: `text`, `audio`, `vision`.
         with_language_model: allow that the whole weights of somebody else's language model are uploaded.
         licence: identifier of the Hub; default: that of the language model, else Apache-2.0.
         datasets: names on the Hub of the training data.
@@ -62,6 +63,7 @@ class Publication:
     revision: str | None = None
     evaluation: str | Path | None = None
     base_model: str | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
     with_language_model: bool = False
     licence: str | None = None
     datasets: Sequence[str] = ()
@@ -82,11 +84,14 @@ def collect_files(folder: str | Path, publication: Publication, trained: str | P
     folder, trained = Path(folder), Path(trained or folder)
     files = _own_files(folder)
     config = _read(folder / "config.json")
+    if publication.parts:
+        config["base_parts"] = (config.get("base_parts") or {}) | dict(publication.parts)
     has_base = any(name.startswith("model") and name.endswith(".safetensors") for name in files)
     if has_base:
         check_language_model(config, publication)
     weights = [file for name, file in files.items() if name.endswith(".safetensors")]
-    content = {name: _without_paths(_read(file)) for name, file in files.items() if name.endswith("config.json")}
+    content = {name: _read(file) for name, file in files.items() if name.endswith("config.json")}
+    content = {name: _without_paths(each) for name, each in (content | {"config.json": config}).items()}
     adapter = content.get(ADAPTER_SETTINGS, {})
     if adapter:
         adapter["base_model_name_or_path"] = _base_of(folder, config, has_base, publication)
@@ -223,34 +228,46 @@ def _without_paths(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------ base
 
 
-def _base_of(folder: Path, config: dict[str, Any], has_base: bool, publication: Publication) -> str:
+def public_base(base: str | None, config: dict[str, Any], publication: Publication) -> str:
     """Where others find the base of an adapter: a name on the Hub.
 
-    An adapter whose base is in its own repository, or is put together of the parts that `config.json` names, names
-    that repository: Transformers reads the configuration from where the base is said to be.
+    An adapter on parts that `config.json` names is said to have its own repository for a base: from there Transformers
+    reads which parts.
+
+    Args:
+        base: what `adapter_config.json` says, or nothing for an adapter on parts.
+        config: content of `config.json`, with the names of the parts as they are published.
+
+    Raises:
+        ValueError: the base, or a part of it, is a folder of this machine.
     """
-    if publication.base_model:
-        return publication.base_model
+    base = publication.base_model or base
+    if base and base != publication.repo_id:
+        if not _is_on_hub(base):
+            raise ValueError(
+                f"The adapter was trained on {base}, which others do not have; publish that model, and name it with "
+                "scripts/push_to_hub.py --base_model owner/name."
+            )
+        return base
+    parts = {name: place for name, place in (config.get("base_parts") or {}).items() if place}
+    if "text" not in parts:
+        raise ValueError("The adapter does not tell its base; name one with scripts/push_to_hub.py --base_model.")
+    if unknown := [f"{name} {place}" for name, place in parts.items() if not _is_on_hub(place)]:
+        options = " ".join(f"--{each.partition(' ')[0]}_model owner/name" for each in unknown)
+        raise ValueError(
+            f"The adapter was trained on parts that others do not have: {', '.join(unknown)}; name them on the Hub "
+            f"with scripts/push_to_hub.py {options}."
+        )
+    return publication.repo_id
+
+
+def _is_on_hub(place: str) -> bool:
+    return not Path(place).exists() and place.count("/") == 1 and not place.startswith(("/", "."))
+
+
+def _base_of(folder: Path, config: dict[str, Any], has_base: bool, publication: Publication) -> str:
     base = _read(folder / ADAPTER_SETTINGS).get("base_model_name_or_path")
-    if not base or (Path(base).exists() and has_base and Path(base).samefile(folder)) or base == publication.repo_id:
-        if not has_base:
-            _check_part_names(folder, config)
+    if has_base and not publication.base_model:  # beside the adapter, whatever place it had when it was made
         return publication.repo_id
-    if Path(base).exists() or base.count("/") != 1 or base.startswith((".", "/")):
-        raise ValueError(
-            f"{folder}: its adapter was trained on {base}, which others do not have; name the base on the Hub with "
-            "--base_model."
-        )
-    return base
-
-
-def _check_part_names(folder: Path, config: dict[str, Any]):
-    """The parts that a base is put together of must be found on the Hub."""
-    fusion = config.get("fusion")
-    fields = ["text_model_name"] + ["audio_model_name"] * (fusion != "video_only")
-    fields += ["vision_model_name"] * bool(config.get("has_vision_tower"))
-    if unknown := [f"{field}={config.get(field)!r}" for field in fields if "/" not in (config.get(field) or "")]:
-        raise ValueError(
-            f"{folder}: its base is put together of parts that others do not find: {', '.join(unknown)}, expected "
-            "owner/name on the Hub; write the names into its config.json, or publish the base and pass --base_model."
-        )
+    is_here = base and Path(base).exists() and Path(base).samefile(folder)
+    return public_base(None if is_here else base, config, publication)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from adapters_lavcap import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from parts_lavcap import find_file
 
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-ADAPTER, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
 
 def find_weights(name_or_path: str | Path) -> dict[str, Path]:
@@ -24,14 +24,16 @@ def find_weights(name_or_path: str | Path) -> dict[str, Path]:
     Raises:
         ValueError: there are none, or one that belongs to the others is missing.
     """
-    names = [name for name in (ADAPTER, WHOLE) if find_file(name_or_path, name, {})]
+    names = [name for name in (ADAPTER_WEIGHTS, WHOLE) if find_file(name_or_path, name, {})]
     index = find_file(name_or_path, INDEX, {})
     if index and WHOLE not in names:
         names += sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
     has_settings = find_file(name_or_path, ADAPTER_SETTINGS, {}) is not None
-    if not names or has_settings != (ADAPTER in names):
-        expected = ADAPTER if has_settings else ADAPTER_SETTINGS if ADAPTER in names else f"{WHOLE} or {ADAPTER}"
-        raise ValueError(f"{name_or_path}: holds no {expected}; pass a folder that training wrote to the end.")
+    absent = ADAPTER_WEIGHTS if has_settings else ADAPTER_SETTINGS
+    if has_settings == (ADAPTER_WEIGHTS in names):
+        absent = None if names else f"{WHOLE} or {ADAPTER_WEIGHTS}"
+    if absent:
+        raise ValueError(f"{name_or_path}: holds no {absent}; pass a folder that training wrote to the end.")
     files = {name: find_file(name_or_path, name, {}) for name in names}
     if missing := [name for name, file in files.items() if file is None]:
         raise ValueError(f"{name_or_path}: lacks {', '.join(missing)}, which {INDEX} names; copy the model again.")

@@ -12,16 +12,20 @@ import torch
 import yaml
 from hub_server import run_hub
 from huggingface_hub import ModelCard
+from model_parts import assemble, write_parts
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from stranger import run_inside, run_stranger
 from test_hub import ANSWER, assert_same, surroundings
 from test_train_hf import TINY
+from transformers import Seq2SeqTrainingArguments
 
 from conftest import ROOT, write_media
+from lavcap.hub_trainer import open_hub
 from lavcap.hub_upload import UploadError, open_repository, upload
 from lavcap.model_card import CardFacts, is_untouched, write_card
 from lavcap.publishing import Publication, collect_files
+from lavcap.trainable import add_lora, save_adapter
 from lavcap.weight_files import count_parameters, fingerprint
 from modeling_lavcap import LavcapForConditionalGeneration
 
@@ -234,7 +238,7 @@ def base_in(files) -> str:
 
 
 def test_an_adapter_goes_up_without_its_base_and_names_a_base_that_others_find(adapter):
-    with pytest.raises(ValueError, match="which others do not have; name the base on the Hub with --base_model"):
+    with pytest.raises(ValueError, match="which others do not have; publish that model, and name it"):
         collect_files(adapter, Publication(NAME))
     files = collect_files(adapter, Publication(NAME, base_model="me/base"))
     assert {name for name in files if name.endswith(".safetensors")} == {"adapter_model.safetensors"}
@@ -247,14 +251,16 @@ def test_an_adapter_goes_up_without_its_base_and_names_a_base_that_others_find(a
 
 def test_an_adapter_on_parts_names_its_own_repository_if_the_parts_are_on_the_hub(adapter):
     change(adapter / "adapter_config.json", base_model_name_or_path=None)
-    with pytest.raises(ValueError, match="text_model_name=None, audio_model_name=None, vision_model_name=None"):
+    with pytest.raises(ValueError, match="does not tell its base"):
         collect_files(adapter, Publication(NAME))
-    names = {"text_model_name": "meta-llama/Llama-2-7b-chat-hf", "audio_model_name": "mispeech/ced-base"}
-    change(adapter / "config.json", **names, vision_model_name="openai/clip-vit-large-patch14")
-    files = collect_files(adapter, Publication(NAME))
+    names = {"text": "meta-llama/Llama-2-7b-chat-hf", "audio": "mispeech/ced-base", "vision": "openai/clip"}
+    change(adapter / "config.json", base_parts=names | {"text": str(adapter), "vision": "/models/clip"})
+    with pytest.raises(ValueError, match=f"text {adapter}, vision /models/clip; name them on the Hub"):
+        collect_files(adapter, Publication(NAME))
+    files = collect_files(adapter, Publication(NAME, parts={"text": names["text"], "vision": names["vision"]}))
     card = ModelCard(files["README.md"].decode())
-    assert base_in(files) == NAME and card.data.license == "llama2"
-    assert card.data.base_model == [*names.values(), "openai/clip-vit-large-patch14"]
+    assert base_in(files) == NAME and json.loads(files["config.json"])["base_parts"] == names
+    assert card.data.license == "llama2" and card.data.base_model == [*names.values()]
     assert "are not in this repository" in card.text
 
 
@@ -498,6 +504,16 @@ def test_training_with_a_rejected_token_does_not_begin(hub, train, tmp_path):
     assert "rejected the token" in error_of(train()) and not (tmp_path / "run").exists()
 
 
+def test_a_run_whose_upload_others_could_not_load_or_may_not_have_is_refused_before_training(tmp_path):
+    write_parts(tmp_path)
+    model = assemble(tmp_path)
+    args = Seq2SeqTrainingArguments(str(tmp_path / "run"), push_to_hub=True, hub_model_id=NAME, use_cpu=True)
+    with pytest.raises(ValueError, match="whole weights of llama-tiny"):
+        open_hub(args, model)
+    with pytest.raises(ValueError, match=f"parts that others do not have: text {tmp_path / 'llama-tiny'}, audio"):
+        open_hub(args, add_lora(model, {"target_modules": ["q_proj"]}))
+
+
 @pytest.mark.slow
 def test_training_publishes_every_save_and_the_whole_run_at_its_end(hub, train, tmp_path, toy_world):
     result = train("--hub_strategy", "every_save", "--save_steps", 3)
@@ -538,6 +554,16 @@ def test_a_push_that_fails_after_training_keeps_the_model_and_says_how_to_push_i
     assert head(hub)["model.safetensors"] == (run / "model.safetensors").read_bytes()
 
 
+def adapter_on_parts(folder: Path, processor) -> Path:
+    """A folder as training with LoRA on pretrained parts writes it; the parts are in `parts/`."""
+    (folder / "parts").mkdir()
+    write_parts(folder / "parts", text_config={"vocab_size": len(processor.tokenizer) - 1})
+    fields = {"r": 2, "target_modules": r".*language_model\..*q_proj", "modules_to_save": ["multi_modal_projector"]}
+    save_adapter(add_lora(assemble(folder / "parts"), fields), folder / "on parts")
+    processor.save_pretrained(folder / "on parts")
+    return folder / "on parts"
+
+
 @pytest.mark.slow
 def test_a_stranger_loads_what_was_pushed_and_runs_the_code_of_the_card(
     hub, folder, adapter, model, processor, tmp_path
@@ -548,12 +574,20 @@ def test_a_stranger_loads_what_was_pushed_and_runs_the_code_of_the_card(
         shutil.copy(adapter / name, folder)
     change(folder / "adapter_config.json", base_model_name_or_path=str(folder))
     assert push(folder, "me/both").returncode == 0
+    on_parts = adapter_on_parts(tmp_path, processor)
+    for part in ("llama-tiny", "tower", "clip-tiny"):
+        open_repository(f"me/{part}")
+        files = {file.name: file.read_bytes() for file in (tmp_path / "parts" / part).iterdir()}
+        hub.repositories[f"me/{part}"].add("main", files)
+    places = ("--text_model", "me/llama-tiny", "--audio_model", "me/tower", "--vision_model", "me/clip-tiny")
+    assert push(on_parts, "me/on-parts", *places).returncode == 0
 
     scope = {}
     exec(ANSWER, scope)  # the strangers' own question
     adapted = LavcapForConditionalGeneration.from_pretrained(folder).eval()
-    expected = [scope["answer"](each, processor) for each in (model, adapted, adapted)]
-    names = json.dumps([NAME, "me/adapter", "me/both"])
+    assembled = LavcapForConditionalGeneration.from_pretrained(on_parts)
+    expected = [scope["answer"](each, processor) for each in (model, adapted, adapted, assembled)]
+    names = json.dumps([NAME, "me/adapter", "me/both", "me/on-parts"])
     found = run_stranger(ANSWER + LOAD, names, folder=tmp_path, **surroundings(hub, tmp_path / "home")).printed
     for each, own in zip(found, expected, strict=True):
         assert_same(each, own)
