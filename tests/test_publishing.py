@@ -473,6 +473,30 @@ def test_a_commit_that_the_hub_refuses_is_told_in_its_own_words(hub, folder):
     assert head(hub) == {}
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
+def test_the_commands_of_the_pages_publish(hub, folder, tmp_path, results, page):
+    (tmp_path / "scores").mkdir()
+    write(tmp_path / "scores" / "results.json", results | {"weights": fingerprint(folder)})
+    places = {
+        "outputs/demo/model": folder,
+        "outputs/demo/evaluation": tmp_path / "scores",
+        "outputs/upload": tmp_path / "upload",
+    }
+    lines = re.findall(r"^\.venv/bin/python scripts/push_to_hub\.py (.*)$", (ROOT / page).read_text(), re.M)
+    assert lines
+    for line in lines:
+        done = push(*(places.get(word, word) for word in line.split()))
+        assert done.returncode == 0, done.stderr
+    assert b"### Scores on 6 clips" in hub.repositories["me/lavcap-demo"].find("main")[1]["README.md"]
+
+
+def test_the_messages_of_the_page_are_those_of_the_code():
+    section = (ROOT / "docs" / "training.md").read_text().partition("\n## Publish\n")[2].partition("\n## ")[0]
+    messages = re.findall(r"^\| `(.*?)` \|", section.partition("| message |")[2], re.M)
+    code = (ROOT / "lavcap" / "hub_upload.py").read_text()
+    assert len(messages) == 5 and all(message in code for message in messages)
+
+
 def test_an_offline_machine_is_told_so(folder):
     assert "HF_HUB_OFFLINE is set" in error_of(push(folder, NAME))
 
