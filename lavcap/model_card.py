@@ -122,15 +122,16 @@ def template_path() -> Path:
     Raises:
         FileNotFoundError: in neither place.
     """
-    clone = Path(__file__).resolve().parent.parent / TEMPLATE
-    if clone.is_file():
-        return clone
+    clone = Path(__file__).resolve().parent.parent
+    for place in (clone / TEMPLATE, clone / "share" / "lavcap" / TEMPLATE):  # the second: pip install --target
+        if place.is_file():
+            return place
     try:
         installed = next((file for file in files("lavcap") or () if file.name == TEMPLATE), None)
     except PackageNotFoundError:
         installed = None
     if installed is None or not Path(installed.locate()).is_file():
-        raise FileNotFoundError(f"{clone}: no such file; it comes with the project, take it from there.")
+        raise FileNotFoundError(f"{clone / TEMPLATE}: no such file; it comes with the project, take it from there.")
     return Path(installed.locate())
 
 
