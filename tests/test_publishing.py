@@ -553,11 +553,12 @@ def test_training_publishes_every_save_and_the_whole_run_at_its_end(hub, train, 
     card = head(hub)["README.md"].decode()
     assert "| optimiser steps | 6 |" in card and "| learning_rate | 0.001 |" in card and "Not measured." in card
 
-    data = ("--data_dir", toy_world, "--max_clips", 3)
+    quick = ("--metrics", "bleu_4", "cider_d", "--bootstrap", 0)
+    data = ("--data_dir", toy_world, "--max_clips", 3, "--modalities", "audio+video", *quick)
     scored = run_inside("scripts/evaluate.py", "--model", run, *data, "--output", tmp_path / "scores")
     assert scored.returncode == 0, scored.stderr
     rescored = ("--predictions", tmp_path / "scores" / "predictions.jsonl", "--output", tmp_path / "rescored")
-    assert run_inside("scripts/evaluate.py", *rescored).returncode == 0
+    assert run_inside("scripts/evaluate.py", *rescored, *quick).returncode == 0
     for name in ("scores", "rescored"):
         assert push(run, NAME, "--evaluation", tmp_path / name).returncode == 0
         results = json.loads((tmp_path / name / "results.json").read_text())
