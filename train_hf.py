@@ -105,7 +105,6 @@ def main():
         processing_class=processor,
         compute_metrics=caption_metrics(processor, rows.validation["captions"]),
         callbacks=[TrainingNote(note)],
-        note=note,
     )
     with errors_in_one_line((MediaError, CheckpointError)):
         result = trainer.train(resume_from_checkpoint=checkpoint)

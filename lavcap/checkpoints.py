@@ -109,8 +109,6 @@ class CompleteCheckpoints:
             if self.args.should_save and partial.is_dir():
                 sync_folder(partial)
                 publish_model(partial, folder)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def save_state(self):
         if self.is_world_process_zero():

@@ -1,7 +1,6 @@
 """A trainer that publishes as `scripts/push_to_hub.py` does: the same files, the same card, one commit."""
 
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -11,7 +10,6 @@ from transformers.utils import logging
 
 from lavcap.hub_upload import Uploaded, UploadError, check_repo_id, open_repository, upload
 from lavcap.publishing import Publication, check_language_model, collect_files, public_base
-from lavcap.training_data import write_note
 
 
 logger = logging.get_logger(__name__)
@@ -65,14 +63,7 @@ class HubTrainer(Seq2SeqTrainer):
     With `push_to_hub`, the repository is made before training, so that a rejected token does not show after it.
     `push_to_hub()` uploads the output folder once; [`Trainer.save_model`] alone uploads nothing. With the strategy
     `every_save` each checkpoint is uploaded too, and the run waits for it; one that fails is a warning.
-
-    Args:
-        note: of [`lavcap.training_data.write_note`]; for the cards of uploads in mid-training.
     """
-
-    def __init__(self, *args, note: dict[str, Any] | None = None, **kwargs):
-        self._note = note
-        super().__init__(*args, **kwargs)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None):
         check_hub_options(self.args)
@@ -108,8 +99,6 @@ class HubTrainer(Seq2SeqTrainer):
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if self._note is not None:
-            write_note(checkpoint_folder, self._note)
         try:
             self._upload(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
         except (ValueError, OSError) as error:
