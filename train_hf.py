@@ -18,28 +18,29 @@ Continue after an interruption from the last checkpoint of the output folder:
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import EvalPrediction, Seq2SeqTrainingArguments, set_seed
+from transformers import ProgressCallback, Seq2SeqTrainingArguments, set_seed
 
 from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
+from lavcap.broken_clips import TrainingStopped
 from lavcap.checkpoints import CheckpointError, find_checkpoint
 from lavcap.cli import errors_in_one_line
 from lavcap.collation import EvaluationCollator, TrainingCollator, stored_width
 from lavcap.engines import whole_weights
 from lavcap.hub_trainer import check_hub_options, open_hub
-from lavcap.metrics import score_captions
 from lavcap.model_card import training_settings
+from lavcap.monitoring import MonitoringArguments, check_monitoring, early_stopping
+from lavcap.progress import TrainingProgress
 from lavcap.recipe import parse_recipe
 from lavcap.trainable import num_trained, trainable_table
 from lavcap.trainer import LavcapTrainer, TrainingNote
 from lavcap.training_data import DataArguments, as_model_inputs, inherited_note, load_rows, stored_example
 from lavcap.training_model import ModelArguments, build_model, check_checkpoint, plain
+from lavcap.validation import SampleCaptions, ValidationScores
 from media_lavcap import MediaError
-from processing_lavcap import LavcapProcessor
 
 
 @dataclass
@@ -56,7 +57,7 @@ class AugmentationArguments:
 
 
 @dataclass
-class TrainingArguments(Seq2SeqTrainingArguments):
+class TrainingArguments(MonitoringArguments, Seq2SeqTrainingArguments):
     # The Trainer knows the model's inputs, not the columns that the collator makes them of.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this off."})
     predict_with_generate: bool = field(
@@ -75,6 +76,7 @@ def main():
     with errors_in_one_line():
         model_args, data_args, augmentation_args, args = parse_recipe(kinds)
         check_hub_options(args)
+        check_monitoring(args)
         checkpoint = find_checkpoint(args)
         set_seed(args.seed)
         use_cpu_cores(args)
@@ -95,6 +97,7 @@ def main():
     output = args.output_dir if Path(args.output_dir).is_dir() else None
     note = rows.note | {"recipe": training_settings(args, **vars(augmentation_args))}
     note = inherited_note(note, filter(None, (model_args.model_name_or_path, checkpoint, output)))
+    scores = ValidationScores(processor, rows.validation["id"], rows.validation["captions"], args.sample_captions)
     trainer = LavcapTrainer(
         model=model,
         args=args,
@@ -103,10 +106,13 @@ def main():
         train_dataset=train_set,
         eval_dataset=validation_set,
         processing_class=processor,
-        compute_metrics=caption_metrics(processor, rows.validation["captions"]),
-        callbacks=[TrainingNote(note)],
+        compute_metrics=scores,
+        callbacks=[TrainingNote(note), *early_stopping(args)],
     )
-    with errors_in_one_line((MediaError, CheckpointError)):
+    trainer.add_callback(SampleCaptions(trainer, scores))
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(TrainingProgress())
+    with errors_in_one_line((MediaError, CheckpointError, TrainingStopped)):
         result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         trainer.save_state()
@@ -139,17 +145,6 @@ def build_augmentation(args: AugmentationArguments) -> Augmentation:
     given = args.instructions or []
     instructions = [text for name in given for text in (RELEASED_INSTRUCTIONS if name == "released" else [name])]
     return Augmentation(**vars(args) | {"instructions": tuple(instructions)})
-
-
-def caption_metrics(processor: LavcapProcessor, references: list[list[str]]) -> Callable[[EvalPrediction], dict]:
-    """Scores of the validation captions, which come in the order of the rows."""
-
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
-        tokens = torch.as_tensor(prediction.predictions)
-        tokens = tokens.masked_fill(tokens < 0, processor.pad_token_id)
-        return score_captions(processor.decode_captions(tokens), list(references))
-
-    return compute
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from lavcap.checkpoints import CompleteCheckpoints
-from lavcap.collation import model_inputs
 from lavcap.engines import shares_weights
 from lavcap.hub_trainer import HubTrainer
+from lavcap.monitoring import MonitoredTrainer
 from lavcap.streaming import ClipStream
 from lavcap.trainable import save_adapter
 from lavcap.training_data import write_note
@@ -29,8 +29,8 @@ MODALITIES = {
 }
 
 
-class LavcapTrainer(CompleteCheckpoints, HubTrainer):
-    """Trainer that generates from `generation_input_ids`, and logs caption and alignment loss apart.
+class LavcapTrainer(CompleteCheckpoints, HubTrainer, MonitoredTrainer):
+    """Trainer that generates from `generation_input_ids`, and normalises both losses over the whole optimiser step.
 
     Args:
         eval_data_collator: makes the batches of evaluation, with the prompt alone under `generation_*`; the training
@@ -40,8 +40,6 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer):
     def __init__(self, *args, eval_data_collator=None, **kwargs):
         super().__init__(*args, **kwargs)
         self._eval_data_collator = eval_data_collator or self.data_collator
-        self._caption_loss = self._alignment_loss = 0.0
-        self._logged_step: int | None = None
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(EpochOfDraws(self))
 
@@ -78,7 +76,6 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches = [model_inputs(batch) for batch in batches]
         self._num_clips = self._count_aligned_clips(batches, device)
         return batches, num_items
 
@@ -88,10 +85,6 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer):
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()
         return count.clamp(min=1)
-
-    def _get_num_items_in_batch(self, batch_samples, device):
-        num_items = super()._get_num_items_in_batch(batch_samples, device)
-        return num_items if num_items is None else num_items.clamp(min=1)  # of broken clips alone there are none
 
     def _save(self, output_dir=None, state_dict=None):
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -105,7 +98,7 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer):
             torch.save(self.args, Path(output_dir) / TRAINING_ARGS_NAME)
 
     def get_decay_parameter_names(self, model) -> list[str]:
-        # As released (`runner.py`): no decay of biases, norms and the alignment's scale. The library takes the latter
+        # As released (`optims.py`): no decay of biases, norms and the alignment's scale. The library takes the latter
         # for a weight.
         names = super().get_decay_parameter_names(model)
         axes = {name: parameter.ndim for name, parameter in model.named_parameters()}
@@ -114,23 +107,7 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if model.training and num_items_in_batch is not None and self.args.n_gpu <= 1:
             inputs = inputs | {"num_clips_in_batch": self._num_clips}
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if model.training:
-            if self._logged_step is None:  # a resumed run does not begin at 0
-                self._logged_step = self.state.global_step
-            caption_loss = outputs["caption_loss"].detach()
-            self._caption_loss += caption_loss
-            self._alignment_loss += outputs["loss"].detach() - caption_loss
-        return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None):
-        steps = self.state.global_step - (self._logged_step or 0)
-        if "loss" in logs and steps:
-            logs["caption_loss"] = float(self._caption_loss) / steps
-            logs["alignment_loss"] = float(self._alignment_loss) / steps
-            self._caption_loss = self._alignment_loss = 0.0
-            self._logged_step = self.state.global_step
-        super().log(logs, start_time)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def prediction_step(
         self,
@@ -141,8 +118,9 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer):
         **gen_kwargs,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         prompt = {name.removeprefix(GENERATION_PREFIX): inputs[name] for name in inputs if _is_prompt(name)}
-        full = {name: value for name, value in model_inputs(inputs).items() if not _is_prompt(name)}
+        full = {name: value for name, value in self.note_evaluated(inputs).items() if not _is_prompt(name)}
         loss, _, _ = Trainer.prediction_step(self, model, full, prediction_loss_only=True)
+        loss = self.loss_of_readable(loss, full["labels"])
         if prediction_loss_only or not self.args.predict_with_generate:
             return loss, None, None
         clips = {name: value for name, value in full.items() if name not in ("labels", *prompt)}

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import EvalPrediction
 
 from conftest import tiny_model
 from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
@@ -12,8 +13,9 @@ from lavcap.collation import EvaluationCollator, TrainingCollator
 from lavcap.data import load_split, one_row_per_caption
 from lavcap.streaming import ClipStream, find_shards, write_shards
 from lavcap.trainer import LavcapTrainer
+from lavcap.validation import ValidationScores
 from processing_lavcap import LavcapProcessor
-from train_hf import TrainingArguments, caption_metrics
+from train_hf import TrainingArguments
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def trainer(toy_world, processor, model, tmp_path):
         train_dataset=ClipDataset(one_row_per_caption(rows), processor, cache=True),
         eval_dataset=ClipDataset(rows, processor, cache=True),
         processing_class=processor,
-        compute_metrics=caption_metrics(processor, rows["captions"]),
+        compute_metrics=ValidationScores(processor, rows["id"], rows["captions"]),
     )
 
 
@@ -55,11 +57,13 @@ def test_predictions_are_the_captions_generated_from_each_clip_alone(trainer, pr
 
 
 def test_references_in_the_place_of_predictions_score_perfectly(processor, toy_world):
-    references = load_split(toy_world, "val")["captions"]
+    rows = load_split(toy_world, "val")
+    references = rows["captions"]
     ids = [processor.tokenizer(captions[0])["input_ids"] for captions in references]
     width = max(map(len, ids))
     padded = torch.tensor([row + [-100] * (width - len(row)) for row in ids])
-    metrics = caption_metrics(processor, references)(type("P", (), {"predictions": padded.numpy()}))
+    prediction = EvalPrediction(predictions=padded.numpy(), label_ids=padded.numpy())
+    metrics = ValidationScores(processor, rows["id"], references)(prediction)
     assert metrics["bleu_4"] == pytest.approx(1) and metrics["rouge_l"] == pytest.approx(1)
 
 
