@@ -156,7 +156,7 @@ class MonitoredTrainer(Seq2SeqTrainer):
         if self._nonfinite_in_a_row >= _setting(self.args, "max_nonfinite_steps"):
             raise TrainingStopped(
                 f"the loss or its gradient was NaN or infinite in {self._nonfinite_in_a_row} steps in a row, the last "
-                f"one step {step} on {listed(names)}. These steps have changed nothing. Look at these clips, lower "
+                f"one step {step} on {listed(names)}. They have changed no weight. Look at these clips, lower "
                 "--learning_rate, or leave float16 for bfloat16, then continue with --resume_from_checkpoint true."
             )
         if self.is_world_process_zero():

@@ -16,7 +16,7 @@ TRAINING = {
     "peak_memory_gib": "{:.2f} GiB",
     "steps_left_out": "{:.0f} steps left out",
 }
-UNSHOWN = ("runtime", "_per_second", "epoch", "preparation_time", "flos")
+UNSHOWN = ("runtime", "_per_second", "epoch", "preparation_time", "flos", "scored_clips")
 
 
 class TrainingProgress(ProgressCallback):

@@ -63,11 +63,15 @@ class SampleCaptions(TrainerCallback):
     def __init__(self, trainer: Trainer, scores: ValidationScores):
         self.trainer = trainer
         self.scores = scores
+        self._shown: list[dict[str, Any]] = []
 
     def on_evaluate(self, args, state, control, **kwargs):
         if not state.is_world_process_zero or not self.scores.samples:
             return
         samples = [{"step": state.global_step, **sample} for sample in self.scores.samples]
+        if samples == self._shown:  # the last evaluation of a run repeats the one before
+            return
+        self._shown = samples
         for sample in samples:
             tqdm.write(f"  {sample['id']}: {sample['caption']!r}; a person wrote {sample['reference']!r}")
         _append(Path(args.output_dir) / SAMPLES, samples)
