@@ -112,7 +112,7 @@ class Run:
 class Watch:
     """Calls back before each change of the output folder, and when a file of tensors is half-written there."""
 
-    def __init__(self, folder: Path, on_change: Callable[[int], None]):
+    def __init__(self, folder: Path, on_change: Callable[[int, str], None]):
         self.folder, self.on_change, self.count = str(folder), on_change, 0
         sys.addaudithook(self._notice)
         for module, name in ((torch, "save"), (transformers.modeling_utils, "safe_save_file")):
@@ -122,21 +122,21 @@ class Watch:
     def _notice(self, event: str, details: tuple):
         is_reading = event == "open" and not set(str(details[1])) & set("wax+")
         if event in CHANGES and not is_reading and str(details[0]).startswith(self.folder):
-            self._change()
+            self._change(str(details[0]))
 
     def _halved(self, write: Callable) -> Callable:
         def written(content, file, *args, **kwargs):
             write(content, file, *args, **kwargs)
             whole = Path(file).read_bytes()
             os.truncate(file, len(whole) // 2)
-            self._change()
+            self._change(str(file))
             Path(file).write_bytes(whole)
 
         return written
 
-    def _change(self):
+    def _change(self, path: str):
         self.count += 1
-        self.on_change(self.count)
+        self.on_change(self.count, path)
 
 
 def die():
@@ -144,14 +144,14 @@ def die():
 
 
 def count_changes(run: Run, answer: Path):
-    watch = Watch(run.output, lambda count: None)
+    watch = Watch(run.output, lambda count, path: None)
     run.finish()
     count = watch.count
     answer.write_text(str(count))
 
 
 def die_at_change(run: Run, moment: int, resume: bool = False):
-    Watch(run.output, lambda count: die() if count == moment else None)
+    Watch(run.output, lambda count, path: die() if count == moment else None)
     run.finish(resume)
 
 
@@ -193,9 +193,9 @@ def limit_files(largest: int):
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
 
 
-def run_command(folder: Path, errors: Path, moment: int, largest_file: int, *arguments: str):
-    """`train_hf.py` with an output folder, killed before a change of it (0: never), or on a disk that is full."""
-    Watch(folder, lambda count: die() if count == moment else None)
+def run_command(folder: Path, errors: Path, fatal: str, largest_file: int, *arguments: str):
+    """`train_hf.py` with an output folder, killed before it writes a file of it, or on a disk that is full."""
+    Watch(folder, lambda count, path: die() if path.endswith(fatal) else None)
     limit_files(largest_file)
     with redirect_stderr(io.StringIO()) as said:
         sys.argv = ["train_hf.py", *arguments, "--output_dir", str(folder)]
