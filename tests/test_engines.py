@@ -4,8 +4,11 @@ Each run is one of `accelerate launch` with a file of `configs/accelerate`; the 
 Trainer is not among them: on a CPU Accelerate does not apply it, so what it does to the model is tested by itself.
 """
 
+import contextlib
+import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,22 +18,24 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from conftest import ROOT
+from conftest import ROOT, tiny_model
 from launched import LORA
 from lavcap.data import load_split
 from lavcap.manifest import write_split
 from modeling_lavcap import LavcapForConditionalGeneration
+from processing_lavcap import LavcapProcessor
 
 
 pytestmark = pytest.mark.scale
 needs_deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="make scale-test installs DeepSpeed")
 
 STEPS, SAVED = 20, 10
+LONGEST = 180  # seconds of a launch, ten times what it takes
 VARIANTS = {
     "audio_only": {"fusion": "audio_only"},
     "video_only": {"fusion": "video_only"},
-    "concat_channel": {"fusion": "concat_channel"},
-    "cross_attention": {"fusion": "cross_attention", "transport_attention": "barycentric"},
+    "concat_channel": {"fusion": "concat_channel", "num_video_frames": 3},
+    "cross_attention": {"fusion": "cross_attention", "cross_attention_heads": 3, "transport_attention": "barycentric"},
 }
 RECIPE = {
     "lora": LORA,
@@ -80,8 +85,15 @@ def workplace(tmp_path_factory, toy_world, saved_model) -> Path:
 
 
 def run(*command: object):
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    """Run a command to its end; processes that wait for each other for good are ended."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, start_new_session=True, **pipes)
+    try:
+        _, errors = started.communicate(timeout=LONGEST)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode == 0, errors[-4000:]
 
 
 def launch(folder: Path, settings: str, processes: int, jobs: dict[str, dict]) -> dict[str, dict]:
@@ -120,11 +132,11 @@ def scoring(saved_model: Path, toy_world: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def variants(workplace, model, processor):
+def variants(workplace, fitting_config, tokenizer):
     for name, fields in VARIANTS.items():
-        config = type(model.config).from_dict(model.config.to_dict() | fields)
-        LavcapForConditionalGeneration(config).save_pretrained(workplace / name)
-        processor.__class__.from_config(config, processor.tokenizer).save_pretrained(workplace / name)
+        model = tiny_model(**fields, text_config={"vocab_size": fitting_config.text_config.vocab_size})
+        model.save_pretrained(workplace / name)
+        LavcapProcessor.from_config(model.config, copy.deepcopy(tokenizer)).save_pretrained(workplace / name)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +183,7 @@ def assert_trained_moved(record: dict):
 def assert_adapter_alone(checkpoint: Path, trained: list[str]):
     """Nothing of the frozen weights is in a checkpoint, under any name."""
     weights = load_file(checkpoint / "adapter_model.safetensors")
-    assert len(weights) == len(trained) and not list(checkpoint.glob("model*"))
+    assert len(weights) == len(trained) and not list(checkpoint.glob("model*.safetensors"))
     adapter = (checkpoint / "adapter_model.safetensors").stat().st_size
     others = [path for path in checkpoint.rglob("*") if path.suffix in (".pt", ".bin", ".safetensors")]
     assert sum(path.stat().st_size for path in others) < 12 * adapter
