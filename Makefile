@@ -8,18 +8,19 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 OLDEST := .cache/oldest
+SCALE := .cache/scale
 # One thread per process: most of the time goes into starting scripts, which two processes do side by side.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not scale"
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file configs/accelerate/one_process.yaml
 
 REHEARSAL := .cache/rehearsal
 REHEARSED := configs/toy.yaml --tokenizer_name $(REHEARSAL)/raw/tokenizer --per_device_train_batch_size 4 \
 	--eval_strategy no --max_new_tokens 8 --num_beams 2
 
-.PHONY: help install demo rehearsal test unit contract oldest lint clean
+.PHONY: help install demo rehearsal test unit contract scale-test oldest lint clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/installed  ## make the virtual environment and install everything into it
 
@@ -62,7 +63,7 @@ rehearsal: install  ## the way of a real data set in small: prepare, features, s
 	$(BIN)/python scripts/evaluate.py --model $(REHEARSAL)/merged --data_dir $(REHEARSAL)/prepared \
 		--output $(REHEARSAL)/evaluation --metrics bleu_4 rouge_l cider_d --max_new_tokens 8
 
-test: lint unit contract rehearsal oldest  ## run every check, the quickest first
+test: lint unit contract rehearsal scale-test oldest  ## run every check, the quickest first
 
 unit: install  ## run the tests of this project
 	$(PYTEST) --ignore tests/contract
@@ -70,6 +71,16 @@ unit: install  ## run the tests of this project
 contract: install  ## run Transformers' own common tests on LAVCap
 	$(BIN)/python scripts/fetch_library_tests.py
 	$(PYTEST) tests/contract
+
+scale-test: $(SCALE)/installed  ## run the tests of training in several processes: DDP, DeepSpeed, FSDP2
+	PYTHONPATH=$(SCALE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale tests
+
+# DeepSpeed is not in the virtual environment: where it is, Accelerate imports it, and it writes to standard output.
+$(SCALE)/installed: constraints-scale.txt | install
+	rm -rf $(SCALE)
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(SCALE) \
+		--requirement constraints-scale.txt
+	touch $@
 
 oldest: $(OLDEST)/installed  ## run all tests with the oldest Transformers that is supported
 	PYTHONPATH=$(OLDEST) $(BIN)/python scripts/fetch_library_tests.py

@@ -47,6 +47,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "deepspeed": ["deepspeed>=0.19"],  # the Makefile has what lets it install without a compiler
         "demo": ["matplotlib>=3.8", "tensorboard>=2.16"],
         "fense": ["aac-metrics==0.5.2"],  # later ones need msclap, and that Transformers below 5 and NumPy below 2
         "quantization": ["bitsandbytes>=0.45"],
