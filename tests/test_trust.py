@@ -1,7 +1,5 @@
 """What is trained moves, and nothing else does: whole models and LoRA, with and without gradient checkpointing."""
 
-import copy
-
 import pytest
 import torch
 
