@@ -142,6 +142,7 @@ for number, job in enumerate(jobs):
 
 
 @pytest.mark.slow
+@pytest.mark.scale
 def test_processes_whose_clips_are_broken_keep_in_step_and_stop_together(world, tmp_path):
     """Two processes with a clip each: in many steps one of them, and in some both, have nothing to learn from."""
     broken = break_sounds(world, "train", 12)

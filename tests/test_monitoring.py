@@ -3,18 +3,22 @@
 import copy
 import json
 import math
+import sys
+from importlib.machinery import ModuleSpec
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import EvalPrediction
+from transformers import EvalPrediction, Seq2SeqTrainingArguments
 
 from lavcap.broken_clips import TrainingStopped
 from lavcap.clips import ClipDataset
 from lavcap.collation import EvaluationCollator, TrainingCollator, model_inputs
 from lavcap.data import load_split, one_row_per_caption
-from lavcap.monitoring import MonitoringArguments, Step, check_monitoring, early_stopping
+from lavcap.monitoring import Step, check_monitoring, early_stopping
 from lavcap.progress import progress_line
+from lavcap.trainable import add_lora
 from lavcap.trainer import LavcapTrainer
 from lavcap.validation import SampleCaptions, ValidationScores
 from train_hf import TrainingArguments
@@ -33,7 +37,7 @@ def clips(toy_world, processor):
 def build(model, processor, clips, tmp_path):
     """Trainers on six clips, two a step; keywords are training arguments."""
 
-    def trainer(train_dataset=clips, eval_dataset=None, callbacks=(), **options) -> LavcapTrainer:
+    def trainer(train_dataset=clips, eval_dataset=None, callbacks=(), model=model, **options) -> LavcapTrainer:
         fixed = {"output_dir": str(tmp_path / "out"), "use_cpu": True, "report_to": "none", "save_strategy": "no"}
         fixed |= {"max_steps": 3, "logging_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
         scores = None if eval_dataset is None else scores_of(eval_dataset, processor)
@@ -170,16 +174,56 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_left_out_too(build
     assert next(entry for entry in trainer.state.log_history if "loss" in entry)["steps_left_out"] == 1
 
 
-def test_a_run_stops_when_its_metric_gets_no_better_and_ends_with_the_best_weights(build, clips):
-    options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 9}
-    options |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "early_stopping_patience": 2}
+WATCHED = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+WATCHED |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "early_stopping_patience": 2}
+WATCHED |= {"greater_is_better": True}  # so that the first evaluation is the best one
+
+
+def stopping(options):
     args = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none", **options)
     check_monitoring(args)
-    trainer = build(eval_dataset=clips, callbacks=early_stopping(args), **options, learning_rate=50.0, optim="sgd")
+    return {"callbacks": early_stopping(args), "restore_callback_states_from_checkpoint": True}
+
+
+def evaluated(trainer) -> list[float]:
+    return [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["whole", "LoRA"])
+def test_a_run_stops_when_its_metric_gets_no_better_and_ends_with_the_best_weights(build, clips, model, adapted):
+    if adapted:
+        lora = {
+            "target_modules": r".*language_model\..*\.(q_proj|v_proj)",
+            "modules_to_save": ["multi_modal_projector"],
+        }
+        model = add_lora(copy.deepcopy(model), lora)
+    trainer = build(model=model, eval_dataset=clips, max_steps=12, **stopping(WATCHED), **WATCHED)
     trainer.train()
-    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    assert losses.index(min(losses)) == len(losses) - 3 and trainer.state.global_step < 9
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
+    losses = evaluated(trainer)
+    assert losses.index(max(losses)) == len(losses) - 3 and trainer.state.global_step < 12
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(max(losses), rel=1e-5)
+    assert max(losses) > 1.001 * min(losses)
+
+
+def test_an_interruption_does_not_begin_the_patience_anew(build, clips):
+    whole = build(eval_dataset=clips, max_steps=12, **stopping(WATCHED), **WATCHED)
+    whole.train()
+    last = whole.state.global_step
+    options = WATCHED | {"output_dir": f"{whole.args.output_dir} again", "lr_scheduler_type": "constant"}
+    for steps in (last - 1, 12):
+        parts = build(eval_dataset=clips, max_steps=steps, **stopping(WATCHED), **options)
+        parts.train(resume_from_checkpoint=steps == 12)
+    assert parts.state.global_step == last
+
+
+def test_other_loggers_are_told_the_same(build, monkeypatch):
+    tracker = MagicMock(__spec__=ModuleSpec("trackio", None), __version__="0.30.0")
+    monkeypatch.setitem(sys.modules, "trackio", tracker)
+    trainer = build(report_to="trackio", max_steps=1)
+    check_monitoring(trainer.args)
+    trainer.train()
+    told = {name for call in tracker.log.call_args_list for name in call.args[0]}
+    assert {"train/caption_loss", "train/plan_entropy", "train/clips_per_second", "train/grad_norm"} <= told
 
 
 def test_validation_clips_that_are_broken_are_not_scored(processor, clips):
@@ -214,9 +258,12 @@ def test_what_a_run_would_stumble_over_later_is_refused(options, message, tmp_pa
         check_monitoring(TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{"report_to": "none"} | options))
 
 
-def test_other_training_arguments_have_the_defaults(build):
-    trainer = build()
-    for name in MonitoringArguments.__dataclass_fields__:
-        delattr(trainer.args, name) if name in vars(trainer.args) and name.startswith("max_") else None
-    trainer.train()
-    assert trainer.state.global_step == 3
+def test_arguments_of_the_library_alone_will_do(model, processor, clips, tmp_path):
+    options = {"use_cpu": True, "report_to": "none", "max_steps": 1, "save_strategy": "no", "disable_tqdm": True}
+    LavcapTrainer(
+        model=copy.deepcopy(model),
+        args=Seq2SeqTrainingArguments(output_dir=str(tmp_path), remove_unused_columns=False, **options),
+        data_collator=TrainingCollator(processor),
+        train_dataset=clips,
+        processing_class=processor,
+    ).train()

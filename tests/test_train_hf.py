@@ -196,6 +196,10 @@ def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(r
         (("--lora", '{"rank": 2}'), "'rank' is not a field of lora"),
         (("--load_in_4bit", "true"), "load_in_4bit needs lora: 4 bits are not trained"),
         (("--text_model", "no/such/llama", "--audio_model", "ced.pt"), "no/such/llama"),
+        (("--report_to", "wandb"), "report_to is 'wandb', but that package is not installed"),
+        (("--metric_for_best_model", "cider"), "metric_for_best_model is 'cider', expected one of loss, bleu_1"),
+        (("--early_stopping_patience", "2"), "early_stopping_patience is 2, which needs metric_for_best_model"),
+        (("--max_broken_share", "2"), "max_broken_share is 2.0, expected a share from 0 to 1"),
         (("--model_name_or_path", "blind"), "blind: has no vision tower, so it takes stored video_features"),
     ],
 )
