@@ -5,6 +5,10 @@ One process, CPU or one GPU (tested on two CPU cores):
 
     accelerate launch train_hf.py configs/toy.yaml
 
+Several GPUs: `ddp`, `fsdp2`, `deepspeed_zero2` or `deepspeed_zero3` (tested as docs/training.md says):
+
+    accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 4 train_hf.py RECIPE.yaml
+
 The recipe is a YAML file of fields; any of them can be overridden, named as `HfArgumentParser` names them:
 
     accelerate launch train_hf.py configs/toy.yaml --learning_rate 5e-4 --output_dir outputs/lower_rate
