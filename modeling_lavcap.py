@@ -138,10 +138,14 @@ class LavcapBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        if self.weight.requires_grad or not self.training:
-            return super().forward(features)
-        statistics = (self.running_mean, self.running_var)
-        return nn.functional.batch_norm(features, *statistics, self.weight, self.bias, eps=self.eps)
+        # In the dtype of the statistics: DeepSpeed's bfloat16 casts the weights, and not them.
+        mean, variance = self.running_mean, self.running_var
+        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
+        moves = self.training and self.weight.requires_grad
+        if moves:
+            self.num_batches_tracked.add_(1)
+        features = features.to(mean.dtype)
+        return nn.functional.batch_norm(features, mean, variance, weight, bias, moves, self.momentum, self.eps)
 
 
 class LavcapLayerNorm(nn.LayerNorm):
@@ -267,7 +271,7 @@ class LavcapAudioModel(LavcapPreTrainedModel):
         """
         self._check_input(input_features)
         # float32, as loaded; a model that was cast as a whole goes on in its own dtype
-        features = input_features.to(self.batch_norm.weight.dtype)
+        features = input_features.to(self.batch_norm.running_mean.dtype)
         hidden_states = self.batch_norm(features.transpose(1, 2))  # (batch, mel, frames)
         hidden_states = at_least_float32(self.patch_embed(hidden_states.unsqueeze(1)))
         hidden_states = hidden_states + self.time_pos_embed[..., : hidden_states.shape[-1]] + self.freq_pos_embed

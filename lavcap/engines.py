@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.deepspeed import (
     is_deepspeed_zero3_enabled,
@@ -28,6 +30,13 @@ def whole_weights(args: TrainingArguments) -> Iterator[None]:
         yield
     finally:
         set_hf_deepspeed_config(config)
+
+
+class FeaturesInFloat32:
+    """A Trainer that leaves features as they are: under DeepSpeed's bfloat16 it would round them before the model."""
+
+    def _prepare_input(self, data: Any) -> Any:
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
 
 def shares_weights(trainer: Trainer) -> bool:

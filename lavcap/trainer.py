@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from lavcap.checkpoints import CompleteCheckpoints
-from lavcap.engines import shares_weights
+from lavcap.engines import FeaturesInFloat32, shares_weights
 from lavcap.hub_trainer import HubTrainer
 from lavcap.monitoring import MonitoredTrainer
 from lavcap.streaming import ClipStream
@@ -29,7 +29,7 @@ MODALITIES = {
 }
 
 
-class LavcapTrainer(CompleteCheckpoints, HubTrainer, MonitoredTrainer):
+class LavcapTrainer(CompleteCheckpoints, HubTrainer, FeaturesInFloat32, MonitoredTrainer):
     """Trainer that generates from `generation_input_ids`, and normalises both losses over the whole optimiser step.
 
     Args:

@@ -29,7 +29,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 import train_hf
 from lavcap.clips import ClipDataset
-from lavcap.collation import EvaluationCollator, TrainingCollator
+from lavcap.collation import EvaluationCollator, TrainingCollator, model_inputs
 from lavcap.data import load_split
 from lavcap.manifest import take_rows
 from lavcap.trainable import add_lora
@@ -159,7 +159,7 @@ def _steps(
     optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
     losses = []
     for _ in range(2):
-        loss = model.train()(**collate(items), **counts).loss * processes
+        loss = model.train()(**model_inputs(collate(items)), **counts).loss * processes
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -173,6 +173,7 @@ def _end_often(model: nn.Module):
 
 
 def _generate(model: nn.Module, batch: dict[str, torch.Tensor], **options) -> torch.Tensor:
+    batch = model_inputs(batch)
     prompt = {name.removeprefix("generation_"): batch.pop(name) for name in list(batch) if name.startswith("gen")}
     batch.pop("labels")
     tokens = model.eval().generate(**{**batch, **prompt}, **options)
