@@ -222,13 +222,13 @@ def read_adapter(
             adapter tells it, or that of the folder that it names as its base; a layer that the model lacks, or one of
             another size.
     """
-    settings = read_json(find_file(name, "adapter_config.json", options))
+    settings = read_json(find_file(name, ADAPTER_SETTINGS, options))
     theirs = read_json(find_file(name, "config.json", options))
     if not theirs:  # PEFT writes no configuration beside its adapters, but says which base they were trained on
         base = settings.get("base_model_name_or_path")
         theirs = read_json(find_file(base, "config.json", {})) if base and Path(base).exists() else {}
     check_base(model.config, name, theirs)
-    file = find_file(name, "adapter_model.safetensors", options)
+    file = find_file(name, ADAPTER_WEIGHTS, options)
     if file is None:
         return None
     tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in read_weights(file).items()}

@@ -13,7 +13,6 @@ import argparse
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from torch import nn
 from configuration_lavcap import LavcapConfig
 from lavcap.captioning import choose_device
 from lavcap.cli import Parser, errors_in_one_line, positive
+from lavcap.monitoring import peak_memory
 from lavcap.trainable import add_lora, num_trained
 from modeling_lavcap import LavcapForConditionalGeneration
 from parts_lavcap import as_dtype, cast
@@ -36,12 +36,12 @@ WARM_UP_STEPS = 2
 
 
 class Row(NamedTuple):
-    """One line of the table; sizes in bytes, times in seconds."""
+    """One line of the table; memory in GiB, times in seconds."""
 
     batch_size: int
     checkpointing: bool
     step: float | None
-    memory: int
+    memory: float
     trained: int
 
 
@@ -59,10 +59,10 @@ def main() -> int:
         device, _ = choose_device(args.device)
         rows = list(_measure_all(recipe, args, device))
     print(f"{args.recipe} with random weights on {_name(device)}, {rows[0].trained:,} parameters trained\n")
-    print("| batch | gradient checkpointing | step, s | clips per second | peak memory, GB |\n|---|---|---|---|---|")
+    print("| batch | gradient checkpointing | step, s | clips per second | peak memory, GiB |\n|---|---|---|---|---|")
     for row in rows:
         speed = "does not fit | " if row.step is None else f"{row.step:.3g} | {row.batch_size / row.step:.3g}"
-        memory = "" if row.step is None else f"{row.memory / 1e9:.3g}"
+        memory = "" if row.step is None else f"{row.memory:.3g}"
         print(f"| {row.batch_size} | {'yes' if row.checkpointing else 'no'} | {speed} | {memory} |")
     return 0
 
@@ -107,7 +107,7 @@ def measure(recipe: dict[str, Any], batch_size: int, checkpointing: bool, steps:
     except torch.OutOfMemoryError:
         return Row(batch_size, checkpointing, None, 0, num_trained(model))
     step = statistics.median(times[WARM_UP_STEPS:])
-    return Row(batch_size, checkpointing, step, _peak_memory(device), num_trained(model))
+    return Row(batch_size, checkpointing, step, peak_memory(torch.device(device)), num_trained(model))
 
 
 def _random_model(recipe: dict[str, Any], device: str) -> nn.Module:
@@ -140,12 +140,6 @@ def _batch(config: LavcapConfig, size: int, device: str) -> dict[str, torch.Tens
 def _wait(device: str):
     if device != "cpu":
         torch.accelerator.synchronize()
-
-
-def _peak_memory(device: str) -> int:
-    if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return torch.get_device_module(device.split(":")[0]).max_memory_allocated()
 
 
 def _name(device: str) -> str:
