@@ -41,7 +41,7 @@ logger = logging.get_logger(__name__)
 MANIFEST = "checkpoint.json"
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 # What torch, safetensors and tokenizers say instead of an OSError when a file cannot be written.
-WRITE_ERRORS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|I/O error|os error \d+")
+WRITE_ERRORS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|I/O error|IoError|os error \d+")
 
 # Arguments that decide which model a run ends with.
 COURSE = (
