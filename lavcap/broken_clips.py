@@ -32,15 +32,15 @@ class BrokenClips:
         self.path = Path(folder) / REPORT
         self.most = most
         self.reports = reports
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[str, dict[str, str]] = {"training": {}, "validation": {}}
         self.num_read = self.num_broken = 0
 
     def note(self, found: Iterable[tuple[str, str]], kind: str = "training"):
         """Report clips, by id and with the reason, that were not reported in this run."""
         for name, reason in found:
-            if name in self.reasons:
+            if name in self.reasons[kind]:
                 continue
-            self.reasons[name] = reason
+            self.reasons[kind][name] = reason
             if self.reports:
                 logger.warning(f"Broken {kind} clip {name}: {reason}")
                 self._write({"id": name, "split": kind, "reason": reason})
@@ -58,11 +58,12 @@ class BrokenClips:
         self.num_read += read
         self.num_broken += broken
         self.note(found)
+        names = list(self.reasons["training"])
         share = self.num_broken / max(1, self.num_read)
-        if share > self.most and (self.most == 0 or len(self.reasons) > FEW):
+        if share > self.most and (self.most == 0 or len(names) > FEW):
             raise TrainingStopped(
                 f"{self.num_broken} of {self.num_read} clips read ({share:.1%}) are broken, max_broken_share is "
-                f"{self.most:.1%}: {listed(list(self.reasons), 5)}; {self.path} has the reasons. Mend these clips, "
+                f"{self.most:.1%}: {listed(names, 5)}; {self.path} has the reasons. Mend these clips, "
                 "leave out their rows, or raise --max_broken_share, then continue with --resume_from_checkpoint true."
             )
 

@@ -58,7 +58,7 @@ def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError
     except kinds as error:
         if os.environ.get("LAVCAP_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")  # at once: processes of one run write at the same time
         sys.exit(2)
 
 

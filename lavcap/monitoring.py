@@ -84,9 +84,9 @@ def early_stopping(args: Any) -> list[TrainerCallback]:
 class MonitoredTrainer(Seq2SeqTrainer):
     """Trainer that logs what a run is told by, and leaves out steps that are not finite and clips that are broken.
 
-    A step whose loss or gradient is NaN or infinite changes no weight. Under DeepSpeed, whose engine updates within
-    the backward pass, and with the scaler of float16, this is the engine's, the scaler's own matter; the steps count
-    here all the same, but not those in which the scaler alone overflows.
+    A step whose loss or gradient is NaN or infinite changes no weight. With float16 the scaler sees to that, and the
+    loss alone counts here, for gradients overflow now and then while their scale is sought. DeepSpeed's engine updates
+    within the backward pass: but with float16 its first such step ends the run.
     """
 
     def __init__(self, *args, **kwargs):
@@ -144,23 +144,29 @@ class MonitoredTrainer(Seq2SeqTrainer):
         return grad_norm
 
     def _is_finite(self, grad_norm: torch.Tensor | float | None) -> torch.Tensor:
-        if grad_norm is None or self.accelerator.scaler is not None:  # which overflows now and then, to find its scale
+        if grad_norm is None or self.accelerator.mixed_precision == "fp16":
             return torch.tensor(True, device=self.args.device)
         norm = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else torch.as_tensor(grad_norm)
         return norm.isfinite().to(self.args.device)
 
     def _leave_out_step(self, model):
         step, names = self.state.global_step + 1, gather_object(self._step.suspects())
-        if self.accelerator.distributed_type != DistributedType.DEEPSPEED and self.accelerator.scaler is None:
+        has_updated = self._updates_in_backward and self.accelerator.mixed_precision != "fp16"
+        if not self._updates_in_backward and self.accelerator.scaler is None:
             model.zero_grad()  # to none: the optimiser then passes over every tensor
-        if self._nonfinite_in_a_row >= _setting(self.args, "max_nonfinite_steps"):
+        if has_updated or self._nonfinite_in_a_row >= _setting(self.args, "max_nonfinite_steps"):
+            outcome = "DeepSpeed has updated with them" if has_updated else "They have changed no weight"
             raise TrainingStopped(
-                f"the loss or its gradient was NaN or infinite in {self._nonfinite_in_a_row} steps in a row, the last "
-                f"one step {step} on {listed(names)}. They have changed no weight. Look at these clips, lower "
-                "--learning_rate, or leave float16 for bfloat16, then continue with --resume_from_checkpoint true."
+                f"the loss or its gradient is NaN or infinite at step {step} ({self._nonfinite_in_a_row} in a row), "
+                f"on {listed(names)}. {outcome}. Look at these clips, lower --learning_rate, or leave float16 for "
+                "bfloat16, then continue with --resume_from_checkpoint true."
             )
         if self.is_world_process_zero():
             logger.warning(f"Step {step} is left out: its loss or gradient is NaN or infinite, on {listed(names)}.")
+
+    @property
+    def _updates_in_backward(self) -> bool:
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
         if "loss" in logs and self._meter.steps:
