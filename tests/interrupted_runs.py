@@ -19,6 +19,7 @@ from typing import Any
 import peft.peft_model
 import torch
 import transformers.modeling_utils
+from model_parts import LORA as SMALL_LORA
 from transformers import set_seed
 
 import train_hf
@@ -38,13 +39,7 @@ from train_hf import TrainingArguments
 
 PROCESSES = multiprocessing.get_context("forkserver")
 CHANGES = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
-LORA = {
-    "r": 2,
-    "lora_alpha": 8,
-    "lora_dropout": 0.1,
-    "target_modules": r".*(audio_tower|language_model)\..*\.(q_proj|v_proj)",
-    "modules_to_save": ["multi_modal_projector", "fusion"],
-}
+LORA = SMALL_LORA | {"lora_dropout": 0.1}
 
 
 @dataclass

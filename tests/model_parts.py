@@ -18,6 +18,15 @@ CED_NAMES = {
 }
 
 
+# Of the released recipe, but for its size.
+LORA = {
+    "r": 2,
+    "lora_alpha": 8,
+    "target_modules": r".*(audio_tower|language_model)\..*\.(q_proj|v_proj)",
+    "modules_to_save": ["multi_modal_projector", "fusion"],
+}
+
+
 def write_parts(folder: Path, tokenizer=None, **fields) -> LavcapForConditionalGeneration:
     """The model whose parts are written to `llama-tiny`, `clip-tiny`, `tower`, and to `ced.pt` in CED's own layout."""
     model = tiny_model(**{"audio_config": {"max_frames": 48}} | fields)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import yaml
+from model_parts import LORA as SMALL_LORA
 from model_parts import write_parts
 from safetensors.torch import load_file
 from stranger import run_inside
@@ -13,13 +14,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig
 from modeling_lavcap import LavcapForConditionalGeneration
 
 
-LORA = {
-    "r": 2,
-    "lora_alpha": 8,
-    "lora_dropout": 0.1,
-    "target_modules": r".*(audio_tower|language_model)\..*\.(q_proj|v_proj)",
-    "modules_to_save": ["multi_modal_projector", "fusion"],
-}
+LORA = SMALL_LORA | {"lora_dropout": 0.1}
 
 
 FOUR_BITS = BitsAndBytesConfig(load_in_4bit=True)

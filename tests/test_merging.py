@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from model_parts import LORA as SMALL_LORA
 from model_parts import assemble, write_parts
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -16,12 +17,7 @@ from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
 
-LORA = {
-    "r": 2,
-    "target_modules": r".*(audio_tower|language_model)\..*\.(q_proj|v_proj)",
-    "modules_to_save": ["multi_modal_projector", "fusion"],
-    "init_lora_weights": False,
-}
+LORA = SMALL_LORA | {"init_lora_weights": False}
 
 
 @pytest.fixture(scope="module")

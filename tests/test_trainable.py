@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import yaml
+from model_parts import LORA
 from peft import PeftModel
 from torch import nn
 
@@ -21,11 +22,6 @@ from train_hf import AugmentationArguments, TrainingArguments, build_augmentatio
 
 KINDS = (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments)
 RELEASED, TODAY = (ROOT / "configs" / f"lavcap_llama2_7b{name}.yaml" for name in ("", "_today"))
-LORA = {
-    "r": 2,
-    "target_modules": r".*(audio_tower|language_model)\..*\.(q_proj|v_proj)",
-    "modules_to_save": ["multi_modal_projector", "fusion"],
-}
 
 
 def without_bf16(recipe, tmp_path) -> list[str]:

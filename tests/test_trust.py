@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from model_parts import LORA as SMALL_LORA
 
 from conftest import tiny_model
 from lavcap.clips import ClipDataset
@@ -12,13 +13,8 @@ from lavcap.trainer import LavcapTrainer
 from train_hf import TrainingArguments
 
 
-LORA = {
-    "r": 2,
-    "lora_alpha": 8,
-    "target_modules": r".*(audio_tower|language_model)\..*\.(q_proj|v_proj)",
-    "modules_to_save": ["multi_modal_projector", "fusion"],
-    "init_lora_weights": False,  # else B is 0 at first, and A has no gradient in the first step
-}
+# Else B is 0 at first, and A has no gradient in the first step.
+LORA = SMALL_LORA | {"init_lora_weights": False}
 
 
 def whole(model):
