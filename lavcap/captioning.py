@@ -1,5 +1,7 @@
 """Captions for many clips: loading a model, batching, and generation, for scripts and evaluation alike."""
 
+import os
+import platform
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -61,6 +63,14 @@ def choose_device(device: str | None = None, dtype: str | None = None) -> tuple[
         device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
     _check_device(device)
     return device, dtype or ("float32" if torch.device(device).type == "cpu" else "bfloat16")
+
+
+def device_name(device: str) -> str:
+    """What a device is called in tables of measurements."""
+    if torch.device(device).type == "cpu":
+        return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    module = torch.get_device_module(device)
+    return module.get_device_name() if hasattr(module, "get_device_name") else device
 
 
 def check_sees(model: LavcapForConditionalGeneration, name_or_path: str | Path):

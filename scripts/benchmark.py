@@ -10,8 +10,6 @@ weights, unless --model names one. Prints a Markdown table; figures of a few cli
 
 import argparse
 import csv
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,7 +25,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.utils import logging
 
 from configuration_lavcap import CLIP_VIT_L_14, LavcapConfig
-from lavcap.captioning import choose_device
+from lavcap.captioning import choose_device, device_name
 from lavcap.cli import Parser, errors_in_one_line, positive
 from lavcap.clips import ClipDataset
 from lavcap.data import load_split
@@ -52,8 +50,7 @@ def main() -> int:
     with errors_in_one_line(), tempfile.TemporaryDirectory() as folder:
         rows = list(_measure(args, Path(folder)))
     device, dtype = choose_device(args.device)
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else device
-    print(f"{os.cpu_count()} cores ({platform.machine()}), encoder on {name} in {dtype}, {args.clips} clips\n")
+    print(f"{device_name('cpu')}, encoder on {device_name(device)} in {dtype}, {args.clips} clips\n")
     print("| per 1,000 clips of 10 s | minutes | clips per second | GB |\n|---|---|---|---|")
     for what, clips, seconds, size in rows:
         minutes, rate = seconds / clips * 1000 / 60, clips / seconds

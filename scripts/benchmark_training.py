@@ -11,8 +11,6 @@ fit it says so.
 
 import argparse
 import multiprocessing
-import os
-import platform
 import statistics
 import sys
 import time
@@ -23,7 +21,7 @@ import yaml
 from torch import nn
 
 from configuration_lavcap import LavcapConfig
-from lavcap.captioning import choose_device
+from lavcap.captioning import choose_device, device_name
 from lavcap.cli import Parser, errors_in_one_line, positive
 from lavcap.monitoring import peak_memory
 from lavcap.trainable import add_lora, num_trained
@@ -58,7 +56,7 @@ def main() -> int:
         recipe = _read(args.recipe)
         device, _ = choose_device(args.device)
         rows = list(_measure_all(recipe, args, device))
-    print(f"{args.recipe} with random weights on {_name(device)}, {rows[0].trained:,} parameters trained\n")
+    print(f"{args.recipe} with random weights on {device_name(device)}, {rows[0].trained:,} parameters trained\n")
     print("| batch | gradient checkpointing | step, s | clips per second | peak memory, GiB |\n|---|---|---|---|---|")
     for row in rows:
         speed = "does not fit | " if row.step is None else f"{row.step:.3g} | {row.batch_size / row.step:.3g}"
@@ -140,13 +138,6 @@ def _batch(config: LavcapConfig, size: int, device: str) -> dict[str, torch.Tens
 def _wait(device: str):
     if device != "cpu":
         torch.accelerator.synchronize()
-
-
-def _name(device: str) -> str:
-    if device == "cpu":
-        return f"{os.cpu_count()} CPU cores ({platform.machine()})"
-    module = torch.get_device_module(device.split(":")[0])
-    return module.get_device_name() if hasattr(module, "get_device_name") else device
 
 
 if __name__ == "__main__":

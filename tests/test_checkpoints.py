@@ -162,18 +162,18 @@ def test_a_run_that_is_killed_in_a_save_goes_on_from_the_last_complete_checkpoin
 
 
 @pytest.mark.scale
-@pytest.mark.parametrize(("kind", "first"), [("map-style", 1), ("stream", 2), ("LoRA", 3)])
-def test_every_moment_of_a_save_is_one_to_go_on_from(runs, tmp_path, kind, first):
-    """Every third moment: the three kinds of runs share them out."""
+@pytest.mark.parametrize(("kind", "first"), [("map-style", 1), ("stream", 5), ("LoRA", 9)])
+def test_any_moment_of_a_save_is_one_to_go_on_from(runs, tmp_path, kind, first):
+    """Every twelfth moment: the three kinds of runs share them out."""
     changes = number_of_changes(runs[kind], tmp_path)
-    assert check_killed_at(range(first, changes + 1, 3), runs[kind], tmp_path) == {None, 3, 6}
+    assert check_killed_at(range(first, changes + 1, 12), runs[kind], tmp_path) == {None, 3, 6}
 
 
 @pytest.mark.scale
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_model(runs, tmp_path):
     draw, killed = random.Random(0), dataclasses.replace(runs["map-style"], output=tmp_path / "run")
     deaths = 0
-    for _ in range(12):
+    for _ in range(6):
         process = start(finish, killed, last_checkpoint(killed.output) is not None)
         process.join(draw.uniform(0.5, 3))
         process.kill()
