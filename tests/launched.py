@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin, gather_object, reduce
+from model_parts import LORA
 from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -38,12 +39,6 @@ from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
 
-LORA = {
-    "r": 4,
-    "lora_alpha": 8,
-    "target_modules": r".*(audio_tower|language_model)\..*\.(q_proj|v_proj)",
-    "modules_to_save": ["multi_modal_projector", "fusion"],
-}
 RECORD: dict[str, Any] = {}
 
 

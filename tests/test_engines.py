@@ -13,14 +13,16 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from model_parts import LORA
 from safetensors.torch import load_file
 
 from conftest import ROOT, tiny_model
-from launched import LORA
 from lavcap.data import load_split
+from lavcap.engines import shares_weights
 from lavcap.manifest import write_split
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
@@ -117,6 +119,7 @@ def all_trainings(workplace: Path, folder: Path, batch_size: int) -> dict[str, d
     streamed |= {"shuffle_buffer": 16, "max_steps": 6, "save_strategy": "no"}
     jobs = {
         "lora": training(workplace, folder / "lora", batch_size),
+        "bfloat16": half_precision(workplace, folder, batch_size),
         "streamed": training(workplace, folder / "streamed", batch_size, **streamed),
     }
     for name in VARIANTS:
@@ -125,6 +128,11 @@ def all_trainings(workplace: Path, folder: Path, batch_size: int) -> dict[str, d
             fields["max_train_clips"] = 32  # the others lack a modality
         jobs[name] = training(workplace, folder / name, batch_size, **fields)
     return jobs
+
+
+def half_precision(workplace: Path, folder: Path, batch_size: int) -> dict:
+    fields = {"model_dtype": "bfloat16", "bf16": "true", "max_steps": 8, "save_steps": 8, "eval_strategy": "no"}
+    return training(workplace, folder / "bfloat16", batch_size, **fields)
 
 
 def scoring(saved_model: Path, toy_world: Path) -> dict:
@@ -163,9 +171,8 @@ def resumed(workplace: Path, folder: Path) -> dict:
 def zero(workplace, request) -> tuple[Path, dict[str, dict]]:
     """Folder and records of two processes under DeepSpeed."""
     folder = workplace / request.param
-    records = launch(folder, request.param, 2, {"lora": training(workplace, folder / "lora", 2)})
-    again = launch(workplace / f"{request.param} again", request.param, 2, {"resumed": resumed(workplace, folder)})
-    return folder, records | again
+    jobs = {"lora": training(workplace, folder / "lora", 2), "resumed": resumed(workplace, folder)}
+    return folder, launch(folder, request.param, 2, jobs | {"bfloat16": half_precision(workplace, folder, 2)})
 
 
 def assert_same_course(record: dict, expected: dict, processes: int, engine: str, steps: int = STEPS):
@@ -242,6 +249,16 @@ def test_a_checkpoint_of_zero_is_an_adapter_that_loads_and_goes_on(zero, ddp, wo
     assert len(records["resumed"]["losses"]) == STEPS - SAVED
 
 
+@needs_deepspeed
+def test_zero_has_the_losses_of_one_process_in_bfloat16_too(alone, ddp, zero):
+    """DeepSpeed casts all weights, the others those that are frozen: a part in 256 of a weight, or half of it."""
+    expected = alone["bfloat16"]["losses"]
+    assert ddp["bfloat16"]["losses"] == pytest.approx(expected, abs=5e-3)
+    assert zero[1]["bfloat16"]["losses"] == pytest.approx(expected, abs=2e-2)
+    assert zero[1]["bfloat16"]["engine"] == "DEEPSPEED" and len(expected) == 8
+    assert alone["bfloat16"]["losses"] != alone["lora"]["losses"][:8]
+
+
 @pytest.mark.parametrize("processes", [2, 3])
 def test_every_clip_is_scored_once_in_the_order_of_rows(alone, ddp, processes, workplace, saved_model, toy_world):
     record = ddp["scored"]
@@ -270,6 +287,13 @@ def test_fsdp2_shares_out_every_weight_and_trains_and_generates_as_the_whole_mod
     assert max(record["differences"].values()) < 1e-6
     assert record["moved"] == record["trained"] and any("logit_scale" in name for name in record["moved"])
     assert record["captions"][1] == record["captions"][0] and len(record["captions"][0]) == 4
+
+
+def test_processes_that_share_weights_generate_in_step():
+    """Those that do not may end early; of FSDP2 the library would not know it."""
+    for processes, fsdp in ((1, True), (2, False), (2, True)):
+        trainer = SimpleNamespace(args=SimpleNamespace(world_size=processes), is_fsdp_enabled=fsdp)
+        assert shares_weights(trainer) == (processes == 2 and fsdp)
 
 
 def test_no_settings_name_a_device_but_by_their_engine():
