@@ -251,12 +251,12 @@ def test_a_checkpoint_of_zero_is_an_adapter_that_loads_and_goes_on(zero, ddp, wo
 
 @needs_deepspeed
 def test_zero_has_the_losses_of_one_process_in_bfloat16_too(alone, ddp, zero):
-    """DeepSpeed casts all weights, the others those that are frozen: a part in 256 of a weight, or half of it."""
+    """DeepSpeed casts all weights, others only the frozen ones; losses of float32 are farther off than this."""
     expected = alone["bfloat16"]["losses"]
-    assert ddp["bfloat16"]["losses"] == pytest.approx(expected, abs=5e-3)
-    assert zero[1]["bfloat16"]["losses"] == pytest.approx(expected, abs=2e-2)
+    assert ddp["bfloat16"]["losses"] == pytest.approx(expected, abs=2e-3)
+    assert zero[1]["bfloat16"]["losses"] == pytest.approx(expected, abs=2e-3)
     assert zero[1]["bfloat16"]["engine"] == "DEEPSPEED" and len(expected) == 8
-    assert alone["bfloat16"]["losses"] != alone["lora"]["losses"][:8]
+    assert alone["lora"]["losses"][:8] != pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
