@@ -29,6 +29,7 @@ from lavcap.folders import (
     publish_model,
     remove_folder,
     replace_synced,
+    share,
     sync_folder,
     sync_names,
     write_synced,
@@ -107,6 +108,7 @@ class CompleteCheckpoints:
             super().save_model(str(partial), _internal_call=True)
             self._wait_for_shards()
             if self.args.should_save and partial.is_dir():
+                share(partial)
                 sync_folder(partial)
                 publish_model(partial, folder)
 
@@ -226,6 +228,7 @@ class CompleteCheckpoints:
         note = Path(self.args.output_dir) / NOTE
         if note.is_file():
             shutil.copyfile(note, partial / NOTE)
+        share(partial)
         manifest = {
             "step": self.state.global_step,
             "engine": self._engine(),

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from lavcap.folders import share
+
 
 class Parser(argparse.ArgumentParser):
     """Argument parser with a script's docstring as its help, and errors in one line."""
@@ -78,16 +80,10 @@ def whole_folder(folder: str | Path, option: str = "--output") -> Iterator[Path]
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())
+        share(partial)
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -29,6 +29,15 @@ def sync_folder(folder: Path) -> dict[str, int]:
     return sizes
 
 
+def share(folder: Path):
+    """Let those read what is in a folder whom the umask lets: safetensors gives its files to their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o666 & ~mask)
+
+
 def sync_names(folder: Path):
     """Flush the names in a folder to the disk."""
     with contextlib.suppress(OSError):  # some network file systems have no such call, and need none

@@ -229,6 +229,8 @@ def test_every_file_of_a_checkpoint_reaches_the_disk_before_the_checkpoint_has_i
     trainer = run.trainer()
     trainer.train()
     assert last_checkpoint(run.output).endswith("checkpoint-6")
+    weights = [*run.output.rglob("*.safetensors")]
+    assert weights and all(path.stat().st_mode & 0o044 for path in weights)  # where the umask is the usual one
 
 
 def test_only_whole_checkpoints_are_pushed(run, monkeypatch):
