@@ -25,6 +25,7 @@ ADAPTER_SETTINGS = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PARTS = ("text", "audio", "vision")
 ASSEMBLY_OPTIONS = ("attn_implementation", "device_map", "quantization_config")
+OF_THE_ADAPTER = ("config", "revision", "subfolder", "_commit_hash")  # which its base does not share
 # Options of `from_pretrained` that ask nothing of a model that is assembled.
 IDLE_OPTIONS = frozenset(
     {*HUB_OPTIONS, "force_download", "low_cpu_mem_usage", "proxies", "state_dict", "trust_remote_code"}
@@ -87,10 +88,11 @@ class LavcapAdapterMixin:
     def _from_adapter(cls, name: str | Path, base: str | None, args: tuple, parts: dict[str, Any], kwargs: dict):
         """A folder that holds an adapter and no weights of its own."""
         hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
-        adapter_kwargs = kwargs.pop("adapter_kwargs", None) or {}
-        adapter_kwargs.pop("_adapter_model_path", None)
+        adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
+        # An Auto class calls with the base that an adapter names, which may be an adapter that was trained on.
+        adapter = adapter_kwargs.pop("_adapter_model_path", None) or name
         model = cls._base_of_adapter(name, base, args, parts, kwargs)
-        model.load_adapter(str(name), adapter_kwargs=hub | adapter_kwargs)
+        model.load_adapter(str(adapter), adapter_kwargs=adapter_kwargs if adapter != name else hub | adapter_kwargs)
         return model.eval()
 
     @classmethod
@@ -120,7 +122,7 @@ class LavcapAdapterMixin:
             config = kwargs.pop("config", None) or cls.config_class.from_pretrained(name, **hub)
             model = cls._from_base_parts(name, config, parts, kwargs)
         else:
-            kwargs = {option: value for option, value in kwargs.items() if option not in ("config", "revision")}
+            kwargs = {option: value for option, value in kwargs.items() if option not in OF_THE_ADAPTER}
             has_adapter = find_file(base, ADAPTER_SETTINGS, kwargs) is not None  # of its own, not the one wanted
             model = (cls.base_of_adapter if has_adapter else cls.from_pretrained)(base, *args, **kwargs)
         if find_file(name, "generation_config.json", hub) is not None:

@@ -303,6 +303,8 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
     Raises:
         ValueError: no such checkpoint, or one that lacks files; or the output folder holds another run.
     """
+    if args.save_on_each_node:
+        raise CheckpointError("Got save_on_each_node, expected an output_dir that all machines share; leave it off.")
     wanted = args.resume_from_checkpoint
     if wanted is None or wanted.lower() == "false":
         if args.process_index == 0:

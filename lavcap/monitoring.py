@@ -1,6 +1,6 @@
 """What a run is told by, and what stops it: losses, speed, memory, transport plans, and steps that are not finite.
 
-Everything is summed up on the device and over all processes. The host waits for the device once per optimiser step.
+Everything is summed up on the device and over all processes, and read once per optimiser step.
 """
 
 import math

@@ -173,10 +173,10 @@ class TrainingNote(TrainerCallback):
 
 def _is_aligned(batch: dict[str, Any]) -> torch.Tensor:
     """Whether each clip of a batch has sound and picture: `(batch,)` bool."""
-    aligned = torch.ones(len(batch.get("labels", ())), dtype=torch.bool)
+    aligned = torch.ones_like(batch["labels"][:, 0], dtype=torch.bool) if "labels" in batch else torch.zeros(0)
     for mask, features in MODALITIES.items():
         if mask in batch:
-            aligned = aligned & batch[mask].to(aligned.device)
+            aligned = aligned & batch[mask]
         elif features.isdisjoint(batch):
             aligned = torch.zeros_like(aligned)
     return aligned

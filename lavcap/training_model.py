@@ -162,6 +162,9 @@ def _trained_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration
         base = LavcapForConditionalGeneration.base_of_adapter(name, **options)
         check_base(base.config, name, read_json(find_file(name, "config.json", {})))
         model = train_in_float32(PeftModel.from_pretrained(base, name, is_trainable=True))
+        for settings in model.peft_config.values():
+            if settings.base_model_name_or_path == name:  # a repository that names itself for its parts
+                settings.base_model_name_or_path = None
     _check_trainable(model, name)
     return model, processor
 

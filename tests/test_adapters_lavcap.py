@@ -268,6 +268,31 @@ def test_an_adapter_alone_is_put_on_the_saved_base_that_it_names(tmp_path):
     assert torch.equal(logits_of(again), logits_of(model.get_base_model()))
 
 
+def test_an_adapter_that_was_trained_on_is_not_taken_for_the_one_it_came_from(trained, tmp_path):
+    """As an Auto class calls with a repository of an adapter whose base is one, too."""
+    parts, first, expected = trained
+    second = get_peft_model(assemble(parts, transport_attention="barycentric"), LoraConfig(target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, parameter in second.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.5)
+    save_adapter(second.eval(), tmp_path)
+    options = {"adapter_kwargs": {"_adapter_model_path": str(tmp_path)}}
+    model = LavcapForConditionalGeneration.from_pretrained(first, **options)
+    state = model.state_dict()
+    assert all((tensor == 0.5).all() for name, tensor in state.items() if "lora_B" in name)
+    assert (logits_of(model) - expected).abs().max() > 1e-2
+
+
+def test_a_subfolder_is_that_of_the_adapter_alone(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    base = LavcapForConditionalGeneration.from_pretrained(tmp_path / "base")
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False)).eval()
+    save_adapter(model, tmp_path / "repository" / "inner")
+    again = LavcapForConditionalGeneration.from_pretrained(tmp_path / "repository", subfolder="inner")
+    assert torch.equal(logits_of(again), logits_of(model.get_base_model()))
+
+
 def test_weights_that_are_saved_whole_name_no_parts_and_take_none(trained, tmp_path):
     model = assemble(trained[0])
     model.save_pretrained(tmp_path)
