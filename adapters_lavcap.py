@@ -15,16 +15,17 @@ from transformers.utils import is_peft_available
 
 try:  # inside a package: the Hub's module cache
     from .parts_lavcap import HUB_OPTIONS, find_file, quantized_language_model, read_json
-    from .weights_lavcap import FOLDER_FILES, WeightsError, listed, read_weights
+    from .weights_lavcap import FOLDER_FILES, WeightsError, check_values, listed, read_weights
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from parts_lavcap import HUB_OPTIONS, find_file, quantized_language_model, read_json
-    from weights_lavcap import FOLDER_FILES, WeightsError, listed, read_weights
+    from weights_lavcap import FOLDER_FILES, WeightsError, check_values, listed, read_weights
 
 
 ADAPTER_SETTINGS = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PARTS = ("text", "audio", "vision")
 ASSEMBLY_OPTIONS = ("attn_implementation", "device_map", "quantization_config")
+MOVED = "Where its base has moved, write the place into base_model_name_or_path of adapter_config.json."
 OF_THE_ADAPTER = ("config", "revision", "subfolder", "_commit_hash")  # which its base does not share
 # Options of `from_pretrained` that ask nothing of a model that is assembled.
 IDLE_OPTIONS = frozenset(
@@ -118,13 +119,20 @@ class LavcapAdapterMixin:
     @classmethod
     def _base_of_adapter(cls, name: str | Path, base: str | None, args: tuple, parts: dict[str, Any], kwargs: dict):
         hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
-        if base in (None, "", str(name)) or parts:
+        is_assembled = base in (None, "", str(name))
+        if parts and not is_assembled:
+            given = ", ".join(parts)
+            raise WeightsError(f"{name}: got {given} for an adapter of {base}, which is a whole LAVCap. {MOVED}")
+        if is_assembled:
             config = kwargs.pop("config", None) or cls.config_class.from_pretrained(name, **hub)
             model = cls._from_base_parts(name, config, parts, kwargs)
         else:
             kwargs = {option: value for option, value in kwargs.items() if option not in OF_THE_ADAPTER}
-            has_adapter = find_file(base, ADAPTER_SETTINGS, kwargs) is not None  # of its own, not the one wanted
-            model = (cls.base_of_adapter if has_adapter else cls.from_pretrained)(base, *args, **kwargs)
+            try:
+                has_adapter = find_file(base, ADAPTER_SETTINGS, kwargs) is not None  # of its own, not the one wanted
+                model = (cls.base_of_adapter if has_adapter else cls.from_pretrained)(base, *args, **kwargs)
+            except OSError as error:
+                raise OSError(f"{name}: its base {base} cannot be loaded ({error}). {MOVED}") from error
         if find_file(name, "generation_config.json", hub) is not None:
             model.generation_config = GenerationConfig.from_pretrained(name, **hub)
         return model
@@ -165,6 +173,8 @@ class LavcapAdapterMixin:
             options = kwargs | (kwargs.get("adapter_kwargs") or {})
             kwargs["adapter_state_dict"] = read_adapter(self, peft_model_id, adapter_name or "default", options)
         report = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
+        if kwargs.get("adapter_state_dict") is not None and peft_model_id is not None:
+            put_adapter(self, kwargs["adapter_state_dict"], peft_model_id, adapter_name or "default")
         if self.name_or_path:  # so that it is saved with the base that it is on, wherever it was made
             for adapter in self.peft_config.values():
                 adapter.base_model_name_or_path = self.name_or_path
@@ -232,11 +242,39 @@ def read_adapter(
     check_base(model.config, name, theirs)
     file = find_file(name, ADAPTER_WEIGHTS, options)
     if file is None:
+        if find_file(name, "adapter_model.bin", options) is None:
+            raise WeightsError(f"{name}: holds no {ADAPTER_WEIGHTS} beside its {ADAPTER_SETTINGS}; copy it there.")
         return None
     tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in read_weights(file).items()}
+    check_values(tensors)
     whole = tuple(f".{module}" for module in settings.get("modules_to_save") or ())
     _check_shapes(model, tensors, whole)
     return {_name_in_model(key, whole, adapter): tensor for key, tensor in tensors.items()}
+
+
+def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str | Path, adapter: str = "default"):
+    """Give an adapter that a model has the tensors of its file, in their own dtype: on a base in bfloat16 too.
+
+    Args:
+        tensors: from [`read_adapter`].
+
+    Raises:
+        WeightsError: the file lacks some; they would be what the adapter began with, or drawn.
+    """
+    own = re.compile(
+        rf"\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save)\.{re.escape(adapter)}(\.|$)"
+    )
+    missing = []
+    for place, parameter in model.named_parameters():
+        if own.search(place):
+            place = place.removeprefix("base_model.model.")
+            key = place if place in tensors else place.replace(f".{adapter}", "", 1)
+            if key in tensors:
+                parameter.data = tensors[key].to(parameter.device)
+            else:
+                missing.append(key)
+    if missing:
+        raise WeightsError(f"{name}: its {ADAPTER_WEIGHTS} is not whole." + listed("missing", missing))
 
 
 def _name_in_model(key: str, whole: tuple[str, ...], adapter: str) -> str:

@@ -94,7 +94,12 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 def read_json(path: str | Path | None) -> dict:
     """Content of a JSON file; nothing if there is none."""
-    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    if path is None:
+        return {}
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); copy or save it again.") from error
 
 
 def find_file(name_or_path: str | Path | None, file: str, options: dict) -> str | None:

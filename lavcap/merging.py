@@ -5,19 +5,25 @@ import shutil
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 
-from adapters_lavcap import ADAPTER_SETTINGS, check_base
+from adapters_lavcap import ADAPTER_SETTINGS
 from lavcap.cli import whole_folder
+from lavcap.trainable import load_lora
 from lavcap.training_data import NOTE
 from modeling_lavcap import LavcapForConditionalGeneration
-from parts_lavcap import find_file, read_json
+from parts_lavcap import find_file
 from processing_lavcap import LavcapProcessor
 
 
 # Of the largest logit: what folding in may change it by, which adds the same numbers in another order.
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+ADVICE = {
+    False: "fold it in with --dtype float32",
+    True: "an adapter on embeddings that the head shares cannot be folded in",
+}
 
 
 class MergeError(ValueError):
@@ -48,8 +54,7 @@ def merge_adapter(
         raise ValueError(f"{name}: holds no {ADAPTER_SETTINGS}, expected the folder of a model trained with LoRA.")
     processor = LavcapProcessor.from_pretrained(name)
     base = LavcapForConditionalGeneration.base_of_adapter(name, **({"dtype": dtype} if dtype else {}), **parts)
-    check_base(base.config, name, read_json(find_file(name, "config.json", {})))
-    adapted = PeftModel.from_pretrained(base, name).eval()
+    adapted = load_lora(base, name).eval()
     expected, dtype = probe(adapted.get_base_model(), processor), base.dtype
     with whole_folder(output) as folder:
         merged = adapted.merge_and_unload(safe_merge=True)
@@ -64,7 +69,7 @@ def merge_adapter(
         if not difference <= TOLERANCES.get(dtype, 1e-4):  # NaN is no equality either
             raise MergeError(
                 f"{name}: folded in, the largest logit changes by {difference:.1e} of itself, expected at most "
-                f"{TOLERANCES.get(dtype, 1e-4):.0e} in {dtype}; fold it in with --dtype float32."
+                f"{TOLERANCES.get(dtype, 1e-4):.0e} in {dtype}; {ADVICE[dtype == torch.float32]}."
             )
     return difference
 

@@ -1,6 +1,7 @@
 """What of a model is trained: all of it, all but frozen parts, or LoRA and a few whole modules."""
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
+from adapters_lavcap import put_adapter, read_adapter
 from lavcap.recipe import reject_unknown
+from parts_lavcap import location
+from weights_lavcap import WeightsError
 
 
 PEFT_PREFIX = "base_model.model."
@@ -31,9 +35,36 @@ def add_lora(model: PreTrainedModel, fields: dict[str, Any]) -> PeftModel:
         ValueError: a field or a module that there is not, or layers that match nothing.
     """
     reject_unknown("a field of lora", fields, {field.name for field in dataclasses.fields(LoraConfig)})
-    whole = [name for name in fields.get("modules_to_save") or () if _parameters_below(model, name)]
-    adapted = get_peft_model(model, LoraConfig(**fields | {"modules_to_save": whole or None}))
+    if fields.get("inference_mode") or fields.get("bias") == "all":
+        raise ValueError("lora has inference_mode or bias: all, expected an adapter that can be trained and loaded.")
+    try:
+        names = fields.get("modules_to_save") or ()
+        whole = [name for name in ([names] if isinstance(names, str) else names) if _parameters_below(model, name)]
+        adapted = get_peft_model(model, LoraConfig(**fields | {"modules_to_save": whole or None}))
+    except (AttributeError, NotImplementedError, TypeError, re.error) as error:
+        raise ValueError(f"lora is {fields}, which PEFT cannot make an adapter of: {error}.") from error
+    for settings in adapted.peft_config.values():  # a relative path would mean another folder elsewhere
+        settings.base_model_name_or_path = location(settings.base_model_name_or_path)
     return train_in_float32(adapted)
+
+
+def load_lora(base: PreTrainedModel, name: str | Path, is_trainable: bool = False) -> PeftModel:
+    """An adapter on the base that it was trained on, with all of its tensors as they were saved.
+
+    Args:
+        name: folder or repository of the adapter.
+
+    Raises:
+        WeightsError: it belongs to another base, or its file is damaged or lacks tensors.
+    """
+    tensors = read_adapter(base, name, "default", {})
+    try:
+        adapted = PeftModel.from_pretrained(base, name, is_trainable=is_trainable)
+    except KeyError as error:
+        raise WeightsError(f"{name}: its weights are not whole, {error} is missing; copy them again.") from error
+    if tensors is not None:
+        put_adapter(adapted, tensors, name)
+    return adapted
 
 
 def train_in_float32(model: PeftModel) -> PeftModel:

@@ -14,13 +14,18 @@ from adapters_lavcap import ADAPTER_SETTINGS, check_base
 from configuration_lavcap import LavcapConfig
 from lavcap.captioning import check_model_name
 from lavcap.recipe import check_config_fields, parse_object, reject_unknown
-from lavcap.trainable import add_lora, freeze, train_in_float32
+from lavcap.trainable import add_lora, freeze, load_lora, train_in_float32
 from modeling_lavcap import LavcapForConditionalGeneration
 from parts_lavcap import RELEASED_DECODING, as_dtype, find_file, read_json
 from processing_lavcap import LavcapProcessor
 
 
 logger = logging.get_logger(__name__)
+
+# What a checkpoint must share with the recipe that goes on from it, of the configuration and of LoRA.
+SHAPING = ("fusion", "optimal_transport", "token_layer_norm", "frequency_mean", "transport_attention")
+SHAPING_LORA = ("r", "lora_alpha", "target_modules", "modules_to_save", "rank_pattern", "alpha_pattern", "bias")
+SHAPING_LORA += ("use_dora", "use_rslora")
 
 
 @dataclass
@@ -95,6 +100,8 @@ def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration | 
     given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
     if args.lora is not None:
+        if args.model_name_or_path is None:
+            _check_fresh_modules(model, args)
         return add_lora(model, args.lora), processor
     if not isinstance(model, PeftModel):
         model.config.base_parts = None  # trained, they are no longer what lies there
@@ -113,13 +120,26 @@ def check_checkpoint(model: nn.Module, checkpoint: str | Path):
     Raises:
         ValueError: with what was expected and what was got.
     """
-    check_base(plain(model).config, checkpoint, read_json(find_file(checkpoint, "config.json", {})))
-    is_adapter = find_file(checkpoint, ADAPTER_SETTINGS, {}) is not None
+    theirs, lora = (read_json(find_file(checkpoint, name, {})) for name in ("config.json", ADAPTER_SETTINGS))
+    config = plain(model).config
+    check_base(config, checkpoint, theirs)
+    is_adapter = bool(lora)
     if is_adapter != isinstance(model, PeftModel):
         kinds = {True: "an adapter", False: "a whole model"}
         raise ValueError(
             f"{checkpoint}: is a checkpoint of {kinds[is_adapter]}, but the recipe trains {kinds[not is_adapter]}: "
             "continue with the recipe that it was made with."
+        )
+    changed = [name for name in SHAPING if name in theirs and theirs[name] != getattr(config, name)]
+    if is_adapter:
+        own = model.peft_config["default"]
+        changed += [
+            f"lora.{name}" for name in SHAPING_LORA if name in lora and _differ(lora[name], getattr(own, name))
+        ]
+    if changed:
+        raise ValueError(
+            f"{checkpoint}: was made with another {', '.join(changed)}; continue with the recipe that it was made "
+            "with, or name it as model_name_or_path of a new run."
         )
 
 
@@ -143,6 +163,22 @@ def _check_choice(args: ModelArguments):
         raise ValueError("model_dtype is float16, which overflows in training, expected float32 or bfloat16.")
 
 
+def _check_fresh_modules(model: nn.Module, args: ModelArguments):
+    """Refuse LoRA that would leave random weights as they are, which no checkpoint holds."""
+    if args.text_model is None:
+        raise ValueError(
+            "Got lora for a fresh model, expected pretrained weights below it: name text_model, or leave lora out."
+        )
+    names = args.lora.get("modules_to_save") or ()
+    saved = {names} if isinstance(names, str) else set(names)
+    fresh = [name for name in ("multi_modal_projector", "fusion") if list(model.get_submodule(name).parameters())]
+    if missing := [name for name in fresh if name not in saved]:
+        raise ValueError(
+            f"lora.modules_to_save is {sorted(saved)}, expected {', '.join(missing)} too: these begin with random "
+            "weights, which must be trained and saved."
+        )
+
+
 def _trained_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration | PeftModel, LavcapProcessor]:
     name = args.model_name_or_path
     check_model_name(name)
@@ -160,8 +196,7 @@ def _trained_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration
         )
     else:
         base = LavcapForConditionalGeneration.base_of_adapter(name, **options)
-        check_base(base.config, name, read_json(find_file(name, "config.json", {})))
-        model = train_in_float32(PeftModel.from_pretrained(base, name, is_trainable=True))
+        model = train_in_float32(load_lora(base, name, is_trainable=True))
         for settings in model.peft_config.values():
             if settings.base_model_name_or_path == name:  # a repository that names itself for its parts
                 settings.base_model_name_or_path = None
@@ -170,6 +205,9 @@ def _trained_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration
 
 
 def _assembled_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
+    for name in filter(None, (args.text_model, args.vision_model)):
+        if not Path(name).exists() and (Path(name).is_absolute() or len(Path(name).parts) > 2):
+            raise ValueError(f"{name}: no such folder, expected one with a pretrained model, or a name on the Hub.")
     if read_json(find_file(args.text_model, "config.json", {})).get("model_type") == LavcapConfig.model_type:
         raise ValueError(f"{args.text_model}: is a LAVCap, expected a language model: name it as model_name_or_path.")
     options = args.model_config or {}
@@ -211,6 +249,12 @@ def quantization(args: ModelArguments) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
     )
+
+
+def _differ(told: Any, ours: Any) -> bool:
+    """Whether two values of a field of LoRA differ; lists of names have no order."""
+    as_set = [set(value) if isinstance(value, (list, set, tuple)) else value or None for value in (told, ours)]
+    return as_set[0] != as_set[1]
 
 
 def _check_trainable(model: nn.Module, name: str):

@@ -8,11 +8,12 @@ import pytest
 import torch
 from model_parts import assemble, write_parts
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from stranger import run_stranger
 from test_modeling_lavcap import clip_inputs
 
 from conftest import ROOT, tiny_model
-from lavcap.trainable import save_adapter
+from lavcap.trainable import load_lora, save_adapter
 from modeling_lavcap import LavcapForConditionalGeneration
 from weights_lavcap import WeightsError
 
@@ -291,6 +292,55 @@ def test_a_subfolder_is_that_of_the_adapter_alone(tmp_path):
     save_adapter(model, tmp_path / "repository" / "inner")
     again = LavcapForConditionalGeneration.from_pretrained(tmp_path / "repository", subfolder="inner")
     assert torch.equal(logits_of(again), logits_of(model.get_base_model()))
+
+
+@pytest.mark.parametrize("lost", ["multi_modal_projector", "language_model.model.layers.1.self_attn.v_proj.lora_B"])
+def test_an_adapter_that_lacks_tensors_is_refused(trained, tmp_path, lost):
+    for file in trained[1].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({n: t for n, t in tensors.items() if lost not in n}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(WeightsError, match=rf"(?s)adapter_model.safetensors is not whole.*{lost}"):
+        LavcapForConditionalGeneration.from_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="not whole"):
+        load_lora(LavcapForConditionalGeneration.base_of_adapter(tmp_path), tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
+        load_lora(LavcapForConditionalGeneration.base_of_adapter(tmp_path), tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="holds no adapter_model.safetensors beside"):
+        LavcapForConditionalGeneration.from_pretrained(tmp_path)
+    broken = {name: tensor * float("nan") for name, tensor in tensors.items()}
+    save_file(broken, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(WeightsError, match="NaN or infinite values"):
+        LavcapForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_what_was_trained_in_float32_stays_so_on_a_base_in_bfloat16(trained, tmp_path):
+    tensors = load_file(trained[1] / "adapter_model.safetensors")
+    model = LavcapForConditionalGeneration.from_pretrained(trained[1], dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    again = load_file(tmp_path / "adapter_model.safetensors")
+    short = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+    assert {name: tensor for name, tensor in again.items() if "lora_" in name}
+    for name, tensor in again.items():
+        assert torch.equal(tensor, short[name.removeprefix("base_model.model.")]), name
+    base = LavcapForConditionalGeneration.base_of_adapter(trained[1], dtype=torch.bfloat16)
+    trainable = {n: p for n, p in load_lora(base, trained[1], is_trainable=True).named_parameters() if p.requires_grad}
+    assert trainable and all(parameter.dtype == torch.float32 for parameter in trainable.values())
+
+
+def test_a_moved_base_is_not_replaced_by_parts(trained, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    base = LavcapForConditionalGeneration.from_pretrained(tmp_path / "base")
+    save_adapter(get_peft_model(base, LoraConfig(target_modules=["q_proj"])), tmp_path / "adapter")
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(
+        OSError, match="its base .*base cannot be loaded .*write the place into base_model_name_or_path"
+    ):
+        LavcapForConditionalGeneration.from_pretrained(tmp_path / "adapter")
+    with pytest.raises(WeightsError, match="got text for an adapter of .*base, which is a whole LAVCap"):
+        LavcapForConditionalGeneration.from_pretrained(tmp_path / "adapter", text=trained[0] / "llama-tiny")
 
 
 def test_weights_that_are_saved_whole_name_no_parts_and_take_none(trained, tmp_path):

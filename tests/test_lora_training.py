@@ -137,6 +137,26 @@ def test_a_checkpoint_of_another_language_model_stops_with_both_names(trained, r
     assert "was trained on another language model, expected llama-tiny, got vicuna" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"r": 4}, "was made with another lora.r; continue with the recipe"),
+        ({"use_rslora": True}, "was made with another lora.use_rslora"),
+        ({"target_modules": ["q_proj"]}, "was made with another lora.target_modules"),
+    ],
+)
+def test_a_checkpoint_of_other_adapters_is_refused(trained, recipe, change, message):
+    options = ("--resume_from_checkpoint", "true", "--max_steps", "6", "--lora", json.dumps(change))
+    done = run_inside("train_hf.py", recipe, "--output_dir", trained[0], *options)
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_lora_that_would_leave_random_weights_is_refused(recipe, tmp_path):
+    options = ("--output_dir", tmp_path / "run", "--lora", json.dumps({"modules_to_save": ["fusion"]}))
+    done = run_inside("train_hf.py", recipe, *options)
+    assert done.returncode == 2 and "expected multi_modal_projector too: these begin with random" in done.stderr
+
+
 def test_a_checkpoint_of_another_kind_is_refused(trained, recipe, tmp_path):
     fields = yaml.safe_load(recipe.read_text())
     del fields["lora"]

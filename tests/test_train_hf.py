@@ -193,7 +193,7 @@ def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(r
         (("--audio_model", "ced.pt"), "Got audio_model without text_model; name the language model, too"),
         (("--freeze", "clip"), "Got 'clip' to train or to freeze, expected parts of the model: audio_tower"),
         (("--freeze", "clip", "--lora", '{"r": 2}'), "Got lora and freeze; with lora everything but"),
-        (("--lora", '{"rank": 2}'), "'rank' is not a field of lora"),
+        (("--lora", '{"r": 2}'), "Got lora for a fresh model, expected pretrained weights below it"),
         (("--load_in_4bit", "true"), "load_in_4bit needs lora: 4 bits are not trained"),
         (("--text_model", "no/such/llama", "--audio_model", "ced.pt"), "no/such/llama"),
         (("--report_to", "wandb"), "report_to is 'wandb', but that package is not installed"),

@@ -126,6 +126,10 @@ def test_a_fusion_without_parameters_is_left_out():
         ({"modules_to_save": ["fusion.scale"]}, "Got 'fusion.scale' to train or to freeze, which the model does not"),
         ({"target_modules": "nothing"}, "No modules were targeted for adaptation|not found in the base model"),
         ({"r": 0}, "(?i)r.* should be a positive integer"),
+        ({"r": "8"}, "which PEFT cannot make an adapter of"),
+        ({"target_modules": "*foo("}, "which PEFT cannot make an adapter of"),
+        ({"bias": "all"}, "expected an adapter that can be trained and loaded"),
+        ({"inference_mode": True}, "expected an adapter that can be trained and loaded"),
     ],
 )
 def test_lora_that_cannot_be_is_refused(fields, message):
