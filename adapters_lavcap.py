@@ -264,6 +264,8 @@ def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str
     own = re.compile(
         rf"\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save)\.{re.escape(adapter)}(\.|$)"
     )
+    # An image encoder that was put beside it for the stored features it was trained on has none, and needs none.
+    sees = any(place.startswith("vision_tower.") for place in tensors)
     missing = []
     for place, parameter in model.named_parameters():
         if own.search(place):
@@ -271,7 +273,7 @@ def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str
             key = place if place in tensors else place.replace(f".{adapter}", "", 1)
             if key in tensors:
                 parameter.data = tensors[key].to(parameter.device)
-            else:
+            elif sees or not key.startswith("vision_tower."):
                 missing.append(key)
     if missing:
         raise WeightsError(f"{name}: its {ADAPTER_WEIGHTS} is not whole." + listed("missing", missing))

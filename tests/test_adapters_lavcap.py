@@ -13,7 +13,7 @@ from stranger import run_stranger
 from test_modeling_lavcap import clip_inputs
 
 from conftest import ROOT, tiny_model
-from lavcap.trainable import load_lora, save_adapter
+from lavcap.trainable import add_lora, load_lora, save_adapter
 from modeling_lavcap import LavcapForConditionalGeneration
 from weights_lavcap import WeightsError
 
@@ -251,6 +251,21 @@ def test_the_parts_may_have_moved(trained, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match=r"does not tell where its language model \(llama-tiny\) is; pass text"):
         LavcapForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_an_adapter_that_was_trained_on_stored_features_can_be_given_eyes(trained, tmp_path):
+    parts = trained[0]
+    base = assemble(parts, vision=None, vision_config={"projection_dim": 24})
+    model = add_lora(base, {"target_modules": ["q_proj"], "modules_to_save": ["multi_modal_projector"]}).eval()
+    save_adapter(model, tmp_path)
+    blind = LavcapForConditionalGeneration.from_pretrained(tmp_path)
+    seeing = LavcapForConditionalGeneration.from_pretrained(tmp_path, vision=parts / "clip-tiny")
+    assert blind.vision_tower is None and not blind.config.has_vision_tower
+    inputs = clip_inputs(seeing)
+    with torch.no_grad():
+        features = seeing.get_video_features(inputs.pop("pixel_values_videos")).pooler_output
+        expected = blind(**inputs, video_features=features).logits
+        assert torch.equal(seeing(**clip_inputs(seeing)).logits, expected)
 
 
 def test_an_adapter_alone_is_not_put_on_another_language_model(trained, tmp_path):

@@ -132,7 +132,7 @@ def all_trainings(workplace: Path, folder: Path, batch_size: int) -> dict[str, d
 
 def half_precision(workplace: Path, folder: Path, batch_size: int) -> dict:
     fields = {"model_dtype": "bfloat16", "bf16": "true", "max_steps": 8, "save_steps": 8, "eval_strategy": "no"}
-    return training(workplace, folder / "bfloat16", batch_size, **fields)
+    return training(workplace, folder / "bfloat16", batch_size, **fields, gradient_checkpointing="true")
 
 
 def scoring(saved_model: Path, toy_world: Path) -> dict:
@@ -251,11 +251,15 @@ def test_a_checkpoint_of_zero_is_an_adapter_that_loads_and_goes_on(zero, ddp, wo
 
 @needs_deepspeed
 def test_zero_has_the_losses_of_one_process_in_bfloat16_too(alone, ddp, zero):
-    """DeepSpeed casts all weights, others only the frozen ones; losses of float32 are farther off than this."""
+    """With gradient checkpointing. DeepSpeed casts all weights, others the frozen ones; float32 is farther off."""
     expected = alone["bfloat16"]["losses"]
     assert ddp["bfloat16"]["losses"] == pytest.approx(expected, abs=2e-3)
     assert zero[1]["bfloat16"]["losses"] == pytest.approx(expected, abs=2e-3)
     assert zero[1]["bfloat16"]["engine"] == "DEEPSPEED" and len(expected) == 8
+    for record in (alone["bfloat16"], ddp["bfloat16"], zero[1]["bfloat16"]):
+        assert record["frozen_but_moved"] == [] and len(record["moved"]) > 10
+    # Under DeepSpeed the scale of the alignment, in bfloat16, is too coarse for its last step.
+    assert alone["bfloat16"]["still"] == ddp["bfloat16"]["still"] == []
     assert alone["lora"]["losses"][:8] != pytest.approx(expected, abs=2e-3)
 
 
