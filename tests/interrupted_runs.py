@@ -71,6 +71,7 @@ class Run:
         return args
 
     def trainer(self) -> LavcapTrainer:
+        torch.set_num_threads(1)  # as in the processes that are killed, whatever a test before has set
         args = self.arguments()
         set_seed(args.seed)
         model = LavcapForConditionalGeneration.from_pretrained(self.model)

@@ -30,12 +30,12 @@ from interrupted_runs import (
 )
 from safetensors.torch import load_file
 from stranger import run_inside
-from transformers import Trainer
 
 from conftest import tiny_model
 from lavcap.checkpoints import MANIFEST, CheckpointError, find_checkpoint, is_complete, last_checkpoint
 from lavcap.data import load_split
 from lavcap.folders import UNFINISHED, publish_folder, publish_model
+from lavcap.hub_trainer import HubTrainer
 from lavcap.streaming import write_shards
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
@@ -235,7 +235,7 @@ def test_every_file_of_a_checkpoint_reaches_the_disk_before_the_checkpoint_has_i
 
 def test_only_whole_checkpoints_are_pushed(run, monkeypatch):
     pushed = []
-    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: pushed.append(Path(folder)))
+    monkeypatch.setattr(HubTrainer, "_push_from_checkpoint", lambda self, folder: pushed.append(Path(folder)))
     trainer = run.trainer()
     monkeypatch.setattr(trainer.args, "save_total_limit", None)
     monkeypatch.setattr(trainer.args, "push_to_hub", True)
