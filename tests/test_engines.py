@@ -257,9 +257,10 @@ def test_zero_has_the_losses_of_one_process_in_bfloat16_too(alone, ddp, zero):
     assert zero[1]["bfloat16"]["losses"] == pytest.approx(expected, abs=2e-3)
     assert zero[1]["bfloat16"]["engine"] == "DEEPSPEED" and len(expected) == 8
     for record in (alone["bfloat16"], ddp["bfloat16"], zero[1]["bfloat16"]):
-        assert record["frozen_but_moved"] == [] and len(record["moved"]) > 10
+        assert set(record["moved"]) <= set(record["trained"]) and len(record["moved"]) > 10
     # Under DeepSpeed the scale of the alignment, in bfloat16, is too coarse for its last step.
-    assert alone["bfloat16"]["still"] == ddp["bfloat16"]["still"] == []
+    for record in (alone["bfloat16"], ddp["bfloat16"]):
+        assert record["moved"] == record["trained"]
     assert alone["lora"]["losses"][:8] != pytest.approx(expected, abs=2e-3)
 
 
