@@ -93,7 +93,10 @@ class LavcapAdapterMixin:
         # An Auto class calls with the base that an adapter names, which may be an adapter that was trained on.
         adapter = adapter_kwargs.pop("_adapter_model_path", None) or name
         model = cls._base_of_adapter(name, base, args, parts, kwargs)
-        model.load_adapter(str(adapter), adapter_kwargs=adapter_kwargs if adapter != name else hub | adapter_kwargs)
+        options = adapter_kwargs if adapter != name else hub | adapter_kwargs
+        if Path(adapter).is_dir():  # Transformers 5.5.4 looks for the weights of an adapter beside a subfolder
+            adapter = Path(adapter) / options.pop("subfolder", "")
+        model.load_adapter(str(adapter), adapter_kwargs=options)
         return model.eval()
 
     @classmethod
