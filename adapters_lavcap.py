@@ -14,10 +14,10 @@ from transformers.utils import is_peft_available
 
 
 try:  # inside a package: the Hub's module cache
-    from .parts_lavcap import HUB_OPTIONS, find_file, quantized_language_model, read_json
+    from .parts_lavcap import HUB_OPTIONS, find_file, hub_options, quantized_language_model, read_json
     from .weights_lavcap import FOLDER_FILES, WeightsError, check_values, listed, read_weights
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from parts_lavcap import HUB_OPTIONS, find_file, quantized_language_model, read_json
+    from parts_lavcap import HUB_OPTIONS, find_file, hub_options, quantized_language_model, read_json
     from weights_lavcap import FOLDER_FILES, WeightsError, check_values, listed, read_weights
 
 
@@ -64,7 +64,7 @@ class LavcapAdapterMixin:
         Raises:
             WeightsError: the adapter was trained on another language model; both names are in the message.
         """
-        parts = {name: part for name, part in zip(PARTS, (text, audio, vision), strict=True) if part is not None}
+        parts = _given(text=text, audio=audio, vision=vision)
         name = pretrained_model_name_or_path
         settings = find_file(name, ADAPTER_SETTINGS, kwargs)
         if settings is not None and not is_peft_available():
@@ -80,15 +80,14 @@ class LavcapAdapterMixin:
                 "model of parts with from_parts."
             )
         if kwargs.get("quantization_config") is not None and name is not None:
-            options = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
-            config = kwargs.get("config") or cls.config_class.from_pretrained(name, **options)
+            config = kwargs.get("config") or cls.config_class.from_pretrained(name, **hub_options(kwargs))
             kwargs["quantization_config"] = quantized_language_model(kwargs["quantization_config"], config)
         return super().from_pretrained(name, *args, **kwargs)
 
     @classmethod
     def _from_adapter(cls, name: str | Path, base: str | None, args: tuple, parts: dict[str, Any], kwargs: dict):
         """A folder that holds an adapter and no weights of its own."""
-        hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
+        hub = hub_options(kwargs)
         adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
         # An Auto class calls with the base that an adapter names, which may be an adapter that was trained on.
         adapter = adapter_kwargs.pop("_adapter_model_path", None) or name
@@ -114,14 +113,13 @@ class LavcapAdapterMixin:
             model = cls.from_pretrained(None, *args, config=config, state_dict=read_weights(name), **kwargs)
             model.generation_config = GenerationConfig.from_pretrained(name)
             return model
-        parts = {part: kwargs.pop(part, None) for part in PARTS}
-        parts = {part: path for part, path in parts.items() if path is not None}
+        parts = _given(**{part: kwargs.pop(part, None) for part in PARTS})
         base = read_json(find_file(name, ADAPTER_SETTINGS, kwargs)).get("base_model_name_or_path")
         return cls._base_of_adapter(name, base, args, parts, kwargs)
 
     @classmethod
     def _base_of_adapter(cls, name: str | Path, base: str | None, args: tuple, parts: dict[str, Any], kwargs: dict):
-        hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
+        hub = hub_options(kwargs)
         is_assembled = base in (None, "", str(name))
         if parts and not is_assembled:
             given = ", ".join(parts)
@@ -147,7 +145,7 @@ class LavcapAdapterMixin:
         options = {option: kwargs.pop(option) for option in ASSEMBLY_OPTIONS if option in kwargs}
         if kwargs:
             raise TypeError(f"Got unknown options for {name}, the adapter of assembled parts: {', '.join(kwargs)}.")
-        parts = {part: path for part, path in (config.base_parts or {}).items() if path is not None} | given
+        parts = _given(**config.base_parts or {}) | given
         if "text" not in parts:
             raise WeightsError(
                 f"{name}: holds an adapter and does not tell where its language model "
@@ -204,17 +202,25 @@ def holds_weights(name: str | Path, options: dict) -> bool:
 
 def _options_of(config: PreTrainedConfig, has_vision: bool) -> dict[str, Any]:
     """What `from_parts` must be told to build the model of a configuration, beside its parts."""
-    own = {field.name for field in dataclasses.fields(config)}
-    own -= {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    own = _own_fields(config)
     # The names are those of what is loaded: that they are the right ones is checked with the adapter.
     own -= {"text_config", "text_model_name", "text_model_vocab_size", "text_model_hidden_size", "base_parts"}
     own -= {"audio_config", "has_vision_tower", *({"vision_config", "vision_model_name"} if has_vision else ())}
     tower = config.audio_config
-    known = {field.name for field in dataclasses.fields(tower)}
-    known -= {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return {name: getattr(config, name) for name in sorted(own)} | {
-        "audio_config": {name: getattr(tower, name) for name in sorted(known)}
+        "audio_config": {name: getattr(tower, name) for name in sorted(_own_fields(tower))}
     }
+
+
+def _own_fields(config: PreTrainedConfig) -> set[str]:
+    """Fields of a configuration that not every configuration has."""
+    names, common = ({field.name for field in dataclasses.fields(kind)} for kind in (config, PreTrainedConfig))
+    return names - common
+
+
+def _given(**parts: Any) -> dict[str, Any]:
+    """Those of some parts that there are."""
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def read_adapter(

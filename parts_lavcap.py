@@ -102,6 +102,11 @@ def read_json(path: str | Path | None) -> dict:
         raise ValueError(f"{path}: not readable as JSON ({error}); copy or save it again.") from error
 
 
+def hub_options(options: dict) -> dict:
+    """Those of the options of `from_pretrained` that say which files of a repository are meant, and how to get them."""
+    return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+
+
 def find_file(name_or_path: str | Path | None, file: str, options: dict) -> str | None:
     """Local path of a file of a folder or of a Hub repository, if it is there; options as of `from_pretrained`."""
     if name_or_path is None:
@@ -109,7 +114,7 @@ def find_file(name_or_path: str | Path | None, file: str, options: dict) -> str 
     return cached_file(
         str(name_or_path),
         file,
-        **{name: options[name] for name in HUB_OPTIONS if options.get(name) is not None},
+        **hub_options(options),
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
