@@ -103,7 +103,7 @@ def read_json(path: str | Path | None) -> dict:
 
 
 def hub_options(options: dict) -> dict:
-    """Those of the options of `from_pretrained` that say which files of a repository are meant, and how to get them."""
+    """Those of the options of `from_pretrained` that say which files of a repository are meant."""
     return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
 
 
