@@ -29,6 +29,7 @@ from transformers import TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 import train_hf
+from lavcap.broken_clips import TrainingStopped
 from lavcap.clips import ClipDataset
 from lavcap.collation import EvaluationCollator, TrainingCollator, model_inputs
 from lavcap.data import load_split
@@ -55,6 +56,13 @@ class RecordedTrainer(LavcapTrainer):
         RECORD["engine"] = self.accelerator.distributed_type.value
         self.add_callback(LastStep())
 
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        except TrainingStopped as error:
+            RECORD["stopped"] = str(error)
+            raise
+
     def log(self, logs, start_time=None):
         if "loss" in logs:
             RECORD["losses"].append(logs["loss"])
@@ -62,13 +70,17 @@ class RecordedTrainer(LavcapTrainer):
 
 
 class LastStep(TrainerCallback):
-    """Compares every tensor before and after the last step of a training."""
+    """Compares every tensor before and after the last step of a training, unless it stops early."""
+
+    before: dict[str, torch.Tensor] | None = None
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         if state.global_step == state.max_steps - 1:
             self.before = _weights(model)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
+        if self.before is None:
+            return
         after = _weights(model)
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         moved = {name for name, weight in after.items() if not torch.equal(weight, self.before[name])}
@@ -79,7 +91,11 @@ class LastStep(TrainerCallback):
 def train(arguments: list[str]):
     sys.argv = ["train_hf.py", *arguments]
     train_hf.LavcapTrainer = RecordedTrainer
-    train_hf.main()
+    try:
+        train_hf.main()
+    except SystemExit:
+        if "stopped" not in RECORD:
+            raise
 
 
 def evaluate(folder: str, data_dir: str, most: int):

@@ -135,6 +135,17 @@ def half_precision(workplace: Path, folder: Path, batch_size: int) -> dict:
     return training(workplace, folder / "bfloat16", batch_size, **fields, gradient_checkpointing="true")
 
 
+def stopped_trainings(workplace: Path, folder: Path, batch_size: int) -> dict[str, dict]:
+    """One that stops for its metric, by which the first checkpoint is the best, and one for its losses."""
+    best = {"load_best_model_at_end": "true", "metric_for_best_model": "loss", "greater_is_better": "true"}
+    best |= {"early_stopping_patience": 2, "eval_steps": 2, "save_steps": 2, "save_total_limit": 2}
+    nonfinite = {"learning_rate": 1e38, "eval_strategy": "no", "save_strategy": "no"}
+    return {
+        "best": training(workplace, folder / "best", batch_size, **best),
+        "nonfinite": training(workplace, folder / "nonfinite", batch_size, **nonfinite),
+    }
+
+
 def scoring(saved_model: Path, toy_world: Path) -> dict:
     return {"evaluate": str(saved_model), "data_dir": str(toy_world), "most": 7}
 
@@ -159,7 +170,8 @@ def ddp(workplace, variants, saved_model, toy_world) -> dict[str, dict]:
     """Records of two processes that take two clips each."""
     folder = workplace / "ddp"
     jobs = all_trainings(workplace, folder, 2) | {"scored": scoring(saved_model, toy_world)}
-    return launch(folder, "ddp", 2, jobs | {"resumed": resumed(workplace, folder)})
+    jobs |= {"resumed": resumed(workplace, folder)} | stopped_trainings(workplace, folder, 2)
+    return launch(folder, "ddp", 2, jobs)
 
 
 def resumed(workplace: Path, folder: Path) -> dict:
@@ -172,7 +184,8 @@ def zero(workplace, request) -> tuple[Path, dict[str, dict]]:
     """Folder and records of two processes under DeepSpeed."""
     folder = workplace / request.param
     jobs = {"lora": training(workplace, folder / "lora", 2), "resumed": resumed(workplace, folder)}
-    return folder, launch(folder, request.param, 2, jobs | {"bfloat16": half_precision(workplace, folder, 2)})
+    jobs |= {"bfloat16": half_precision(workplace, folder, 2)} | stopped_trainings(workplace, folder, 2)
+    return folder, launch(folder, request.param, 2, jobs)
 
 
 def assert_same_course(record: dict, expected: dict, processes: int, engine: str, steps: int = STEPS):
@@ -262,6 +275,41 @@ def test_zero_has_the_losses_of_one_process_in_bfloat16_too(alone, ddp, zero):
     for record in (alone["bfloat16"], ddp["bfloat16"]):
         assert record["moved"] == record["trained"]
     assert alone["lora"]["losses"][:8] != pytest.approx(expected, abs=2e-3)
+
+
+def assert_best_is_kept(folder: Path, record: dict):
+    """The course ends after two evaluations that were no better, with the weights of the first checkpoint."""
+    assert len(record["losses"]) == 6 and len(record["captions"]) == 4  # of three evaluations and of the best model
+    assert record["captions"][-1] == record["captions"][0]
+    checkpoint = folder / "checkpoint-2"
+    assert json.loads((folder / "trainer_state.json").read_text())["best_model_checkpoint"] == str(checkpoint)
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-6"]
+    paths = (checkpoint, folder, folder / "checkpoint-6")
+    best, last, other = (load_file(path / "adapter_model.safetensors") for path in paths)
+    assert all(last[name].equal(weight) for name, weight in best.items()) and best.keys() == last.keys()
+    assert any(not other[name].equal(weight) for name, weight in best.items())
+
+
+def test_two_processes_stop_early_and_end_with_the_best_model(workplace, ddp):
+    assert_best_is_kept(workplace / "ddp" / "best", ddp["best"])
+
+
+def test_two_processes_stop_after_steps_that_are_not_finite(ddp):
+    assert "NaN or infinite at step 4 (3 in a row), on clip " in ddp["nonfinite"]["stopped"]
+    assert "changed no weight" in ddp["nonfinite"]["stopped"]
+
+
+@needs_deepspeed
+def test_zero_stops_early_and_ends_with_the_best_model(zero):
+    folder, records = zero
+    assert_best_is_kept(folder / "best", records["best"])
+
+
+@needs_deepspeed
+def test_zero_stops_at_a_step_that_is_not_finite(zero):
+    """Its engine has updated by then."""
+    stopped = zero[1]["nonfinite"]["stopped"]
+    assert "NaN or infinite at step 2 (1 in a row), on clip " in stopped and "DeepSpeed has updated" in stopped
 
 
 @pytest.mark.parametrize("processes", [2, 3])
