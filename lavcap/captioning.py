@@ -42,10 +42,15 @@ def load_model(
     return model.to(device).eval(), processor
 
 
-def check_name(name_or_path: str | Path):
-    """Refuse what is neither a folder nor can be a name on the Hub."""
+def check_name(name_or_path: str | Path, has_owner: bool = True):
+    """Refuse what is neither a folder nor can be a name on the Hub.
+
+    `has_owner`: whether it must be a name with its owner; old models have none, such as `gpt2`.
+    """
     path = Path(name_or_path)
-    if not path.exists() and (len(path.parts) != 2 or path.is_absolute() or path.parts[0] in (".", "..")):
+    is_short = len(path.parts) == 1 and not has_owner
+    is_name = (is_short or len(path.parts) == 2) and not path.is_absolute() and path.parts[0] not in (".", "..")
+    if not is_name and not path.exists():
         raise ValueError(f"{path}: no such folder, and not a name on the Hub (owner/model); check the path.")
 
 

@@ -12,7 +12,7 @@ from transformers.utils import is_bitsandbytes_available, logging
 
 from adapters_lavcap import ADAPTER_SETTINGS, check_base
 from configuration_lavcap import LavcapConfig
-from lavcap.captioning import check_model_name
+from lavcap.captioning import check_model_name, check_name
 from lavcap.recipe import check_config_fields, parse_object, reject_unknown
 from lavcap.trainable import add_lora, freeze, load_lora, train_in_float32
 from modeling_lavcap import LavcapForConditionalGeneration
@@ -205,9 +205,8 @@ def _trained_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration
 
 
 def _assembled_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
-    for name in filter(None, (args.text_model, args.vision_model)):
-        if not Path(name).exists() and (Path(name).is_absolute() or len(Path(name).parts) > 2):
-            raise ValueError(f"{name}: no such folder, expected one with a pretrained model, or a name on the Hub.")
+    for name in filter(None, (args.text_model, args.vision_model, args.tokenizer_name)):
+        check_name(name, has_owner=False)
     if read_json(find_file(args.text_model, "config.json", {})).get("model_type") == LavcapConfig.model_type:
         raise ValueError(f"{args.text_model}: is a LAVCap, expected a language model: name it as model_name_or_path.")
     options = args.model_config or {}
@@ -232,7 +231,7 @@ def _fresh_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, 
             "Got neither model_name_or_path nor text_model nor model_config with tokenizer_name, expected one: name a "
             "model to train."
         )
-    _check_tokenizer(args.tokenizer_name)
+    check_name(args.tokenizer_name, has_owner=False)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
     config = _fresh_config(args.model_config, tokenizer)
     model = LavcapForConditionalGeneration(config)
@@ -262,14 +261,6 @@ def _check_trainable(model: nn.Module, name: str):
         raise ValueError(
             f"{name}: has float16 weights, which overflow in training, expected float32 or bfloat16; pass "
             "--model_dtype bfloat16."
-        )
-
-
-def _check_tokenizer(name: str):
-    path = Path(name)
-    if not path.exists() and len(path.parts) > 2:
-        raise ValueError(
-            f"{path}: no such tokenizer; the toy world's is written by scripts/make_toy_world.py, into its --output."
         )
 
 

@@ -177,7 +177,7 @@ def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(r
         (("--model_config", '{"fusion": "tempcat"}'), "fusion is 'tempcat', expected one of 'concat_time'"),
         (("--model_config", '{"fussion": "tempcat"}'), "did you mean fusion?"),
         (("--resume_from_checkpoint", "nowhere/checkpoint-3"), "nowhere/checkpoint-3: no such checkpoint"),
-        (("--tokenizer_name", "no/such/tokenizer"), "no/such/tokenizer: no such tokenizer"),
+        (("--tokenizer_name", "no/such/tokenizer"), "no/such/tokenizer: no such folder"),
         (("--data_dir", "nowhere"), "nowhere/train.json: no such file"),
         (("--audio_only_rate", "2"), "expected shares of the training clips"),
         (("--frequency_mask", "65"), "frequency_mask is 65, wider than the filter bank, which has 64"),
