@@ -4,7 +4,7 @@ Beside what the model takes, a batch holds the ids of its clips under `clip_ids`
 of it cannot be read. A broken clip keeps its row, which counts for nothing: no modality, no label.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from media_lavcap import Clip
 from processing_lavcap import LavcapProcessor
 
 
-CLIP_IDS, BROKEN = "clip_ids", "broken"
+CLIP_IDS, BROKEN, REPEATED = "clip_ids", "broken", "repeated"
 FEATURES = {"audio": ("input_features",), "video": ("pixel_values_videos", "video_features")}
 
 
@@ -118,26 +118,17 @@ class Blanks:
         return [filling | clip for clip in clips]
 
     def name_clips(self, batch: BatchFeature, items: Sequence[dict[str, Any]]) -> BatchFeature:
-        """Note which clips the batch is of and which of them are broken, and blank the rows of these."""
-        rows = [row for row, item in enumerate(items) if not item["features"]]
-        if rows:
-            self._blank(batch, torch.tensor(rows))
-        batch[CLIP_IDS] = [item["id"] for item in items]
-        batch[BROKEN] = {items[row]["id"]: self._reason(items[row]) for row in rows}
-        return batch
+        """Note which clips the batch is of and which of them are broken, and blank the rows of these.
 
-    def _blank(self, batch: BatchFeature, rows: torch.Tensor):
-        """Rows of padding without a modality; one token of each is attended to: a softmax of nothing is NaN."""
-        for prefix, attended in (("", 0), ("generation_", -1)):
-            if f"{prefix}input_ids" in batch:
-                batch[f"{prefix}input_ids"][rows] = self.processor.pad_token_id
-                batch[f"{prefix}attention_mask"][rows] = 0
-                batch[f"{prefix}attention_mask"][rows, attended] = 1
-        batch["labels"][rows] = -100
-        for kind in self.processor.modalities:
-            present = batch.get(f"{kind}_mask", torch.ones(len(batch["labels"]), dtype=torch.bool))
-            present[rows] = False
-            batch[f"{kind}_mask"] = present
+        So are rows that a stream has repeated, which are no clips of the batch.
+        """
+        rows = [row for row, item in enumerate(items) if not item["features"] or item.get(REPEATED)]
+        if rows:
+            blank(batch, torch.tensor(rows), self.processor)
+        clips = [item for item in items if not item.get(REPEATED)]
+        batch[CLIP_IDS] = [item["id"] for item in clips]
+        batch[BROKEN] = {item["id"]: self._reason(item) for item in clips if not item["features"]}
+        return batch
 
     def _reason(self, item: dict[str, Any]) -> str:
         return item.get(BROKEN) or f"has no {' and no '.join(self.processor.modalities)}, which the model takes"
@@ -156,6 +147,29 @@ class Blanks:
             kind: {name: torch.zeros_like(features[name]) for name in names if name in features}
             for kind, names in FEATURES.items()
         }
+
+
+def blank(batch: MutableMapping[str, Any], rows: torch.Tensor, processor: LavcapProcessor):
+    """Make rows of a batch count for nothing: padding, without a modality or a label.
+
+    One token of each is attended to: a softmax of nothing is NaN.
+
+    Args:
+        batch: of a collator, whose tensors are written to.
+        rows: their numbers, `(rows,)` int64.
+        processor: that made the batch.
+    """
+    for prefix, attended in (("", 0), ("generation_", -1)):
+        if f"{prefix}input_ids" in batch:
+            batch[f"{prefix}input_ids"][rows] = processor.pad_token_id
+            batch[f"{prefix}attention_mask"][rows] = 0
+            batch[f"{prefix}attention_mask"][rows, attended] = 1
+    labels = batch["labels"]
+    labels[rows] = -100
+    for kind in processor.modalities:
+        present = batch.get(f"{kind}_mask", torch.ones(len(labels), dtype=torch.bool, device=labels.device))
+        present[rows] = False
+        batch[f"{kind}_mask"] = present
 
 
 def stored_width(model, example: Any) -> int | None:

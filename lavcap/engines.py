@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainingArguments
+from accelerate import Accelerator
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import (
     is_deepspeed_zero3_enabled,
     set_hf_deepspeed_config,
@@ -37,6 +39,41 @@ class FeaturesInFloat32:
 
     def _prepare_input(self, data: Any) -> Any:
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
+
+
+class SharedStatistics(TrainerCallback):
+    """Gives all processes the mean of their BatchNorms' statistics after each step.
+
+    Every process then evaluates the model that one of them saves. Statistics that are frozen stay as they are.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if self.accelerator.num_processes == 1:
+            return
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) and module.weight.requires_grad:
+                for statistic in (module.running_mean, module.running_var):
+                    statistic.copy_(self.accelerator.reduce(statistic, "mean"))
+
+
+def repeated_rows(accelerator: Accelerator, batch_size: int, num_rows: int) -> torch.Tensor:
+    """Rows of a process' batch with which Accelerate has filled up the last one of an epoch: its first rows, again.
+
+    Args:
+        batch_size: rows of the batch.
+        num_rows: of the epoch, of all processes.
+
+    Returns:
+        Numbers of the rows, the last ones of the batch: `(rows,)` int64.
+    """
+    rows = torch.arange(batch_size)
+    rest = num_rows % (batch_size * accelerator.num_processes)
+    if accelerator.num_processes == 1 or not rest or not accelerator.gradient_state.end_of_dataloader:
+        return rows[:0]
+    return rows[rows + batch_size * accelerator.process_index >= rest]
 
 
 def shares_weights(trainer: Trainer) -> bool:

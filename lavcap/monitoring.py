@@ -97,7 +97,6 @@ class MonitoredTrainer(Seq2SeqTrainer):
         self._meter = Meter()
         self._step = Step()
         self._nonfinite_in_a_row = 0
-        self._eval_loss: torch.Tensor | None = None
         self._eval_broken: dict[str, str] = {}
         self.add_callback(Stopwatch(self._meter))
 
@@ -137,10 +136,13 @@ class MonitoredTrainer(Seq2SeqTrainer):
         counts = self._step.counts(self._is_finite(grad_norm), self.args.device)
         nonfinite, read, broken, tokens = self.accelerator.reduce(counts, "sum").tolist()
         self.broken_clips.count(read, broken, gather_object(list(self._step.broken.items())) if broken else ())
-        self._meter.add(self._step, read, tokens, finite=not nonfinite)
+        is_void = read == broken > 0
+        self._meter.add(self._step, read, tokens, counts=not nonfinite and not is_void)
         self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if nonfinite else 0
-        if nonfinite:
+        if nonfinite or is_void:
             self._leave_out_step(model)
+        if nonfinite:
+            self._tell_nonfinite_step()
         return grad_norm
 
     def _is_finite(self, grad_norm: torch.Tensor | float | None) -> torch.Tensor:
@@ -150,10 +152,14 @@ class MonitoredTrainer(Seq2SeqTrainer):
         return norm.isfinite().to(self.args.device)
 
     def _leave_out_step(self, model):
-        step, names = self.state.global_step + 1, gather_object(self._step.suspects())
-        has_updated = self._updates_in_backward and self.accelerator.mixed_precision != "fp16"
         if not self._updates_in_backward and self.accelerator.scaler is None:
             model.zero_grad()  # to none: the optimiser then passes over every tensor
+
+    def _tell_nonfinite_step(self):
+        step, suspects = self.state.global_step + 1, gather_object(self._step.suspects())
+        names = [name for ids, is_bad in suspects if is_bad for name in ids]
+        names = names or [name for ids, _ in suspects for name in ids]  # the gradient alone is not finite
+        has_updated = self._updates_in_backward and self.accelerator.mixed_precision != "fp16"
         if has_updated or self._nonfinite_in_a_row >= _setting(self.args, "max_nonfinite_steps"):
             outcome = "DeepSpeed has updated with them" if has_updated else "They have changed no weight"
             raise TrainingStopped(
@@ -170,6 +176,7 @@ class MonitoredTrainer(Seq2SeqTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
         if "loss" in logs and self._meter.steps:
+            del logs["loss"]  # the Trainer's counts steps that were left out
             logs |= self._meter.read(self.accelerator, self.args.device)
         super().log(logs, start_time)
 
@@ -178,19 +185,10 @@ class MonitoredTrainer(Seq2SeqTrainer):
         self._eval_broken |= inputs.get(BROKEN, {})
         return model_inputs(inputs)
 
-    def loss_of_readable(self, loss: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch of evaluation; of broken clips alone that of the batch before, so as not to count."""
-        if (labels != -100).any() or self._eval_loss is None:
-            self._eval_loss = loss
-        return self._eval_loss
-
     def evaluation_loop(self, *args, **kwargs):
-        self._eval_loss, self._eval_broken = None, {}
+        self._eval_broken = {}
         output = super().evaluation_loop(*args, **kwargs)
         self.broken_clips.note(gather_object(list(self._eval_broken.items())), "validation")
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        if output.metrics.get(f"{prefix}_scored_clips") == 0:
-            output.metrics.pop(f"{prefix}_loss", None)
         return output
 
     def _determine_best_metric(self, metrics, trial):
@@ -236,10 +234,9 @@ class Step:
         tokens = torch.as_tensor(self.tokens, device=device)
         return torch.cat([(~finite).long()[None], known, tokens.long()[None]])
 
-    def suspects(self) -> list[str]:
-        """Clips of the micro-batches whose loss is not finite; of all where none is: then a gradient is not."""
-        bad = [ids for ids, loss in zip(self.ids, self.losses, strict=False) if not loss.isfinite()]
-        return [name for ids in bad or self.ids for name in ids]
+    def suspects(self) -> list[tuple[list[str], bool]]:
+        """Clips of each micro-batch, and whether its loss is not finite."""
+        return [(ids, not loss.isfinite()) for ids, loss in zip(self.ids, self.losses, strict=False)]
 
 
 class Meter:
@@ -249,14 +246,14 @@ class Meter:
         self.seconds = 0.0
         self._reset()
 
-    def add(self, step: Step, clips: int, tokens: int, finite: bool):
-        """Add a step, with the clips and tokens of all processes; one that is left out takes time, but has no loss."""
+    def add(self, step: Step, clips: int, tokens: int, counts: bool):
+        """Add a step, with the clips and tokens of all processes; one that does not count takes time alone."""
         self.steps += 1
-        self.left_out += not finite
+        self.left_out += not counts
         self.clips += clips
         self.tokens += tokens
         self.largest_entropy = step.largest_entropy or self.largest_entropy
-        if finite:
+        if counts:
             self._parts = self._parts + step.parts
 
     def read(self, accelerator, device: torch.device) -> dict[str, float]:
@@ -264,17 +261,15 @@ class Meter:
         parts = torch.as_tensor(self._parts, device=device).expand(4)
         memory = torch.tensor([peak_memory(device)], device=device)
         gathered = accelerator.gather(torch.cat([parts, memory])[None]).cpu()  # (processes, 5)
-        finite = max(1, self.steps - self.left_out)
         caption, alignment, entropy, plans, _ = gathered.sum(dim=0).tolist()
-        processes = len(gathered)
         logs = {
-            "loss": (caption + alignment) / processes / finite,
-            "caption_loss": caption / processes / finite,
-            "alignment_loss": alignment / processes / finite,
             "clips_per_second": self.clips / max(self.seconds, 1e-9),
             "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
             "peak_memory_gib": gathered[:, 4].max().item(),
         }
+        if counted := (self.steps - self.left_out) * len(gathered):
+            logs["loss"] = (caption + alignment) / counted
+            logs["caption_loss"], logs["alignment_loss"] = caption / counted, alignment / counted
         if plans:
             logs["plan_entropy"] = entropy / plans
             logs["relative_plan_entropy"] = entropy / plans / self.largest_entropy

@@ -33,7 +33,7 @@ class TrainingProgress(ProgressCallback):
 def progress_line(logs: dict[str, float], step: int) -> str:
     """What was logged at a step, in one line."""
     begin = f"step {step}, epoch {logs.get('epoch', 0):.2f}: "
-    if "loss" in logs:
+    if not logs.keys().isdisjoint(("loss", "steps_left_out")):
         return begin + ", ".join(form.format(logs[name]) for name, form in TRAINING.items() if name in logs)
     shown = {name: value for name, value in logs.items() if not name.endswith(UNSHOWN)}
     return begin + ", ".join(f"{name} {_number(value)}" for name, value in shown.items())

@@ -17,6 +17,7 @@ from pyarrow import parquet
 
 from lavcap.captioning import in_batches
 from lavcap.clips import as_file, draw_seed, features_or_reason, read_features, shared_number
+from lavcap.collation import REPEATED
 from lavcap.cutting import SAMPLING_RATE, to_pcm, write_wav
 from lavcap.manifest import FEATURES, VIDEO_FEATURES, DataError, shards_of, write_facts, write_parquet
 from lavcap.media_index import SOUND_SUFFIXES
@@ -34,8 +35,9 @@ class ClipStream(torch.utils.data.IterableDataset):
 
     All processes of a run read the same shuffled rows, undecoded; of every `batch_size * num_processes` of them each
     process takes and decodes its own `batch_size`. No row is left out or taken twice, but that several processes fill
-    up the last batch of an epoch with rows of its beginning, so that all take as many steps. The order depends on the
-    seed and the epoch only, not on the number of loader processes (`num_workers`).
+    up the last batch of an epoch with rows of its beginning, so that all take as many steps; these are marked as
+    `repeated`, and count for nothing. The order depends on the seed and the epoch only, not on the number of loader
+    processes (`num_workers`).
 
     Args:
         files: shards, from [`find_shards`].
@@ -95,7 +97,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         first: list[dict[str, Any]] = []
         start = self.process_index * self.batch_size
         for rows in in_batches(self._rows(epoch), self.batch_size * self.num_processes):
-            first = first or rows
+            first = first or [row | {REPEATED: True} for row in rows]
             if self.num_processes > 1:
                 rows = [*rows, *islice(cycle(first), self.batch_size * self.num_processes - len(rows))]
             yield rows[start : start + self.batch_size]
@@ -118,6 +120,7 @@ class ClipStream(torch.utils.data.IterableDataset):
 
     def _item(self, row: dict[str, Any], epoch: int) -> dict[str, Any]:
         item = {"id": row["id"], "captions": row["captions"], "seed": draw_seed(self.seed, epoch, row)}
+        item |= {REPEATED: True} if row.get(REPEATED) else {}
         return item | features_or_reason(lambda: read_features(row, self.processor))
 
 

@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from lavcap.checkpoints import CompleteCheckpoints
-from lavcap.engines import FeaturesInFloat32, shares_weights
+from lavcap.collation import CLIP_IDS, blank
+from lavcap.engines import FeaturesInFloat32, SharedStatistics, repeated_rows, shares_weights
 from lavcap.hub_trainer import HubTrainer
 from lavcap.monitoring import MonitoredTrainer
 from lavcap.streaming import ClipStream
 from lavcap.trainable import save_adapter
 from lavcap.training_data import write_note
+from lavcap.validation import ValidationLoss
 
 
 GENERATION_PREFIX = "generation_"
@@ -40,6 +42,8 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer, FeaturesInFloat32, Monitore
     def __init__(self, *args, eval_data_collator=None, **kwargs):
         super().__init__(*args, **kwargs)
         self._eval_data_collator = eval_data_collator or self.data_collator
+        self._validation_loss, self._num_evaluated = ValidationLoss(), 0
+        self.add_callback(SharedStatistics(self.accelerator))
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(EpochOfDraws(self))
 
@@ -75,6 +79,8 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer, FeaturesInFloat32, Monitore
             self.data_collator = training_collator
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if not isinstance(self.train_dataset, IterableDataset):  # `ClipStream` marks what it repeats
+            epoch_iterator = (self._without_repeated(batch, len(self.train_dataset)) for batch in epoch_iterator)
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._num_clips = self._count_aligned_clips(batches, device)
         return batches, num_items
@@ -85,6 +91,14 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer, FeaturesInFloat32, Monitore
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()
         return count.clamp(min=1)
+
+    def _without_repeated(self, batch: dict[str, Any], num_rows: int) -> dict[str, Any]:
+        """The batch; what fills up the last one of several processes counts for nothing."""
+        rows = repeated_rows(self.accelerator, len(batch["labels"]), num_rows)
+        if len(rows):
+            batch = {**batch, CLIP_IDS: batch.get(CLIP_IDS, [])[: rows[0]]}
+            blank(batch, rows, self.processing_class)
+        return batch
 
     def _save(self, output_dir=None, state_dict=None):
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -117,10 +131,10 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer, FeaturesInFloat32, Monitore
         ignore_keys: list[str] | None = None,
         **gen_kwargs,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        inputs = self.note_evaluated(self._without_repeated(inputs, self._num_evaluated))
         prompt = {name.removeprefix(GENERATION_PREFIX): inputs[name] for name in inputs if _is_prompt(name)}
-        full = {name: value for name, value in self.note_evaluated(inputs).items() if not _is_prompt(name)}
-        loss, _, _ = Trainer.prediction_step(self, model, full, prediction_loss_only=True)
-        loss = self.loss_of_readable(loss, full["labels"])
+        full = {name: value for name, value in inputs.items() if not _is_prompt(name)}
+        loss = self._loss_of_batch(model, full)
         if prediction_loss_only or not self.args.predict_with_generate:
             return loss, None, None
         clips = {name: value for name, value in full.items() if name not in ("labels", *prompt)}
@@ -129,11 +143,30 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer, FeaturesInFloat32, Monitore
         tokens = self.model.generate(**generate_inputs, **options)
         return loss, tokens[:, prompt["input_ids"].shape[1] :].contiguous(), full["labels"]
 
-    def evaluation_loop(self, *args, **kwargs):
+    def _loss_of_batch(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        """The loss of a batch of evaluation, which is added to that of all."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            output = model(**self._prepare_inputs(batch), num_items_in_batch=1, num_clips_in_batch=1)
+        return self._validation_loss.add(output, batch["labels"].to(self.args.device), _is_aligned(batch).sum())
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ):
         # `Seq2SeqTrainer` keeps the rows that fill up the last batch of several processes: scored, they would count
         # twice.
         self.gather_function = self.accelerator.gather_for_metrics
-        return super().evaluation_loop(*args, **kwargs)
+        self._validation_loss = ValidationLoss()
+        self._num_evaluated = self.num_examples(dataloader)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        output.metrics.pop(f"{metric_key_prefix}_loss", None)  # a mean of batches, filled up ones among them
+        losses = self._validation_loss.read()
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in losses.items()})
+        return output
 
     def _given_generation_options(self) -> dict[str, Any]:
         return {name: value for name, value in getattr(self, "_gen_kwargs", {}).items() if value is not None}

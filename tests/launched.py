@@ -52,7 +52,7 @@ class RecordedTrainer(LavcapTrainer):
             return compute_metrics(prediction)
 
         super().__init__(*args, compute_metrics=recorded, **kwargs)
-        RECORD.update(losses=[], captions=[], processes=self.accelerator.num_processes)
+        RECORD.update(losses=[], captions=[], eval_losses=[], processes=self.accelerator.num_processes)
         RECORD["engine"] = self.accelerator.distributed_type.value
         self.add_callback(LastStep())
 
@@ -86,6 +86,8 @@ class LastStep(TrainerCallback):
         moved = {name for name, weight in after.items() if not torch.equal(weight, self.before[name])}
         RECORD["trained"], RECORD["moved"] = sorted(trained), sorted(moved)
         RECORD["frozen"] = len(after) - len(trained)
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+        RECORD["statistics"] = gather_object([norm.running_var.tolist() for norm in norms[:1]])
 
 
 def train(arguments: list[str]):
@@ -112,7 +114,8 @@ def evaluate(folder: str, data_dir: str, most: int):
         compute_metrics=lambda prediction: {"clips": len(prediction.predictions)},
     )
     for count in range(1, most + 1):
-        trainer.evaluate(ClipDataset(take_rows(rows, range(count)), processor))
+        metrics = trainer.evaluate(ClipDataset(take_rows(rows, range(count)), processor))
+        RECORD["eval_losses"].append([metrics["eval_caption_loss"], metrics["eval_alignment_loss"]])
 
 
 def shard(folder: str, data_dir: str, dtype: str):

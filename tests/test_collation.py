@@ -208,6 +208,15 @@ def test_a_batch_depends_on_the_seeds_of_its_clips_alone(processor, items):
     assert not torch.equal(first["input_features"], other["input_features"])
 
 
+def test_a_row_that_a_stream_repeats_counts_for_nothing(processor, items):
+    collator = TrainingCollator(processor)
+    alone, batch = collator(items[:2]), collator([*items[:2], items[0] | {"repeated": True}])
+    assert batch["clip_ids"] == alone["clip_ids"] and batch["broken"] == {}
+    assert (batch["labels"][2] == -100).all() and batch["attention_mask"][2].sum() == 1
+    assert batch["audio_mask"].tolist() == batch["video_mask"].tolist() == [True, True, False]
+    assert torch.equal(batch["labels"][:2], alone["labels"])
+
+
 def test_evaluation_draws_nothing(processor, items):
     collator = EvaluationCollator(processor)
     batch, again = collator(items), collator([item | {"seed": 1} for item in items])

@@ -67,12 +67,12 @@ RECIPE = {
 def workplace(tmp_path_factory, toy_world, saved_model) -> Path:
     """A folder with the recipe of the runs, their data, and shards of them.
 
-    Of the four clips of each step the last two, those of the second of two processes, have no picture in steps 9 to
-    14, and no sound in steps 15 to 20.
+    The last step has a clip less. Of the clips of each step the last two, those of the second of two processes, have
+    no picture in steps 9 to 14, and no sound in steps 15 to 20.
     """
     folder = tmp_path_factory.mktemp("engines")
     clips = load_split(toy_world, "train").to_list()
-    rows = [clips[number % len(clips)] | {"id": f"clip {number}"} for number in range(4 * STEPS)]
+    rows = [clips[number % len(clips)] | {"id": f"clip {number}"} for number in range(4 * STEPS - 1)]
     for number, row in enumerate(rows):
         row["captions"] = row["captions"][:1]
         lacking = None if number % 4 < 2 or number < 32 else "frames" if number < 56 else "audio"
@@ -81,6 +81,7 @@ def workplace(tmp_path_factory, toy_world, saved_model) -> Path:
     write_split(folder / "data", "val", load_split(toy_world, "val").to_list(), {"expected": 6})
     recipe = RECIPE | {"model_name_or_path": str(saved_model), "data_dir": str(folder / "data")}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "whole.yaml").write_text(yaml.safe_dump(recipe | {"lora": None}))
     command = ("scripts/write_shards.py", "--split", "train", "--rows_per_shard", "30")
     run(*command, "--data_dir", folder / "data", "--output", folder / "shards")
     return folder
@@ -108,15 +109,15 @@ def launch(folder: Path, settings: str, processes: int, jobs: dict[str, dict]) -
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in jobs}
 
 
-def training(workplace: Path, output: Path, batch_size: int, **fields: object) -> dict:
+def training(workplace: Path, output: Path, batch_size: int, recipe: str = "recipe", **fields: object) -> dict:
     options = {"output_dir": output, "per_device_train_batch_size": batch_size} | fields
     arguments = [str(item) for name, value in options.items() for item in (f"--{name}", value)]
-    return {"train": [str(workplace / "recipe.yaml"), *arguments]}
+    return {"train": [str(workplace / f"{recipe}.yaml"), *arguments]}
 
 
 def all_trainings(workplace: Path, folder: Path, batch_size: int) -> dict[str, dict]:
     streamed = {"data_dir": workplace / "shards", "validation_data_dir": workplace / "data", "streaming": "true"}
-    streamed |= {"shuffle_buffer": 16, "max_steps": 6, "save_strategy": "no"}
+    streamed |= {"shuffle_buffer": 16, "max_steps": STEPS + 1, "save_strategy": "no"}
     jobs = {
         "lora": training(workplace, folder / "lora", batch_size),
         "bfloat16": half_precision(workplace, folder, batch_size),
@@ -135,12 +136,14 @@ def half_precision(workplace: Path, folder: Path, batch_size: int) -> dict:
     return training(workplace, folder / "bfloat16", batch_size, **fields, gradient_checkpointing="true")
 
 
-def stopped_trainings(workplace: Path, folder: Path, batch_size: int) -> dict[str, dict]:
-    """One that stops for its metric, by which the first checkpoint is the best, and one for its losses."""
+def other_trainings(workplace: Path, folder: Path, batch_size: int) -> dict[str, dict]:
+    """One of the whole model, one that stops for its metric, whose first value is the best, and one for its losses."""
     best = {"load_best_model_at_end": "true", "metric_for_best_model": "loss", "greater_is_better": "true"}
     best |= {"early_stopping_patience": 2, "eval_steps": 2, "save_steps": 2, "save_total_limit": 2}
+    whole = {"recipe": "whole", "max_steps": 3, "eval_strategy": "no", "save_strategy": "no"}
     nonfinite = {"learning_rate": 1e38, "eval_strategy": "no", "save_strategy": "no"}
     return {
+        "whole": training(workplace, folder / "whole", batch_size, **whole),
         "best": training(workplace, folder / "best", batch_size, **best),
         "nonfinite": training(workplace, folder / "nonfinite", batch_size, **nonfinite),
     }
@@ -170,7 +173,7 @@ def ddp(workplace, variants, saved_model, toy_world) -> dict[str, dict]:
     """Records of two processes that take two clips each."""
     folder = workplace / "ddp"
     jobs = all_trainings(workplace, folder, 2) | {"scored": scoring(saved_model, toy_world)}
-    jobs |= {"resumed": resumed(workplace, folder)} | stopped_trainings(workplace, folder, 2)
+    jobs |= {"resumed": resumed(workplace, folder)} | other_trainings(workplace, folder, 2)
     return launch(folder, "ddp", 2, jobs)
 
 
@@ -184,7 +187,7 @@ def zero(workplace, request) -> tuple[Path, dict[str, dict]]:
     """Folder and records of two processes under DeepSpeed."""
     folder = workplace / request.param
     jobs = {"lora": training(workplace, folder / "lora", 2), "resumed": resumed(workplace, folder)}
-    jobs |= {"bfloat16": half_precision(workplace, folder, 2)} | stopped_trainings(workplace, folder, 2)
+    jobs |= {"bfloat16": half_precision(workplace, folder, 2)} | other_trainings(workplace, folder, 2)
     return folder, launch(folder, request.param, 2, jobs)
 
 
@@ -216,7 +219,7 @@ def test_two_processes_have_the_losses_of_one_also_when_one_lacks_a_modality(alo
 
 
 def test_two_processes_on_a_stream_have_the_losses_of_one(alone, ddp):
-    assert_same_course(ddp["streamed"], alone["streamed"], 2, "MULTI_CPU", steps=6)
+    assert_same_course(ddp["streamed"], alone["streamed"], 2, "MULTI_CPU", steps=STEPS + 1)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -290,6 +293,18 @@ def assert_best_is_kept(folder: Path, record: dict):
     assert any(not other[name].equal(weight) for name, weight in best.items())
 
 
+def assert_statistics_are_those_of_the_saved_model(folder: Path, record: dict, start: Path):
+    """Each process has seen other clips, and has the statistics that one of them has saved."""
+    files = (path / "model.safetensors" for path in (start, folder))
+    before, saved = (load_file(file)["audio_tower.batch_norm.running_var"] for file in files)
+    assert len(record["statistics"]) == record["processes"] == 2 and not before.allclose(saved)
+    assert all(statistics == saved.tolist() for statistics in record["statistics"])
+
+
+def test_two_processes_evaluate_the_statistics_that_are_saved(workplace, ddp, saved_model):
+    assert_statistics_are_those_of_the_saved_model(workplace / "ddp" / "whole", ddp["whole"], saved_model)
+
+
 def test_two_processes_stop_early_and_end_with_the_best_model(workplace, ddp):
     assert_best_is_kept(workplace / "ddp" / "best", ddp["best"])
 
@@ -297,6 +312,12 @@ def test_two_processes_stop_early_and_end_with_the_best_model(workplace, ddp):
 def test_two_processes_stop_after_steps_that_are_not_finite(ddp):
     assert "NaN or infinite at step 4 (3 in a row), on clip " in ddp["nonfinite"]["stopped"]
     assert "changed no weight" in ddp["nonfinite"]["stopped"]
+
+
+@needs_deepspeed
+def test_zero_evaluates_the_statistics_that_are_saved(zero, saved_model):
+    folder, records = zero
+    assert_statistics_are_those_of_the_saved_model(folder / "whole", records["whole"], saved_model)
 
 
 @needs_deepspeed
@@ -321,6 +342,8 @@ def test_every_clip_is_scored_once_in_the_order_of_rows(alone, ddp, processes, w
     assert record["processes"] == processes and alone["scored"]["processes"] == 1
     assert [len(captions) for captions in record["captions"]] == list(range(1, 8))
     assert record["captions"] == alone["scored"]["captions"]
+    for losses, expected in zip(record["eval_losses"], alone["scored"]["eval_losses"], strict=True):
+        assert losses == pytest.approx(expected, abs=1e-5) and min(expected) > 0
     assert len({len(caption) for caption in record["captions"][-1]}) > 1 and len(set(record["captions"][-1])) > 3
 
 

@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import EvalPrediction, Seq2SeqTrainingArguments
+from transformers import EvalPrediction, Seq2SeqTrainingArguments, TrainerCallback
 
 from lavcap.broken_clips import TrainingStopped
 from lavcap.clips import ClipDataset
@@ -138,6 +138,8 @@ def test_a_line_of_the_console_can_be_read():
     line = "loss 3.2500, caption 2.7500, alignment 0.5000, plan entropy 93.0%, gradient 1.5, rate 1.00e-03, "
     assert progress_line(logs, 20) == f"step 20, epoch 0.50: {line}41.0 clips/s, 1.50 GiB"
     logs = {"eval_cider_d": 0.51234, "eval_broken_clips": 1, "eval_runtime": 3.0, "eval_samples_per_second": 2.0}
+    left_out = {"steps_left_out": 2, "clips_per_second": 41.0}
+    assert progress_line(left_out, 20) == "step 20, epoch 0.00: 41.0 clips/s, 2 steps left out"
     assert progress_line(logs | {"epoch": 1.0}, 40) == "step 40, epoch 1.00: eval_cider_d 0.5123, eval_broken_clips 1"
 
 
@@ -170,7 +172,42 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_left_out_too(build
     trainer.train()
     start = dict(model.named_parameters())
     assert all(torch.equal(parameter, start[name]) for name, parameter in trainer.model.named_parameters())
-    assert next(entry for entry in trainer.state.log_history if "loss" in entry)["steps_left_out"] == 1
+    entry = trainer.state.log_history[0]
+    assert entry["steps_left_out"] == 1 and not {"loss", "caption_loss", "alignment_loss"} & entry.keys()
+
+
+def test_clips_of_finite_losses_are_not_named_beside_the_one_that_is_not(build, clips, caplog):
+    trainer = build(poisoned(clips, 4), max_steps=1, per_device_train_batch_size=2, gradient_accumulation_steps=3)
+    trainer.train()
+    (message,) = (record.message for record in caplog.records if "left out" in record.message)
+    assert clips.rows["id"][4] in message and message.count("toyt") == 2
+
+
+class WeightsOfSteps(TrainerCallback):
+    """Keeps a weight as it is after each step."""
+
+    def __init__(self):
+        self.kept = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.kept.append(model.multi_modal_projector.weight.detach().clone())
+
+
+def test_a_step_of_broken_clips_alone_changes_nothing_and_counts_for_no_loss(build, clips):
+    """The momentum of the steps before it would change weights even so."""
+    dataset = copy.copy(clips)
+    dataset._cache = dict(clips._cache) | {name: {} for name in clips.rows["id"][:3]}
+    weights = WeightsOfSteps()
+    trainer = build(
+        dataset, callbacks=[weights], max_steps=6, per_device_train_batch_size=1, max_broken_share=1.0, warmup_steps=0
+    )
+    start = trainer.model.multi_modal_projector.weight.detach().clone()
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "clips_per_second" in entry]
+    counted = ["loss" in entry for entry in entries]
+    assert sum(counted) == 3 and [entry.get("steps_left_out", 0) == 0 for entry in entries] == counted
+    pairs = zip([start, *weights.kept], weights.kept, strict=False)
+    assert [not torch.equal(before, after) for before, after in pairs] == counted
 
 
 WATCHED = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}

@@ -91,14 +91,11 @@ def test_processes_share_the_rows_without_overlap_or_loss(stream, processes, bat
     lengths = {len(stream(batch_size, process_index=index, num_processes=processes)) for index in range(processes)}
     assert lengths == {len(parts[0])}
     step = batch_size * processes
-    together = [
-        key
-        for start in range(0, len(parts[0]), batch_size)
-        for part in parts
-        for key in keys(part[start : start + batch_size])
-    ]
+    starts = range(0, len(parts[0]), batch_size)
+    together = [item for start in starts for part in parts for item in part[start : start + batch_size]]
     alone = keys(stream(batch_size))
-    assert together[:24] == alone and together[24:] == (alone * 8)[: -24 % step]
+    assert keys(together[:24]) == alone and keys(together[24:]) == (alone * 8)[: -24 % step]
+    assert ["repeated" in item for item in together] == [False] * 24 + [True] * (-24 % step)
 
 
 def test_the_batches_before_an_interruption_are_not_decoded_again(stream, processor, monkeypatch):

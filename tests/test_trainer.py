@@ -9,7 +9,7 @@ from transformers import EvalPrediction
 from conftest import tiny_model
 from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.clips import ClipDataset
-from lavcap.collation import EvaluationCollator, TrainingCollator
+from lavcap.collation import EvaluationCollator, TrainingCollator, model_inputs
 from lavcap.data import load_split, one_row_per_caption
 from lavcap.streaming import ClipStream, find_shards, write_shards
 from lavcap.trainer import LavcapTrainer
@@ -54,6 +54,30 @@ def test_predictions_are_the_captions_generated_from_each_clip_alone(trainer, pr
         inputs = processor.batch([trainer.eval_dataset[index]["features"]])
         assert caption == processor.decode_captions(trainer.model.generate(**inputs), inputs)[0]
     assert {"test_cider_d", "test_bleu_4", "test_rouge_l", "test_loss"} <= prediction.metrics.keys()
+
+
+def alone(trainer, processor, row: int) -> torch.Tensor:
+    """Of one clip: sum of the caption loss, tokens, alignment loss."""
+    batch = model_inputs(EvaluationCollator(processor)([trainer.eval_dataset[row]]))
+    inputs = {name: value for name, value in batch.items() if not name.startswith("generation_")}
+    with torch.no_grad():
+        output = trainer.model.eval()(**inputs)
+    labels = inputs["labels"][:, 1:]
+    words = torch.nn.functional.cross_entropy(output.logits[0, :-1], labels[0], reduction="sum")
+    return torch.stack([words, (labels != -100).sum(), output.alignment_loss])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
+def test_the_loss_of_an_evaluation_is_a_mean_over_tokens_and_clips_however_they_are_batched(
+    trainer, processor, batch_size
+):
+    trainer.args.per_device_eval_batch_size = batch_size
+    caption, tokens, alignment = torch.stack([alone(trainer, processor, row) for row in range(6)]).sum(dim=0).tolist()
+    metrics = trainer.evaluate()
+    assert metrics["eval_caption_loss"] == pytest.approx(caption / tokens, rel=1e-5)
+    assert metrics["eval_alignment_loss"] == pytest.approx(alignment / 6, rel=1e-5)
+    assert metrics["eval_loss"] == pytest.approx(caption / tokens + alignment / 6, rel=1e-5)
+    assert trainer.state.log_history[-1]["eval_loss"] == metrics["eval_loss"]
 
 
 def test_references_in_the_place_of_predictions_score_perfectly(processor, toy_world):
