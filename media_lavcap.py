@@ -92,7 +92,8 @@ def read_clip(
             the container has times or an index to jump by.
 
     Raises:
-        MediaError: missing, unreadable, cut short, empty in the window, or without sound and picture.
+        MediaError: missing, unreadable, cut short, empty in the window, without sound and picture, or with samples
+            that are NaN, infinite or far beyond full scale.
     """
     if not isinstance(path, StoredFile):
         if "://" in str(path):
@@ -201,13 +202,7 @@ def to_mono(waveform: np.ndarray) -> np.ndarray:
         waveform = waveform.mean(axis=int(np.argmin(waveform.shape)))
     if waveform.ndim != 1:
         raise ValueError(f"audio has shape {waveform.shape}, expected (samples,) or (channels, samples).")
-    if not np.isfinite(waveform).all():
-        raise ValueError("audio holds NaN or infinite samples, expected finite ones in [-1, 1].")
-    if np.abs(waveform).max(initial=0) > LOUDEST_SAMPLE:
-        raise ValueError(
-            f"audio holds samples up to {np.abs(waveform).max():.0f}, expected floating point in [-1, 1]: divide by "
-            "full scale, or pass integers with their own dtype."
-        )
+    _check_samples(waveform, "audio", ValueError)
     return waveform.astype(np.float32)
 
 
@@ -408,8 +403,19 @@ def _read_waveform(path: Path | StoredFile, sampling_rate: int, window: _Window)
     if not parts:
         return None
     # Sound may start after the picture: silence keeps the two in step.
-    waveform = np.pad(np.concatenate(parts), (max(0, lead), 0))
-    return waveform[:limit].astype(np.float32)
+    waveform = np.pad(np.concatenate(parts), (max(0, lead), 0))[:limit].astype(np.float32)
+    _check_samples(waveform, f"{path}: its sound", MediaError)
+    return waveform
+
+
+def _check_samples(waveform: np.ndarray, name: str, kind: type[ValueError]):
+    if not np.isfinite(waveform).all():
+        raise kind(f"{name} holds NaN or infinite samples, expected finite ones in [-1, 1]; replace it.")
+    if (loudest := np.abs(waveform).max(initial=0)) > LOUDEST_SAMPLE:
+        raise kind(
+            f"{name} holds samples up to {loudest:.0f}, expected floating point in [-1, 1]: divide by full scale, or "
+            "give integers their own dtype."
+        )
 
 
 def _mono_parts(frames: Iterator, sampling_rate: int) -> Iterator[np.ndarray]:

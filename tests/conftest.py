@@ -1,6 +1,7 @@
 """Fixtures: a tiny model and processor, a tiny toy world, and media files of every kind. Nothing is downloaded."""
 
 import os
+import struct
 from pathlib import Path
 
 
@@ -123,6 +124,14 @@ def toy_world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "toy world ü"
     write_toy_world(folder, train_clips=24, validation_clips=6, test_clips=6, videos=2)
     return folder
+
+
+def write_floats(path: Path, samples: np.ndarray, rate: int = 16_000):
+    """A mono wav file of float32 samples, `(samples,)`, whatever their values."""
+    data = samples.astype("<f4").tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, rate, 4 * rate, 4, 32)
+    body = b"WAVE" + form + struct.pack("<4sI", b"data", len(data)) + data
+    path.write_bytes(struct.pack("<4sI", b"RIFF", len(body)) + body)
 
 
 def write_media(

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,11 +16,12 @@ from safetensors.torch import load_file
 from stranger import run_inside
 from test_train_hf import TINY
 
-from conftest import ROOT, tiny_config
+from conftest import ROOT, tiny_config, write_floats
 from lavcap.broken_clips import BrokenClips, TrainingStopped
 from lavcap.clips import ClipDataset
 from lavcap.collation import EvaluationCollator, TrainingCollator
 from lavcap.data import load_split
+from lavcap.manifest import DataError
 from lavcap.streaming import ClipStream, find_shards, write_shards
 from media_lavcap import MediaError
 from processing_lavcap import LavcapProcessor
@@ -48,6 +51,17 @@ def test_a_tolerant_set_says_why_a_clip_is_broken_and_another_one_raises(world, 
         ClipDataset(rows, processor)[0]
     with pytest.raises(ValueError, match="1 of 6 clips cannot be read"):
         ClipDataset(rows, processor, cache=True, tolerant=True).preload("Reading")
+
+
+@pytest.mark.parametrize("sample", [np.nan, np.inf])
+def test_a_clip_whose_sound_is_not_finite_is_broken_by_id_and_path(world, processor, sample):
+    rows = load_split(world, "val")
+    path = rows[1]["audio"]["path"]
+    write_floats(Path(path), np.array([0.1, sample] * 8000))
+    reason = ClipDataset(rows, processor, tolerant=True)[1]["broken"]
+    assert reason.startswith(f"{path}: its sound holds NaN or infinite samples")
+    with pytest.raises(DataError, match=rf"1 of 6 clips cannot be read.*\n  {path}: its sound holds NaN"):
+        ClipDataset(rows, processor, cache=True).preload("Reading")
 
 
 def test_a_stream_and_its_loader_processes_pass_broken_clips_on(toy_world, processor, tmp_path):
@@ -110,6 +124,9 @@ def recipe(world, folder, **fields):
 def test_a_run_goes_on_without_a_few_clips_and_stops_at_too_many(world, tmp_path):
     broken = break_sounds(world, "train", 2)
     unseen = break_sounds(world, "val", 1)
+    (endless,) = load_split(world, "train").select([2])
+    write_floats(Path(endless["audio"]["path"]), np.full(16_000, np.inf))
+    broken = [*broken, endless["id"]]
     done = run_inside(
         "train_hf.py", recipe(world, tmp_path, max_steps=12, eval_steps=6, save_steps=6, disable_tqdm=False)
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import write_media
+from conftest import write_floats, write_media
 from media_lavcap import (
     MediaError,
     StoredFile,
@@ -288,6 +288,19 @@ def test_a_clip_of_zero_length_is_refused(tmp_path):
         file.setframerate(RATE)
     with pytest.raises(MediaError, match="is empty, 0 s of sound and picture"):
         read(tmp_path / "zero.wav")
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"), [(np.nan, "NaN or infinite"), (-np.inf, "NaN or infinite"), (30_000, "samples up to 30000")]
+)
+def test_a_sound_file_of_samples_that_are_none_is_refused_by_name(tmp_path, sample, message):
+    samples = np.sin(np.arange(RATE, dtype=np.float32))
+    samples[5000] = sample
+    path = tmp_path / "a.wav"
+    write_floats(path, samples, RATE)
+    with pytest.raises(MediaError, match=rf"a\.wav: its sound holds {message}"):
+        read(path)
+    np.testing.assert_allclose(read_clip(path, RATE, FRAMES, 0.25).waveform, samples[: RATE // 4])  # before it
 
 
 def test_a_clip_with_neither_sound_nor_picture_is_refused(tmp_path):
