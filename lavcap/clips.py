@@ -26,15 +26,23 @@ class ClipDataset(torch.utils.data.Dataset):
         seed: of the random draws that training makes for a clip; they differ from epoch to epoch.
         tolerant: a clip that cannot be read comes without features, with the reason under `broken`, and does not
             raise.
+        stored_width: that stored visual features should have; default: any.
     """
 
     def __init__(
-        self, rows: Dataset, processor: LavcapProcessor, cache: bool = False, seed: int = 0, tolerant: bool = False
+        self,
+        rows: Dataset,
+        processor: LavcapProcessor,
+        cache: bool = False,
+        seed: int = 0,
+        tolerant: bool = False,
+        stored_width: int | None = None,
     ):
         self.rows = rows
         self.processor = processor
         self.seed = seed
         self.tolerant = tolerant
+        self.stored_width = stored_width
         self._epoch = shared_number(0)
         self._cache: dict[str, dict[str, torch.Tensor]] | None = {} if cache else None
 
@@ -78,14 +86,23 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def _features(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
         if self._cache is None:
-            return read_features(row, self.processor)
+            return read_features(row, self.processor, self.stored_width)
         if row["id"] not in self._cache:
-            self._cache[row["id"]] = read_features(row, self.processor)
+            self._cache[row["id"]] = read_features(row, self.processor, self.stored_width)
         return self._cache[row["id"]]
 
 
-def read_features(row: dict[str, Any], processor: LavcapProcessor) -> dict[str, torch.Tensor]:
-    """Features of a row: of its media, as [`LavcapProcessor.clip_features`], or the stored `video_features`."""
+def read_features(
+    row: dict[str, Any], processor: LavcapProcessor, stored_width: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Features of a row: of its media, as [`LavcapProcessor.clip_features`], or the stored `video_features`.
+
+    Args:
+        stored_width: that stored features should have; default: any.
+
+    Raises:
+        MediaError: a medium or the stored features cannot be used.
+    """
     waveform = frames = stored = None
     if row["audio"] is not None and "audio" in processor.modalities:
         waveform = processor.load_clip(as_file(row["audio"]), video=False).waveform
@@ -95,7 +112,7 @@ def read_features(row: dict[str, Any], processor: LavcapProcessor) -> dict[str, 
             frames = read_images([as_file(frame) for frame in row["frames"]], processor.num_video_frames)
     features = processor.clip_features(Clip(waveform, frames, None))
     if stored is not None:
-        features["video_features"] = read_stored_features(stored, processor.num_video_frames)
+        features["video_features"] = read_stored_features(stored, processor.num_video_frames, stored_width)
     return features
 
 

@@ -47,6 +47,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         shuffle_buffer: rows to draw the next one from, held undecoded by every process that reads; 1 keeps the order
             of each shard.
         process_index, num_processes: of the run.
+        stored_width: as of [`ClipDataset`].
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         shuffle_buffer: int = 256,
         process_index: int = 0,
         num_processes: int = 1,
+        stored_width: int | None = None,
     ):
         self.files = [str(file) for file in files]
         self.processor = processor
@@ -66,6 +68,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         self.shuffle_buffer = shuffle_buffer
         self.process_index = process_index
         self.num_processes = num_processes
+        self.stored_width = stored_width
         self.num_rows = sum(_count_captions(file) for file in self.files)
         self._epoch = shared_number(0)
         self._skipped = shared_number(0)
@@ -121,7 +124,7 @@ class ClipStream(torch.utils.data.IterableDataset):
     def _item(self, row: dict[str, Any], epoch: int) -> dict[str, Any]:
         item = {"id": row["id"], "captions": row["captions"], "seed": draw_seed(self.seed, epoch, row)}
         item |= {REPEATED: True} if row.get(REPEATED) else {}
-        return item | features_or_reason(lambda: read_features(row, self.processor))
+        return item | features_or_reason(lambda: read_features(row, self.processor, self.stored_width))
 
 
 def find_shards(data_dir: str | Path, split: str) -> list[Path]:

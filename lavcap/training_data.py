@@ -124,7 +124,8 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
             model.config.vision_model_name = None  # trained on, it is no longer the published one
         check_features_fit(model, validation_dir, args.validation_split, stored_example(rows.validation))
     check_usable(rows.validation, processor)
-    validation = ClipDataset(rows.validation, processor, args.cache_features, tolerant=True)
+    width = model.config.vision_config.projection_dim
+    validation = ClipDataset(rows.validation, processor, args.cache_features, tolerant=True, stored_width=width)
     if args.streaming:
         train = ClipStream(
             rows.train,
@@ -134,10 +135,11 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
             args.shuffle_buffer,
             training_args.process_index,
             training_args.world_size,
+            width,
         )
         return train, validation
     check_usable(rows.train, processor)
-    train = ClipDataset(rows.train, processor, args.cache_features, training_args.seed, tolerant=True)
+    train = ClipDataset(rows.train, processor, args.cache_features, training_args.seed, True, width)
     if args.cache_features:
         train.preload("Reading training clips")
         validation.preload("Reading validation clips")

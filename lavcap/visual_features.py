@@ -91,21 +91,24 @@ def failed_features(data_dir: str | Path, split: str) -> dict[str, str]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def read_stored_features(stored: str | list[list[float]], num_frames: int | None = None) -> torch.Tensor:
+def read_stored_features(
+    stored: str | list[list[float]], num_frames: int | None = None, width: int | None = None
+) -> torch.Tensor:
     """Features of a clip, `(video_frames, hidden)` float32, from their file or from a row that holds them.
 
     Args:
         num_frames: that there should be; default: any number.
+        width: `hidden` that there should be; default: any.
 
     Raises:
         MediaError: no such file, not an array of numbers, or of another shape.
     """
     features = _read_array(stored) if isinstance(stored, str) else torch.tensor(stored, dtype=torch.float32)
+    name = stored if isinstance(stored, str) else "stored features"
     if num_frames is not None and len(features) != num_frames:
-        raise MediaError(
-            f"{stored if isinstance(stored, str) else 'stored features'}: of {len(features)} frames, expected "
-            f"{num_frames}; extract it again."
-        )
+        raise MediaError(f"{name}: of {len(features)} frames, expected {num_frames}; extract it again.")
+    if width is not None and features.shape[1] != width:
+        raise MediaError(f"{name}: {features.shape[1]} wide, expected {width} as the model's; extract it again.")
     return features
 
 
@@ -164,10 +167,11 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
     if example is None:
         check_sees(model, model.name_or_path)
         return
-    num_frames, hidden_size = read_stored_features(example).shape
-    found = {"num_frames": num_frames, "hidden_size": hidden_size}
-    expected = {"num_frames": model.config.num_video_frames, "hidden_size": model.config.vision_config.projection_dim}
     facts = feature_facts(data_dir, split)
+    # Where the split tells its sizes, one odd file is a broken clip: its own affair.
+    sizes = (facts.num_frames, facts.hidden_size) if facts else read_stored_features(example).shape
+    found = dict(zip(("num_frames", "hidden_size"), sizes, strict=True))
+    expected = {"num_frames": model.config.num_video_frames, "hidden_size": model.config.vision_config.projection_dim}
     if facts is not None:
         found |= {"frame_sampler": facts.frame_sampler}
         expected |= {"frame_sampler": FRAME_SAMPLER}

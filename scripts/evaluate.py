@@ -148,7 +148,8 @@ def _evaluate(args: argparse.Namespace):
         check_features_fit(model, args.data_dir, args.split, stored_example(rows))
     modalities = _modalities_of_model(args.modalities, processor, len(rows))
     unavailable = _preflight(args)
-    dataset = ClipDataset(rows, processor, cache=len(modalities) > 1).preload("Reading clips")
+    width = model.config.vision_config.projection_dim
+    dataset = ClipDataset(rows, processor, cache=len(modalities) > 1, stored_width=width).preload("Reading clips")
     options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
     start = time.perf_counter()
     predictions = [

@@ -102,7 +102,7 @@ def test_the_batches_before_an_interruption_are_not_decoded_again(stream, proces
     whole = [keys(batch) for batch in DataLoader(stream(), batch_size=4, collate_fn=list)]
     decoded = []
     monkeypatch.setattr(
-        "lavcap.streaming.read_features", lambda row, _: decoded.append(row["id"]) or read_features(row, processor)
+        "lavcap.streaming.read_features", lambda row, *_: decoded.append(row["id"]) or read_features(row, processor)
     )
     resumed = stream()
     resumed.set_epoch(0, skipped_batches=4)

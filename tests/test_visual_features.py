@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from transformers import CLIPVisionModelWithProjection
 
 from conftest import tiny_config, tiny_model
 from lavcap.clips import ClipDataset, read_features
-from lavcap.data import check_usable, load_split, read_split
+from lavcap.data import check_usable, load_split, one_row_per_caption, read_split
 from lavcap.manifest import DataError
-from lavcap.streaming import write_shards
+from lavcap.streaming import ClipStream, find_shards, write_shards
+from lavcap.training_data import DataArguments, TrainingRows, as_model_inputs
 from lavcap.visual_features import check_features_fit, stored_features_of, tower_name
 from media_lavcap import MediaError
 from processing_lavcap import LavcapProcessor
@@ -204,6 +206,7 @@ def test_a_model_without_an_encoder_remembers_whose_features_it_learnt(world):
         (np.zeros((4, 24, 1), np.float32), r"holds float32 of shape \(4, 24, 1\)"),
         (np.zeros((4, 24), np.int64), "holds int64"),
         (np.zeros((7, 24), np.float32), "npy: of 7 frames, expected 4"),
+        (np.zeros((4, 10), np.float32), "npy: 10 wide, expected 24"),
         (np.full((4, 24), np.nan, np.float32), "expected finite"),
         (np.array([{}]), "not readable as an array"),
     ],
@@ -212,7 +215,24 @@ def test_files_that_are_no_features_are_refused(damaged, processor, array, messa
     row = load_split(damaged, "val")[0]
     np.save(row["video_features"], array)
     with pytest.raises(MediaError, match=message):
-        read_features(row, processor)
+        read_features(row, processor, 24)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_one_feature_file_of_another_width_is_a_broken_clip_of_its_own(damaged, processor, tmp_path, streaming):
+    rows = load_split(damaged, "val")
+    np.save(rows[0]["video_features"], np.zeros((4, 10), np.float32))
+    facts = {"visual_features": json.loads((stored_features_of(damaged, "val") / "features.json").read_text())}
+    write_shards(rows, tmp_path / "shards", "val", facts)
+    args = DataArguments(str(tmp_path / "shards" if streaming else damaged), "val", "val", str(damaged))
+    args.streaming = streaming
+    train = find_shards(args.data_dir, "val") if streaming else one_row_per_caption(rows)
+    run = SimpleNamespace(per_device_train_batch_size=2, seed=0, process_index=0, world_size=1)
+    model = tiny_model(has_vision_tower=False)
+    for items in as_model_inputs(TrainingRows(train, rows, {}), args, model, processor, run):
+        items = items if isinstance(items, ClipStream) else [items[index] for index in range(len(items))]
+        assert {item["id"]: item["broken"] for item in items if "broken" in item}.keys() == {rows[0]["id"]}
+    assert items[0]["broken"].endswith(".npy: 10 wide, expected 24 as the model's; extract it again.")
 
 
 def test_a_model_knows_its_encoder_by_its_published_name(model, tmp_path):
