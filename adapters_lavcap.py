@@ -26,6 +26,9 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PARTS = ("text", "audio", "vision")
 ASSEMBLY_OPTIONS = ("attn_implementation", "device_map", "quantization_config")
 MOVED = "Where its base has moved, write the place into base_model_name_or_path of adapter_config.json."
+# Ways in which LoRA may begin that leave the weights below as they are; the others rest on a changed base, which no
+# adapter holds.
+PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 OF_THE_ADAPTER = ("config", "revision", "subfolder", "_commit_hash")  # which its base does not share
 # Options of `from_pretrained` that ask nothing of a model that is assembled.
 IDLE_OPTIONS = frozenset(
@@ -241,9 +244,10 @@ def read_adapter(
     Raises:
         WeightsError: another language model by name, vocabulary or width, as the LAVCap configuration beside the
             adapter tells it, or that of the folder that it names as its base; a layer that the model lacks, or one of
-            another size.
+            another size; LoRA that rests on a changed base, as PiSSA does.
     """
     settings = read_json(find_file(name, ADAPTER_SETTINGS, options))
+    _check_beginning(name, settings)
     theirs = read_json(find_file(name, "config.json", options))
     if not theirs:  # PEFT writes no configuration beside its adapters, but says which base they were trained on
         base = settings.get("base_model_name_or_path")
@@ -324,6 +328,18 @@ def check_base(config: PreTrainedConfig, name: str | Path, theirs: dict):
         raise WeightsError(
             f"{name}: was trained on another language model, expected {expected}, got {got}; load it on {expected}. "
             f"Where that is the same model under another name, give the base text_model_name={expected!r}."
+        )
+
+
+def _check_beginning(name: str | Path, settings: dict):
+    """Refuse an adapter on weights that its making changed: a random decomposition cannot be repeated."""
+    beginning = settings.get("init_lora_weights", True)
+    beginning = beginning.lower() if isinstance(beginning, str) else beginning
+    if beginning not in PLAIN_BEGINNINGS or settings.get("kasa_config"):
+        field = "kasa_config" if beginning in PLAIN_BEGINNINGS else f"init_lora_weights {beginning!r}"
+        raise WeightsError(
+            f"{name}: its LoRA began with {field}, which changed the weights of its base, and it does not hold these. "
+            "Convert it where it was trained: PEFT's save_pretrained, with path_initial_model_for_weight_conversion."
         )
 
 

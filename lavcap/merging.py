@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from adapters_lavcap import ADAPTER_SETTINGS
@@ -48,7 +49,8 @@ def merge_adapter(
     Raises:
         ValueError: no adapter.
         WeightsError: its base is another.
-        MergeError: the difference is larger than rounding explains; nothing is written.
+        MergeError: PEFT cannot fold such an adapter in, or the difference is larger than rounding explains; nothing
+            is written.
     """
     if find_file(name, ADAPTER_SETTINGS, {}) is None:
         raise ValueError(f"{name}: holds no {ADAPTER_SETTINGS}, expected the folder of a model trained with LoRA.")
@@ -57,7 +59,7 @@ def merge_adapter(
     adapted = load_lora(base, name).eval()
     expected, dtype = probe(adapted.get_base_model(), processor), base.dtype
     with whole_folder(output) as folder:
-        merged = adapted.merge_and_unload(safe_merge=True)
+        merged = _folded_in(adapted, name)
         merged.save_pretrained(folder)
         processor.save_pretrained(folder)
         if (note := find_file(name, NOTE, {})) is not None:
@@ -72,6 +74,14 @@ def merge_adapter(
                 f"{TOLERANCES.get(dtype, 1e-4):.0e} in {dtype}; {ADVICE[dtype == torch.float32]}."
             )
     return difference
+
+
+def _folded_in(adapted: PeftModel, name: str | Path) -> PreTrainedModel:
+    try:
+        return adapted.merge_and_unload(safe_merge=True)
+    except (NotImplementedError, RuntimeError) as error:  # such as lora_bias on layers that have no bias
+        reason = " ".join(str(error).split())
+        raise MergeError(f"{name}: PEFT cannot fold it in ({reason}); load it as an adapter on its base.") from error
 
 
 @torch.no_grad()

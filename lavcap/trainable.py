@@ -19,6 +19,7 @@ from parts_lavcap import location
 from weights_lavcap import WeightsError
 
 
+BEGINNINGS = (True, False, "gaussian", "orthogonal")  # of LoRA's matrices: such as leave the base as it is
 PEFT_PREFIX = "base_model.model."
 
 
@@ -32,11 +33,11 @@ def add_lora(model: PreTrainedModel, fields: dict[str, Any]) -> PeftModel:
             parameters in this model are left out.
 
     Raises:
-        ValueError: a field or a module that there is not, or layers that match nothing.
+        ValueError: a field or a module that there is not, layers that match nothing, or an adapter that could not be
+            loaded again.
     """
     reject_unknown("a field of lora", fields, {field.name for field in dataclasses.fields(LoraConfig)})
-    if fields.get("inference_mode") or fields.get("bias") == "all":
-        raise ValueError("lora has inference_mode or bias: all, expected an adapter that can be trained and loaded.")
+    _check_can_be_loaded(fields)
     try:
         names = fields.get("modules_to_save") or ()
         whole = [name for name in ([names] if isinstance(names, str) else names) if _parameters_below(model, name)]
@@ -130,6 +131,19 @@ def save_adapter(model: PeftModel, folder: str | Path, **options):
 
 
 # -------------------------------------------------------------------------------------------------------- internals
+
+
+def _check_can_be_loaded(fields: dict[str, Any]):
+    if fields.get("inference_mode") or fields.get("bias") == "all":
+        raise ValueError("lora has inference_mode or bias: all, expected an adapter that can be trained and loaded.")
+    beginning = fields.get("init_lora_weights", True)
+    if beginning not in BEGINNINGS or fields.get("kasa_config"):
+        known = ", ".join(str(each).lower() for each in BEGINNINGS)
+        got = "kasa_config" if beginning in BEGINNINGS else f"init_lora_weights: {beginning}"
+        raise ValueError(
+            f"lora has {got}, expected init_lora_weights: {known}; others "
+            "change the weights of the base, which no checkpoint holds, or need a preparation that this project lacks."
+        )
 
 
 def _parameters_below(model: nn.Module, name: str) -> list[nn.Parameter]:

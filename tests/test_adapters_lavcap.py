@@ -1,6 +1,7 @@
 """Adapters: each belongs to one base only, and one alone is a model if it tells what its base is made of."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -307,6 +308,37 @@ def test_a_subfolder_is_that_of_the_adapter_alone(tmp_path):
     save_adapter(model, tmp_path / "repository" / "inner")
     again = LavcapForConditionalGeneration.from_pretrained(tmp_path / "repository", subfolder="inner")
     assert torch.equal(logits_of(again), logits_of(model.get_base_model()))
+
+
+@pytest.mark.parametrize("beginning", ["pissa_niter_4", "pissa", "OLoRA", "corda", "loftq", "lora_ga"])
+def test_an_adapter_that_rests_on_a_changed_base_is_refused(trained, tmp_path, beginning):
+    folder = shutil.copytree(trained[1], tmp_path / "adapter")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"init_lora_weights": beginning}))
+    with pytest.raises(WeightsError, match=rf"began with init_lora_weights '{beginning.lower()}', which changed"):
+        LavcapForConditionalGeneration.from_pretrained(folder)
+    with pytest.raises(WeightsError, match="Convert it where it was trained"):
+        load_lora(LavcapForConditionalGeneration.base_of_adapter(folder), folder)
+
+
+def test_an_adapter_that_peft_converted_for_the_unchanged_base_is_loaded(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    base = LavcapForConditionalGeneration.from_pretrained(tmp_path / "base")
+    settings = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa_niter_4")
+    model = get_peft_model(base, settings).eval()
+    settings.init_lora_weights = True  # as PEFT's guide has it: where it began, without the changed base
+    model.save_pretrained(tmp_path / "beginning")
+    settings.init_lora_weights = "pissa_niter_4"
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.add_(torch.randn_like(parameter))
+    expected = logits_of(model.get_base_model())
+    conversion = str(tmp_path / "beginning")
+    model.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=conversion)
+    again = LavcapForConditionalGeneration.from_pretrained(tmp_path / "base")
+    found = logits_of(load_lora(again, tmp_path / "plain").get_base_model().eval())
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("lost", ["multi_modal_projector", "language_model.model.layers.1.self_attn.v_proj.lora_B"])

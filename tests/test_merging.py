@@ -64,6 +64,15 @@ def test_what_does_not_equal_the_adapter_is_not_written(adapter, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_peft_cannot_fold_in_is_said_in_one_line(adapter, tokenizer, tmp_path):
+    model = add_lora(assemble(adapter[0].parent / "parts"), LORA | {"lora_bias": True})
+    save_adapter(model, tmp_path / "biased")
+    LavcapProcessor.from_pretrained(adapter[0]).save_pretrained(tmp_path / "biased")
+    with pytest.raises(MergeError, match="biased: PEFT cannot fold it in .*no bias.*load it as an adapter"):
+        merge_adapter(tmp_path / "biased", tmp_path / "merged")
+    assert [path.name for path in tmp_path.iterdir()] == ["biased"]
+
+
 def test_a_folder_without_an_adapter_is_refused(adapter, tmp_path, saved_model):
     done = run_inside("scripts/merge_lora.py", saved_model, "--output", tmp_path / "merged")
     assert done.returncode == 2 and "holds no adapter_config.json, expected the folder of a model" in done.stderr

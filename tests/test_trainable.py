@@ -130,11 +130,28 @@ def test_a_fusion_without_parameters_is_left_out():
         ({"target_modules": "*foo("}, "which PEFT cannot make an adapter of"),
         ({"bias": "all"}, "expected an adapter that can be trained and loaded"),
         ({"inference_mode": True}, "expected an adapter that can be trained and loaded"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "has init_lora_weights: pissa_niter_4, expected .* true, false, gauss",
+        ),
+        *(
+            ({"init_lora_weights": name}, f"{name}, expected .*; others change the weights of the base")
+            for name in ("pissa", "olora", "corda", "loftq", "eva", "lora_ga", "mica", "true")
+        ),
     ],
 )
 def test_lora_that_cannot_be_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         add_lora(tiny_model(), LORA | fields)
+
+
+@pytest.mark.parametrize("beginning", [True, False, "gaussian", "orthogonal"])
+def test_lora_begins_in_ways_that_leave_the_base_as_it_is(beginning):
+    model = tiny_model()
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    adapted = add_lora(model, LORA | {"init_lora_weights": beginning})
+    after = {name.replace(".base_layer", ""): weight for name, weight in adapted.unload().named_parameters()}
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
 def test_parts_can_be_frozen():
