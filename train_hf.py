@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import ProgressCallback, Seq2SeqTrainingArguments, set_seed
+from transformers import ProgressCallback, Seq2SeqTrainingArguments, Trainer, set_seed
 
 from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.broken_clips import TrainingStopped
@@ -81,6 +81,7 @@ def main():
         model_args, data_args, augmentation_args, args = parse_recipe(kinds)
         check_hub_options(args)
         check_monitoring(args)
+        check_training_options(args)
         checkpoint = find_checkpoint(args)
         set_seed(args.seed)
         use_cpu_cores(args)
@@ -88,6 +89,7 @@ def main():
         rows = load_rows(data_args)
         with whole_weights(args):
             model, processor = build_model(model_args)
+        check_optimizer(args, model)
         if checkpoint is not None:
             check_checkpoint(model, checkpoint)
         widths = [stored_width(plain(model), stored_example(split)) for split in (rows.train, rows.validation)]
@@ -136,6 +138,39 @@ def main():
     if args.push_to_hub:
         with errors_in_one_line():
             trainer.push_to_hub()
+
+
+def check_training_options(args: TrainingArguments):
+    """Refuse fields of the Trainer's that a LAVCap cannot be trained with.
+
+    Raises:
+        ValueError: names the field.
+    """
+    if args.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}, expected 0: with it the Trainer would put a "
+            "loss of its own in the place of the model's, without the alignment loss; leave it out."
+        )
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"train_sampling_strategy is {args.train_sampling_strategy!r}, expected 'random' or 'sequential': clips "
+            "have no lengths to group them by."
+        )
+
+
+def check_optimizer(args: TrainingArguments, model: torch.nn.Module):
+    """Refuse an optimiser that cannot be made of this model on this machine.
+
+    Raises:
+        ValueError: with the library's reason, such as a package that is not installed.
+    """
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, model)
+    except (ImportError, NotImplementedError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"optim is {args.optim.value!r}, which cannot be had here ({reason}); name another."
+        ) from error
 
 
 def use_cpu_cores(args: TrainingArguments):

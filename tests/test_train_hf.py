@@ -1,6 +1,7 @@
 """The training command: refusals before any work, and the whole job on a world of 24 clips."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import train_hf
 from conftest import ROOT, tiny_model
 
 
@@ -66,6 +68,24 @@ def recipe(toy_world, tmp_path):
     }
     path.write_text(yaml.safe_dump(fields))
     return path
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--label_smoothing_factor=0.1", "label_smoothing_factor is 0.1, expected 0"),
+        ("--train_sampling_strategy=group_by_length", "is 'group_by_length', expected 'random' or 'sequential'"),
+        ("--optim=schedule_free_adamw", "optim is 'schedule_free_adamw', which cannot be had here .*schedulefree"),
+    ],
+)
+def test_what_the_trainer_cannot_do_with_a_lavcap_is_refused_in_one_line(recipe, monkeypatch, capsys, option, message):
+    monkeypatch.setattr("transformers.trainer_optimizer.is_schedulefree_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["train_hf.py", str(recipe), "--use_cpu", "true", "--report_to", "none", option])
+    with pytest.raises(SystemExit) as stop:
+        train_hf.main()
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stop.value.code == 2 and len(errors) == 1 and re.search(message, errors[0])
+    assert not (recipe.parent / "run" / "trainer_state.json").exists()
 
 
 QUICK = ("--metrics", "bleu_1", "bleu_4", "rouge_l", "cider_d")  # those without Java
