@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import TrainingArguments
 
-from lavcap.results import TEST_MARKS, format_results
+from lavcap.results import TEST_MARKS, check_fields, format_results
 from lavcap.training_data import read_note
 from parts_lavcap import read_json
 
@@ -142,12 +142,14 @@ def check_results(results: dict[str, Any], path: str | Path, weights: str | None
         weights: of [`lavcap.weight_files.fingerprint`].
 
     Raises:
-        ValueError: the results compare two models, do not say which weights they score, or score others.
+        ValueError: the results compare two models, do not say which weights they score, or score others; or a field
+            is not there or not what it should be.
     """
     if "metrics" not in results or "comparison" in results:
         raise ValueError(f"{path}: not the results of one model; pass the --output folder of scripts/evaluate.py.")
+    check_fields(results, path)
     scored = results.get("weights")
-    if not scored:
+    if not scored or not isinstance(scored, str):
         raise ValueError(f"{path}: does not say which weights it scored; evaluate {folder} again.")
     if scored != weights:
         raise ValueError(

@@ -363,6 +363,38 @@ def test_results_of_other_weights_are_refused_in_one_line(folder, tmp_path, resu
     assert "no such file" in error_of(push(folder, NAME, "--evaluation", tmp_path, *options[2:]))
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dataset": None}, "dataset is not there, or null, expected an object"),
+        ({"dataset": {"version": "v1", "clips": 6, "references": 30}}, "dataset.lower_case is not there"),
+        ({"scored": None}, "results.json: scored is not there"),
+        ({"missing": -1}, "missing is '-1', expected a count"),
+        ({"metrics": [1]}, "metrics is '[1]', expected an object"),
+        ({"metrics": {"bleu_4": None}}, "metrics.bleu_4 is not there, or null, expected a finite number"),
+        ({"metrics": {"bleu_4": "0.9"}}, "metrics.bleu_4 is '0.9', expected a finite number"),
+        ({"metrics": {"bleu_4": np.nan}}, "metrics.bleu_4 is 'nan', expected a finite number"),
+        ({"metrics": {"bleu_4": True}}, "metrics.bleu_4 is 'True', expected a finite number"),
+        ({"metrics": {"bleu_4": 0.99}}, "metrics are others than those of modalities.audio+video"),
+        ({"intervals": {"bleu_4": [0.1, np.inf]}}, "intervals.bleu_4 is '[0.1, inf]', expected two finite numbers"),
+        ({"skipped": None}, "skipped is not there"),
+        ({"modalities": ["audio"]}, "modalities is \"['audio']\", expected an object"),
+        ({"modalities": {"audio": {"metrics": {"bleu_4": 1}}}}, "modalities.audio.intervals is not there"),
+        ({"modalities": {"audio": 1}}, "modalities.audio is '1', expected an object"),
+        ({"decoding": "beams"}, "decoding is 'beams', expected an object"),
+        ({"libraries": [1]}, "libraries is '[1]', expected an object"),
+        ({"split": 3}, "split is '3', expected text"),
+        ({"weights": 7}, "does not say which weights it scored"),
+    ],
+)
+def test_results_that_were_edited_are_refused_by_the_name_of_the_field(folder, results, fields, message):
+    write(folder / "results.json", results | {"weights": fingerprint(folder)} | fields)
+    with pytest.raises(ValueError) as caught:
+        collect_files(folder, Publication(NAME))
+    assert message in str(caught.value) and str(caught.value).startswith(f"{folder / 'results.json'}: ")
+    assert "\n" not in str(caught.value)
+
+
 def test_the_fingerprint_tells_weights_apart_and_nothing_else(folder, saved_model):
     assert fingerprint(folder) == fingerprint(saved_model)
     weights = load_file(folder / "model.safetensors")
