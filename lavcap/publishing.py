@@ -176,15 +176,17 @@ def _own_files(folder: Path) -> dict[str, Path]:
     there = {file.name: file for file in sorted(folder.iterdir()) if file.is_file() and is_ours(file.name)}
     missing = [name for name in SETTINGS if name not in there]
     missing += [] if any(name in there for name in TOKENIZERS) else [TOKENIZERS[0]]
-    missing += [] if missing else _missing_code(folder)
+    code = set() if missing else _code_of(folder)
+    missing += sorted(name for name in code if not (folder / name).is_file())
     if missing:
         raise ValueError(f"{folder}: lacks {', '.join(missing)}; pass a folder that training wrote to the end.")
+    there = {name: file for name, file in there.items() if not name.endswith(".py") or name in code}
     there = {name: file for name, file in there.items() if not name.endswith(".safetensors") or name in weights}
     return {name: file for name, file in there.items() if name not in (NOTE, RESULTS)}
 
 
-def _missing_code(folder: Path) -> list[str]:
-    """Code files that the settings or other code files name, but which are not there."""
+def _code_of(folder: Path) -> set[str]:
+    """Names of the code files that the settings or other code files name, whether they are there or not."""
     references = [
         reference
         for name in ("config.json", "processor_config.json")
@@ -192,14 +194,14 @@ def _missing_code(folder: Path) -> list[str]:
     ]
     entries = {folder / f"{reference.rpartition('--')[2].partition('.')[0]}.py" for reference in references}
     if not entries:
-        return ["auto_map in config.json"]
-    if absent := sorted(file.name for file in entries if not file.is_file()):
-        return absent
+        return {"auto_map in config.json"}
+    names = {entry.name for entry in entries}
+    if any(not entry.is_file() for entry in entries):
+        return names
     try:
-        needed = {Path(file) for entry in entries for file in get_relative_import_files(entry)}
+        return names | {Path(file).name for entry in entries for file in get_relative_import_files(entry)}
     except FileNotFoundError as error:
-        return [Path(error.filename).name]
-    return sorted(file.name for file in needed if not file.is_file())
+        return names | {Path(error.filename).name}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import argparse
 import sys
 
 from lavcap.cli import Parser, errors_in_one_line
-from lavcap.hub_upload import check_repo_id, upload
+from lavcap.hub_upload import check_branch, check_metadata, check_repo_id, upload
 from lavcap.publishing import Files, Publication, collect_files, size_of, write_files
 
 
@@ -22,6 +22,9 @@ def main() -> int:
     args = _parser().parse_args()
     with errors_in_one_line():
         check_repo_id(args.repo_id)
+        if args.revision is not None:
+            check_branch(args.revision)
+        check_metadata(args.license, args.dataset)
         files = collect_files(args.model, _publication(args))
         print(_listing(files))
         if args.dry_run:
@@ -48,7 +51,13 @@ def _parser() -> Parser:
         "--with_language_model", action="store_true", help="upload all weights of somebody else's language model"
     )
     parser.add_argument("--license", help="identifier of the Hub; default: the language model's, else apache-2.0")
-    parser.add_argument("--dataset", nargs="+", default=(), help="names on the Hub of the training data, for the card")
+    parser.add_argument(
+        "--dataset",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="names on the Hub of the training data, for the card; may be given several times",
+    )
     return parser
 
 

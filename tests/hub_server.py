@@ -49,7 +49,8 @@ class Hub(ThreadingHTTPServer):
     """`url` is for HF_ENDPOINT; `requests` holds method and path of everything that was asked for.
 
     `rejected` are tokens with the status that answers them, `rejected_writes` those that may read. Requests whose path
-    contains `lost` are read to the middle, then the connection breaks. `invalid_yaml` is wrong with any README.
+    contains `lost` are read to the middle, then the connection breaks; those that contain the path of `failing` are
+    answered with its status. `invalid_yaml` is wrong with any README.
     """
 
     daemon_threads = True
@@ -64,6 +65,7 @@ class Hub(ThreadingHTTPServer):
         self.rejected_writes: dict[str, int] = {}
         self.invalid_yaml: str | None = None
         self.lost: str | None = None
+        self.failing: tuple[str, int] | None = None
         self.lock = threading.Lock()
 
     def stop(self):
@@ -134,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = handle_request
 
     def answer(self, *parts: str, **query: list[str]) -> Answer:
+        if self.server.failing and self.server.failing[0] in self.path:
+            raise Refusal(self.server.failing[1])
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         rejected = self.server.rejected | (self.server.rejected_writes if self.command == "POST" else {})
         if token in rejected:

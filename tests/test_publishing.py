@@ -51,6 +51,7 @@ def folder(saved_model, tmp_path) -> Path:
     shutil.copytree(saved_model, folder)
     for name in ("optimizer.pt", "training_args.bin", "rng_state.pth", "train.log"):
         (folder / name).write_bytes(b"private")
+    write(folder / "notes_lavcap.py", "private = True")  # of the user's own, whatever its name
     for name in ("checkpoint-3", "runs"):
         (folder / name).mkdir()
         (folder / name / "model.safetensors").write_bytes(b"private")
@@ -195,7 +196,9 @@ def test_a_folder_without_a_whole_model_is_refused_in_one_line(folder, damage, m
     assert not (folder.parent / "upload").exists()
 
 
-@pytest.mark.parametrize("name", ["lavcap", "me/my/lavcap", "me/lav cap", "me/lavcap.git", "me/lav--cap", "/lavcap"])
+@pytest.mark.parametrize(
+    "name", ["lavcap", "me/my/lavcap", "me/lav cap", "me/lavcap.git", "me/lav--cap", "/lavcap", "me/lävcap"]
+)
 def test_a_name_that_the_hub_does_not_take_is_refused_in_one_line(folder, name):
     error = error_of(push(folder, name, "--dry_run", folder.parent / "upload"))
     assert f"{name!r} is no name on the Hub" in error and "expected owner/name" in error
@@ -484,6 +487,77 @@ def test_a_connection_lost_in_mid_upload_leaves_the_repository_as_it_was(hub, fo
     assert head(hub)["model.safetensors"] == (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "message"),
+    [
+        ("/commit/", 429, "the Hub got too many requests (429); the repository is as it was. Wait some minutes"),
+        ("/large/", 507, "the Hub has no room left for it (507)"),
+        ("/commit/", 500, "the Hub had an error of its own (Server error '500"),
+        ("/preupload/", 503, "Wait, and run the command again; large files that have arrived are not sent twice"),
+        ("/commit/", 409, "the Hub refused the upload (Client error '409"),
+    ],
+)
+def test_each_refusal_of_the_hub_is_told_as_what_it_is(hub, folder, path, status, message):
+    hub.failing = path, status
+    error = error_of(push(folder, NAME))
+    assert message in error and "connection" not in error and head(hub) == {}
+
+
+@pytest.mark.parametrize("token", ["hf_bäd", "hf_b\x01d"])
+def test_a_token_that_no_header_can_carry_is_told_without_showing_it(hub, folder, monkeypatch, token):
+    monkeypatch.setenv("HF_TOKEN", token)
+    error = error_of(push(folder, NAME))
+    assert "the token holds characters that no token has; nothing was uploaded" in error and token not in error
+    assert not hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--license", "my: licence #1"), "licence is 'my: licence #1', expected an identifier of the Hub"),
+        (("--license", "Apache-2.0"), "licence is 'Apache-2.0', expected an identifier"),
+        (("--dataset", "me/sounds", "--dataset", "Ü/x"), "'Ü/x' is no data set on the Hub"),
+        *(
+            (("--revision", name), f"revision is {name!r}, which git does not take for a branch")
+            for name in (
+                "bad branch",
+                "a..b",
+                "a~1",
+                "/a",
+                "a/",
+                "a//b",
+                ".a",
+                "a/.b",
+                "a.lock",
+                "a.lock/b",
+                "a@{1}",
+                "@",
+            )
+        ),
+    ],
+)
+def test_names_that_cannot_be_are_refused_before_any_work(folder, tmp_path, options, message):
+    assert message in error_of(push(folder, NAME, *options, "--dry_run", tmp_path / "upload"))
+    assert not (tmp_path / "upload").exists()
+
+
+def test_a_card_names_every_data_set_that_is_given(folder, tmp_path):
+    options = (
+        "--dataset",
+        "me/sounds",
+        "me/films",
+        "--dataset",
+        "squad",
+        "--license",
+        "cc-by-4.0",
+        "--revision",
+        "ä/1",
+    )
+    assert push(folder, NAME, *options, "--dry_run", tmp_path / "upload").returncode == 0
+    data = ModelCard((tmp_path / "upload" / "README.md").read_text(encoding="utf-8")).data
+    assert data.datasets == ["me/sounds", "me/films", "squad"] and data.license == "cc-by-4.0"
+
+
 def test_what_somebody_else_commits_during_an_upload_is_not_lost(hub, folder, monkeypatch):
     assert push(folder, NAME).returncode == 0
     write(folder / "trainer_state.json", {"global_step": 123})
@@ -526,7 +600,7 @@ def test_the_messages_of_the_page_are_those_of_the_code():
     section = (ROOT / "docs" / "training.md").read_text().partition("\n## Publish\n")[2].partition("\n## ")[0]
     messages = re.findall(r"^\| `(.*?)` \|", section.partition("| message |")[2], re.M)
     code = (ROOT / "lavcap" / "hub_upload.py").read_text()
-    assert len(messages) == 5 and all(message in code for message in messages)
+    assert len(messages) == 9 and all(message in code for message in messages)
 
 
 def test_an_offline_machine_is_told_so(folder):
@@ -549,6 +623,7 @@ def train(toy_world, tmp_path):
     [
         (("--hub_model_id", "lavcap"), "'lavcap' is no name on the Hub"),
         (("--hub_strategy", "checkpoint"), "expected 'end' or 'every_save'"),
+        (("--hub_revision", "bad branch"), "revision is 'bad branch', which git does not take for a branch"),
     ],
 )
 def test_training_refuses_a_push_that_cannot_be_done_before_any_work(train, tmp_path, options, message):
