@@ -60,7 +60,21 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer, FeaturesInFloat32, Monitore
             pin_memory=self.args.dataloader_pin_memory and torch.accelerator.is_available(),
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            generator=self._seeds_of_workers(),
         )
+
+    def _get_dataloader(self, *args, **kwargs) -> DataLoader:
+        loader = super()._get_dataloader(*args, **kwargs)
+        getattr(loader, "base_dataloader", loader).generator = self._seeds_of_workers()
+        return loader
+
+    def _seeds_of_workers(self) -> torch.Generator:
+        """What a loader draws the seeds of its workers from.
+
+        Drawn from the global state, they would change dropout after an interruption: workers that persist are seeded
+        once, and those of the continued run once more.
+        """
+        return torch.Generator().manual_seed(self.args.seed)
 
     def get_eval_dataloader(self, eval_dataset=None):
         with self._evaluation_collator():

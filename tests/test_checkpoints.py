@@ -87,16 +87,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-def differences(found: Run, expected: Run) -> list[str]:
+def differences(found: Run, expected: Run, last: str = "checkpoint-6") -> list[str]:
     """Files of the run and of its last checkpoint that differ in any bit, but for times and paths."""
     different = []
-    for place in (".", "checkpoint-6"):
+    for place in (".", last):
         first, second = weights(found.output / place), weights(expected.output / place)
         different += [f"{place}: {name}" for name in first if not torch.equal(first[name], second[name])]
         if first.keys() != second.keys():
             different.append(f"{place}: tensors")
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-        first, second = (each.output / "checkpoint-6" / name for each in (found, expected))
+        first, second = (each.output / last / name for each in (found, expected))
         if first.read_bytes() != second.read_bytes():
             different.append(name)
     first, second = (json.loads((each.output / "trainer_state.json").read_text()) for each in (found, expected))
@@ -124,6 +124,20 @@ def test_a_run_that_is_killed_in_a_step_ends_with_the_model_of_one_that_is_not(r
     assert differences(killed, runs[kind]) == []
     before, after = weights(killed.model), weights(killed.output)
     assert sum(not torch.equal(after[name], before.get(name, after[name] * 0)) for name in after) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["map-style", "stream"])
+def test_workers_that_persist_change_nothing_for_a_run_that_is_continued(runs, tmp_path, kind):
+    """From its second epoch on, so that the continued run meets the start of a third; with evaluations between."""
+    options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "max_steps": 12, "save_steps": 6}
+    options |= {"save_total_limit": 2} | ({} if kind == "stream" else {"eval_strategy": "steps", "eval_steps": 2})
+    whole, continued = (dataclasses.replace(runs[kind], output=tmp_path / name, options=options) for name in "ab")
+    whole.finish()
+    shutil.copytree(whole.output, continued.output)
+    shutil.rmtree(continued.output / "checkpoint-12")
+    continued.finish(resume=True)
+    assert differences(continued, whole, "checkpoint-12") == []
 
 
 def killed_and_continued(run: Run, moment: int) -> int | None:
