@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from lavcap.cli import check_new_folder, listed
+from lavcap.course import changes, course_of, why_not_to_continue
 from lavcap.folders import (
     UNFINISHED,
     clear_unfinished,
@@ -44,32 +45,6 @@ NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 # What torch, safetensors and tokenizers say instead of an OSError when a file cannot be written.
 WRITE_ERRORS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|I/O error|IoError|os error \d+")
 
-# Arguments that decide which model a run ends with.
-COURSE = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "seed",
-    "data_seed",
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "max_steps",
-    "num_train_epochs",
-    "optim",
-    "optim_args",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "label_smoothing_factor",
-    "bf16",
-    "fp16",
-    "tf32",
-)
-LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save")
-
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be written, or not be continued from. The message is one line and says what to do."""
@@ -79,17 +54,20 @@ class CompleteCheckpoints:
     """Mix-in for `Trainer`: whatever moment a run is killed at, its folder holds whole checkpoints alone.
 
     Raises:
-        CheckpointError: by `train`, a checkpoint of another engine or one that lacks files; by all that write, files
-            that cannot be written, such as on a full disk. The last complete checkpoint is still there.
+        CheckpointError: by `train`, a checkpoint of another engine, optimizer or set of trained tensors, or one that
+            lacks files; by all that write, files that cannot be written, such as on a full disk. The last complete
+            checkpoint is still there.
     """
 
     _unfinished: Path | None = None  # where a checkpoint is being written
+    _course: dict[str, Any]  # that of the run, asked before it begins
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise CheckpointError(f"{self.args.output_dir}: holds no complete checkpoint to continue from.")
+        self._course = course_of(self)
         if resume_from_checkpoint:
             self._check_resumable(Path(resume_from_checkpoint))
         return super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, *args, **kwargs)
@@ -234,7 +212,7 @@ class CompleteCheckpoints:
             "engine": self._engine(),
             "num_processes": self.args.world_size,
             "resumable": not self.args.save_only_model,
-            "course": self._course(),
+            "course": self._course,
             "files": sync_folder(partial),
         }
         write_synced(partial / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -259,19 +237,6 @@ class CompleteCheckpoints:
             return f"DeepSpeed ZeRO-{self.accelerator.state.deepspeed_plugin.zero_stage}"
         return "FSDP" if kind == DistributedType.FSDP else "replicas"
 
-    def _course(self) -> dict[str, Any]:
-        """What decides which model the run ends with, as JSON has it."""
-        course = {name: getattr(self.args, name, None) for name in COURSE}
-        course["num_train_rows"] = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
-        augmentation = getattr(self.data_collator, "augmentation", None)
-        course |= dataclasses.asdict(augmentation) if dataclasses.is_dataclass(augmentation) else {}
-        for settings in getattr(self.model, "peft_config", {}).values():
-            course |= {f"lora.{name}": getattr(settings, name, None) for name in LORA}
-        course = json.loads(json.dumps(course, default=_as_json))
-        if course["lr_scheduler_type"].startswith("constant"):
-            course["max_steps"] = course["num_train_epochs"] = None  # the end changes no step before it
-        return course
-
     def _check_resumable(self, checkpoint: Path):
         """Refuse what this run cannot read; warn of what makes it another run."""
         check_checkpoint_is_whole(checkpoint)
@@ -285,12 +250,15 @@ class CompleteCheckpoints:
                 f"{processes} ({engine}); continue with the launch settings that it was made with."
             )
         earlier = manifest["course"] | {"processes": manifest["num_processes"]}
-        current = self._course() | {"processes": processes}
-        changed = [name for name in current if current[name] != earlier.get(name)]
-        if changed:
-            changes = [f"{name}: {_short(earlier.get(name))}, now {_short(current[name])}" for name in changed]
+        current = self._course | {"processes": processes}
+        if reason := why_not_to_continue(earlier, current):
+            raise CheckpointError(
+                f"{checkpoint}: cannot be continued from: {reason}; continue with the recipe that it was made with, "
+                "or name it as model_name_or_path of a new run."
+            )
+        if changed := changes(earlier, current):
             logger.warning(
-                f"{checkpoint}: was made with other settings ({'; '.join(changes)}): the run goes on, but does not "
+                f"{checkpoint}: was made with other settings ({'; '.join(changed)}): the run goes on, but does not "
                 "end with the model of a run without an interruption."
             )
 
@@ -458,12 +426,3 @@ def _free_bytes(folder: Path) -> int:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _as_json(value: Any) -> Any:
-    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)

@@ -37,6 +37,7 @@ from lavcap.data import load_split
 from lavcap.folders import UNFINISHED, publish_folder, publish_model
 from lavcap.hub_trainer import HubTrainer
 from lavcap.streaming import write_shards
+from lavcap.trainable import freeze
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
@@ -347,6 +348,53 @@ def test_another_engine_is_refused_and_other_settings_are_said(finished, caplog)
     path.write_text(json.dumps(manifest | {"num_processes": 2, "engine": "DeepSpeed ZeRO-2"}))
     with pytest.raises(CheckpointError, match=r"by 2 processes \(DeepSpeed ZeRO-2\), got 1 \(replicas\)"):
         finished.trainer().train(resume_from_checkpoint=True)
+
+
+def test_settings_of_the_model_and_of_the_data_are_compared_too(finished, caplog):
+    finished.options |= {"neftune_noise_alpha": 5.0, "train_sampling_strategy": "sequential"}
+    finished.options |= {"dataloader_drop_last": True}
+    trainer = finished.trainer()
+    config = trainer.model.config
+    config.alignment_loss_weight, config.alignment_weights, config.sinkhorn_epsilon = 0.0, "plan", 0.5
+    config.text_config.attention_dropout = 0.2
+    trainer.model.language_model.to(torch.bfloat16)
+    trainer.train(resume_from_checkpoint=True)
+    (said,) = [record.message for record in caplog.records if "other settings" in record.message]
+    for change in (
+        "neftune_noise_alpha: None, now 5.0",
+        "train_sampling_strategy: random, now sequential",
+        "dataloader_drop_last: False, now True",
+        "model_config.alignment_loss_weight: 1.0, now 0.0",
+        "model_config.alignment_weights: log_plan, now plan",
+        "model_config.sinkhorn_epsilon: 0.1, now 0.5",
+        "model_config.text_config.attention_dropout: 0.1, now 0.2",
+        "dtypes: ['torch.float32'], now ['torch.bfloat16', 'torch",
+    ):
+        assert change in said
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_state_of_the_optimizer_is_not_put_on_other_tensors(run, layer):
+    """Of as many tensors, and of fewer."""
+    frozen = run.trainer()
+    freeze(frozen.model, ["language_model.model.layers.0"])
+    frozen.train()
+    other = run.trainer()
+    freeze(other.model, [f"language_model.model.layers.{number}" for number in range(1, 2)] * layer)
+    with pytest.raises(CheckpointError, match="cannot be continued from: it trains other tensors: ") as refused:
+        other.train(resume_from_checkpoint=True)
+    names = r"\(language_model\.model\.layers\.{}\.self_attn\.q_proj\.weight, .* more\)"
+    expected = (r"\d+ that are frozen here " + names.format(1) + " and ") * layer
+    expected += r"\d+ that it does not have " + names.format(0)
+    assert re.search(f"other tensors: {expected}; continue with the recipe", str(refused.value)), refused.value
+
+
+def test_another_optimizer_is_refused_with_both_names(finished):
+    finished.options["optim"] = "sgd"
+    with pytest.raises(CheckpointError, match=r"cannot be continued from: its optimizer is adamw_\w+, got sgd; "):
+        finished.trainer().train(resume_from_checkpoint=True)
+    finished.options["optim"] = "adamw_torch"
+    assert finished.trainer().train(resume_from_checkpoint=True).global_step == 6
 
 
 def test_the_same_settings_are_not_warned_of(finished, caplog):
