@@ -1,8 +1,9 @@
 """Checkpoints that are whole or not there, and what a run may continue from.
 
 A checkpoint is written into `_unfinished/` beside the others. When every process has written its part, the files are
-flushed to the disk, `checkpoint.json` notes their sizes, and the folder gets its name `checkpoint-<step>` in one
-rename. Older checkpoints are removed after that.
+flushed to the disk, `checkpoint.json` notes their sizes and checksums, and the folder gets its name
+`checkpoint-<step>` in one rename. Older checkpoints are removed after that. Sizes tell whether a checkpoint is
+complete; checksums are compared when a run continues from it.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from lavcap.cli import check_new_folder, listed
 from lavcap.course import changes, course_of, why_not_to_continue
 from lavcap.folders import (
     UNFINISHED,
+    checksum,
     clear_unfinished,
     publish_folder,
     publish_model,
@@ -41,6 +43,7 @@ from lavcap.training_data import NOTE
 logger = logging.get_logger(__name__)
 
 MANIFEST = "checkpoint.json"
+MANIFEST_FIELDS = {"engine": str, "num_processes": int, "resumable": bool, "course": dict, "files": dict}
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 # What torch, safetensors and tokenizers say instead of an OSError when a file cannot be written.
 WRITE_ERRORS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|I/O error|IoError|os error \d+")
@@ -207,13 +210,15 @@ class CompleteCheckpoints:
         if note.is_file():
             shutil.copyfile(note, partial / NOTE)
         share(partial)
+        sizes = sync_folder(partial)
         manifest = {
             "step": self.state.global_step,
             "engine": self._engine(),
             "num_processes": self.args.world_size,
             "resumable": not self.args.save_only_model,
             "course": self._course,
-            "files": sync_folder(partial),
+            "files": sizes,
+            "crc32": {name: checksum(partial / name) for name in sizes},
         }
         write_synced(partial / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         publish_folder(partial, folder)
@@ -240,7 +245,8 @@ class CompleteCheckpoints:
     def _check_resumable(self, checkpoint: Path):
         """Refuse what this run cannot read; warn of what makes it another run."""
         check_checkpoint_is_whole(checkpoint)
-        manifest = _read_object(checkpoint / MANIFEST)
+        check_checkpoint_is_intact(checkpoint, self.args)
+        manifest = read_manifest(checkpoint)
         if manifest is None:
             return
         engine, processes = self._engine(), self.args.world_size
@@ -269,7 +275,8 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
     Of several processes all find the same one. What an interruption has left half-written is removed.
 
     Raises:
-        ValueError: no such checkpoint, or one that lacks files; or the output folder holds another run.
+        ValueError: no such checkpoint, one that lacks files or whose files are damaged; or the output folder holds
+            another run.
     """
     if args.save_on_each_node:
         raise CheckpointError("Got save_on_each_node, expected an output_dir that all machines share; leave it off.")
@@ -283,6 +290,7 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
     if not Path(wanted).is_dir():
         raise CheckpointError(f"{wanted}: no such checkpoint; check --resume_from_checkpoint.")
     check_checkpoint_is_whole(Path(wanted))
+    check_checkpoint_is_intact(Path(wanted), args)
     if Path(wanted).resolve().parent == Path(args.output_dir).resolve():
         _check_is_newest(Path(wanted), Path(args.output_dir))
     else:
@@ -303,8 +311,16 @@ def checkpoint_folders(run: str | Path) -> list[Path]:
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether every file that the checkpoint was completed with is there, in its size, and can be continued from."""
-    manifest = _read_object(checkpoint / MANIFEST)
+    manifest = read_manifest(checkpoint)
     return manifest is not None and manifest["resumable"] and not missing_files(checkpoint, manifest)
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """What a checkpoint was completed with; nothing where no file tells it, or where that cannot be read."""
+    manifest = _read_object(checkpoint / MANIFEST)
+    if manifest is None or not all(isinstance(manifest.get(name), kind) for name, kind in MANIFEST_FIELDS.items()):
+        return None
+    return manifest if all(isinstance(size, int) for size in manifest["files"].values()) else None
 
 
 def missing_files(checkpoint: Path, manifest: dict[str, Any]) -> list[str]:
@@ -317,6 +333,28 @@ def missing_files(checkpoint: Path, manifest: dict[str, Any]) -> list[str]:
     ]
 
 
+def damaged_files(checkpoint: Path) -> list[str]:
+    """Files of a complete checkpoint that do not hold what they were saved with; reads all of them.
+
+    Of a checkpoint that was completed without checksums nothing is known.
+    """
+    sums = (read_manifest(checkpoint) or {}).get("crc32")
+    return [name for name, saved in sums.items() if not _holds(checkpoint / name, saved)] if sums else []
+
+
+def check_checkpoint_is_intact(checkpoint: Path, args: TrainingArguments):
+    """Refuse a checkpoint whose files do not hold what they were saved with; to be called by all processes.
+
+    Raises:
+        CheckpointError: in every process, with the files.
+    """
+    if damaged := _damaged_anywhere(checkpoint, args):
+        complete = [folder for folder in checkpoint_folders(checkpoint.parent) if is_complete(folder)]
+        others = [folder for folder in complete if folder.resolve() != checkpoint.resolve()]
+        hint = f"another complete one is {others[-1]}." if others else "no other one there is complete."
+        raise CheckpointError(f"{checkpoint}: {_damage(damaged)}; {hint}")
+
+
 def check_checkpoint_is_whole(checkpoint: Path):
     """Refuse a checkpoint that lacks files.
 
@@ -326,7 +364,7 @@ def check_checkpoint_is_whole(checkpoint: Path):
     Raises:
         CheckpointError: with what is missing, and which is the last complete one beside it.
     """
-    manifest = _read_object(checkpoint / MANIFEST)
+    manifest = read_manifest(checkpoint)
     if manifest is None and _is_usable(checkpoint):
         logger.warning(f"{checkpoint}: has no {MANIFEST}; whether all of its files are whole is not known.")
         return
@@ -335,7 +373,7 @@ def check_checkpoint_is_whole(checkpoint: Path):
             f"{checkpoint}: was saved with save_only_model, without the state of the optimizer; name it with "
             "--model_name_or_path to start a new run from it."
         )
-    missing = [MANIFEST] if manifest is None else missing_files(checkpoint, manifest)
+    missing = _lacking(checkpoint)
     if missing:
         last = last_checkpoint(checkpoint.parent)
         hint = f"the last complete one is {last}." if last else "no other one there is complete."
@@ -363,15 +401,16 @@ def _newest_checkpoint(args: TrainingArguments) -> str | None:
     complete = set.intersection(*seen)
     if cleans:
         clear_unfinished(run)
-    broken = [folder.name for folder in folders if folder.name not in complete]
-    if complete:
+    broken = [folder for folder in folders if folder.name not in complete]
+    newest = _newest_intact([folder for folder in folders if folder.name in complete], args)
+    if newest is not None:
         if broken:
-            logger.warning(f"{run}: {listed(broken)} not complete, and left aside.")
-        return str(run / max(complete, key=lambda name: _step(Path(name))))
-    if broken:
+            logger.warning(f"{run}: {listed([folder.name for folder in broken])} not complete, and left aside.")
+        return str(newest)
+    if folders:
         raise CheckpointError(
-            f"{run}: holds no complete checkpoint; {_lack(run / broken[-1])}: name one with --resume_from_checkpoint "
-            "to see whether it can be used, or start anew in another --output_dir."
+            f"{run}: holds no complete checkpoint; {folders[-1].name} {_lack(folders[-1])}: name one with "
+            "--resume_from_checkpoint to see whether it can be used, or start anew in another --output_dir."
         )
     if (run / NOTE).is_file():
         logger.warning(f"{run}: holds a run without a complete checkpoint, which begins anew.")
@@ -379,17 +418,54 @@ def _newest_checkpoint(args: TrainingArguments) -> str | None:
     raise CheckpointError(f"{run}: holds no checkpoint to resume from; leave --resume_from_checkpoint out.")
 
 
+def _newest_intact(folders: list[Path], args: TrainingArguments) -> Path | None:
+    """The last of complete checkpoints whose files hold what was saved; of those after it that is said."""
+    for folder in reversed(folders):
+        damaged = _damaged_anywhere(folder, args)
+        if not damaged:
+            return folder
+        logger.warning(f"{folder}: {_damage(damaged)}; it is left aside.")
+    return None
+
+
 def _is_usable(checkpoint: Path) -> bool:
-    manifest = _read_object(checkpoint / MANIFEST)
-    if manifest is None:
-        return _read_object(checkpoint / TRAINER_STATE_NAME) is not None
-    return not missing_files(checkpoint, manifest)
+    if (checkpoint / MANIFEST).exists():
+        return not _lacking(checkpoint)
+    return _read_object(checkpoint / TRAINER_STATE_NAME) is not None
 
 
 def _lack(checkpoint: Path) -> str:
-    manifest = _read_object(checkpoint / MANIFEST)
-    lacking = [MANIFEST] if manifest is None else missing_files(checkpoint, manifest)
-    return f"{checkpoint.name} lacks {listed(lacking) if lacking else 'the state of the optimizer'}"
+    """Why a checkpoint cannot be continued from."""
+    if lacking := _lacking(checkpoint):
+        return f"lacks {listed(lacking)}"
+    if not is_complete(checkpoint):
+        return "lacks the state of the optimizer"
+    damaged = damaged_files(checkpoint)
+    return _damage(damaged) if damaged else "is not whole on every machine"
+
+
+def _lacking(checkpoint: Path) -> list[str]:
+    manifest = read_manifest(checkpoint)
+    if manifest is not None:
+        return missing_files(checkpoint, manifest)
+    return [f"a readable {MANIFEST}" if (checkpoint / MANIFEST).exists() else MANIFEST]
+
+
+def _damaged_anywhere(checkpoint: Path, args: TrainingArguments) -> list[str]:
+    """Damaged files that any machine finds, told to every process; one process of a machine reads them."""
+    found = damaged_files(checkpoint) if args.local_process_index == 0 else []
+    return sorted({name for names in gather_object([found]) for name in names})
+
+
+def _damage(names: list[str]) -> str:
+    return f"is damaged, {listed(names)} {'does' if len(names) == 1 else 'do'} not hold what was saved"
+
+
+def _holds(file: Path, saved: str) -> bool:
+    try:
+        return checksum(file) == saved
+    except OSError:
+        return False
 
 
 def _check_is_newest(checkpoint: Path, run: Path):

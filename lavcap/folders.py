@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 
@@ -27,6 +28,15 @@ def sync_folder(folder: Path) -> dict[str, int]:
     for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         sync_names(path)
     return sizes
+
+
+def checksum(file: Path) -> str:
+    """CRC-32 of what a file holds, in eight hexadecimal digits."""
+    value = 0
+    with open(file, "rb") as opened:
+        while block := opened.read(2**22):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
 
 
 def share(folder: Path):

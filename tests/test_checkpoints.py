@@ -310,6 +310,60 @@ def test_a_checkpoint_of_unknown_origin_is_taken_by_name_alone(finished, caplog)
         find_checkpoint(finished.arguments_to_resume(named))
 
 
+def flip_a_bit(file: Path):
+    content = bytearray(file.read_bytes())
+    content[len(content) * 2 // 3] ^= 0x10
+    file.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_left_aside_with_the_names_of_its_files(finished, caplog):
+    damaged = finished.output / "checkpoint-7"
+    for name in ("model.safetensors", "optimizer.pt"):
+        flip_a_bit(damaged / name)
+    assert is_complete(damaged)
+    assert find_checkpoint(finished.arguments_to_resume("true")) == str(finished.output / "checkpoint-6")
+    files = "is damaged, model.safetensors, optimizer.pt do not hold what was saved"
+    assert f"{damaged}: {files}; it is left aside" in caplog.text
+    with pytest.raises(CheckpointError) as refused:
+        find_checkpoint(finished.arguments_to_resume(damaged))
+    assert str(refused.value) == f"{damaged}: {files}; another complete one is {finished.output / 'checkpoint-6'}."
+    with pytest.raises(CheckpointError, match="checkpoint-7: is damaged, model.safetensors, optimizer.pt do not hold"):
+        finished.trainer().train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "config.json"]
+)
+def test_one_flipped_bit_in_the_last_checkpoint_is_an_error(finished, name):
+    shutil.rmtree(finished.output / "checkpoint-7")
+    flip_a_bit(finished.output / "checkpoint-6" / name)
+    expected = (
+        rf"holds no complete checkpoint; checkpoint-6 is damaged, {re.escape(name)} does not hold what was saved"
+    )
+    with pytest.raises(CheckpointError, match=expected):
+        find_checkpoint(finished.arguments_to_resume("true"))
+
+
+def test_a_checkpoint_without_checksums_is_taken(finished):
+    path = finished.output / "checkpoint-7" / MANIFEST
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("crc32").keys() == manifest["files"].keys()
+    path.write_text(json.dumps(manifest))
+    assert find_checkpoint(finished.arguments_to_resume("true")) == str(path.parent)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"step": 3}', '{"files": {}}', "null", '"x"', "{", "[]", None])
+def test_a_list_of_files_that_cannot_be_read_makes_a_checkpoint_incomplete(finished, content, caplog):
+    path = finished.output / "checkpoint-7" / MANIFEST
+    wrong_sizes = json.dumps(json.loads(path.read_text()) | {"files": {"optimizer.pt": "large"}})
+    path.write_text(wrong_sizes if content is None else content)
+    assert find_checkpoint(finished.arguments_to_resume("true")) == str(finished.output / "checkpoint-6")
+    assert "checkpoint-7 not complete, and left aside" in caplog.text
+    lacking = f"checkpoint-7: is not complete, it lacks a readable {MANIFEST}; the last complete one is .*checkpoint-6"
+    with pytest.raises(CheckpointError, match=lacking):
+        find_checkpoint(finished.arguments_to_resume(path.parent))
+
+
 def test_a_run_without_a_checkpoint_begins_anew(run, caplog):
     run.output.mkdir()
     with pytest.raises(CheckpointError, match="holds no checkpoint to resume from"):
