@@ -37,6 +37,7 @@ from lavcap.folders import (
     sync_names,
     write_synced,
 )
+from lavcap.totals import Totals, WholeRunTotals
 from lavcap.training_data import NOTE
 
 
@@ -53,8 +54,8 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be written, or not be continued from. The message is one line and says what to do."""
 
 
-class CompleteCheckpoints:
-    """Mix-in for `Trainer`: whatever moment a run is killed at, its folder holds whole checkpoints alone.
+class CompleteCheckpoints(WholeRunTotals):
+    """Trainer whose folder holds whole checkpoints alone, whatever moment the run is killed at.
 
     Raises:
         CheckpointError: by `train`, a checkpoint of another engine, optimizer or set of trained tensors, or one that
@@ -118,9 +119,10 @@ class CompleteCheckpoints:
             with self._written_to(partial.parent):
                 super()._save_checkpoint(model, trial)
             self._note_best(partial, folder)
+            totals = self.totals()
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                self._complete(partial, folder)
+                self._complete(partial, folder, totals)
             self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
@@ -137,8 +139,10 @@ class CompleteCheckpoints:
 
     def _init_training_state(self, max_steps, updates_per_epoch, epochs, resume_from_checkpoint, trial):
         start = super()._init_training_state(max_steps, updates_per_epoch, epochs, resume_from_checkpoint, trial)
+        self.earlier = Totals()
         if resume_from_checkpoint is not None:
             self._find_best(Path(resume_from_checkpoint), Path(self._get_output_dir(trial)))
+            self.earlier = _totals_at(Path(resume_from_checkpoint))
         return start
 
     def _run_epoch(self, *args, **kwargs):
@@ -205,7 +209,7 @@ class CompleteCheckpoints:
             if self.args.should_save:
                 self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
 
-    def _complete(self, partial: Path, folder: Path):
+    def _complete(self, partial: Path, folder: Path, totals: Totals):
         note = Path(self.args.output_dir) / NOTE
         if note.is_file():
             shutil.copyfile(note, partial / NOTE)
@@ -217,6 +221,7 @@ class CompleteCheckpoints:
             "num_processes": self.args.world_size,
             "resumable": not self.args.save_only_model,
             "course": self._course,
+            "totals": totals.as_json(),
             "files": sizes,
             "crc32": {name: checksum(partial / name) for name in sizes},
         }
@@ -466,6 +471,13 @@ def _holds(file: Path, saved: str) -> bool:
         return checksum(file) == saved
     except OSError:
         return False
+
+
+def _totals_at(checkpoint: Path) -> Totals | None:
+    totals = Totals.read((read_manifest(checkpoint) or {}).get("totals"))
+    if totals is None:
+        logger.warning(f"{checkpoint}: has no totals; train_loss and train_runtime will not be of the whole run.")
+    return totals
 
 
 def _check_is_newest(checkpoint: Path, run: Path):

@@ -186,10 +186,10 @@ def _training_section(model_dir: Path, state: dict[str, Any]) -> str:
     train = _read_json(model_dir / "train_results.json")
     config = _read_json(model_dir / "config.json")
     minutes = train["train_runtime"] / 60
-    since = f" since it was resumed from {Path(train['resumed_from']).name}" if train["resumed_from"] else ""
+    resumed = f", resumed from {Path(train['resumed_from']).name}" if train["resumed_from"] else ""
     return (
         f"Trained from {train['start']} on {train['train_clips']} generated clips for {state['global_step']} steps "
-        f"({train['epoch']:.1f} epochs) in {minutes:.1f} minutes{since}; seed {train['seed']}, "
+        f"({train['epoch']:.1f} epochs) in {minutes:.1f} minutes{resumed}; seed {train['seed']}, "
         f"{train['parameters']:,} parameters. Fusion `{config['fusion']}`, transport attention "
         f"`{config['transport_attention']}`, alignment weights `{config['alignment_weights']}`.\n\n"
         "A toy: it shows that the parts work together, and says nothing about scores on AudioCaps (not measured)."

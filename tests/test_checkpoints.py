@@ -88,6 +88,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
+def untimed(record: dict[str, float]) -> dict[str, float]:
+    """A record of a log without what no two runs have in common."""
+    timed = ("_runtime", "_per_second", "_gib")
+    return {name: value for name, value in record.items() if not name.endswith(timed)}
+
+
 def differences(found: Run, expected: Run, last: str = "checkpoint-6") -> list[str]:
     """Files of the run and of its last checkpoint that differ in any bit, but for times and paths."""
     different = []
@@ -101,8 +107,8 @@ def differences(found: Run, expected: Run, last: str = "checkpoint-6") -> list[s
         if first.read_bytes() != second.read_bytes():
             different.append(name)
     first, second = (json.loads((each.output / "trainer_state.json").read_text()) for each in (found, expected))
-    losses = [[entry.get("loss") for entry in state["log_history"]] for state in (first, second)]
-    if losses[0] != losses[1] or first["global_step"] != second["global_step"]:
+    records = [[untimed(entry) for entry in state["log_history"]] for state in (first, second)]
+    if records[0] != records[1] or first["global_step"] != second["global_step"]:
         different.append("trainer_state.json")
     return different
 
@@ -139,6 +145,32 @@ def test_workers_that_persist_change_nothing_for_a_run_that_is_continued(runs, t
     shutil.rmtree(continued.output / "checkpoint-12")
     continued.finish(resume=True)
     assert differences(continued, whole, "checkpoint-12") == []
+
+
+@pytest.mark.parametrize("logging_steps", [1, 4])
+def test_the_loss_of_a_run_is_that_of_all_its_steps(run, tmp_path, logging_steps):
+    """Killed where steps are logged that are saved, and where they are not yet."""
+    run.options["logging_steps"] = logging_steps
+    whole = dataclasses.replace(run, output=tmp_path / "whole")
+    expected = whole.finish().state.log_history[-1]
+    assert exit_code(die_in_step, run, 5) == KILLED
+    found = run.finish(resume=True).state.log_history[-1]
+    assert untimed(found) == untimed(expected) and expected["train_loss"] > 1 and expected["total_flos"] > 0
+
+
+def test_the_time_of_a_run_is_that_of_all_its_parts(finished, caplog):
+    path = finished.output / "checkpoint-7" / MANIFEST
+    manifest = json.loads(path.read_text())
+    first = json.loads((finished.output / "trainer_state.json").read_text())["log_history"][-1]
+    totals = manifest["totals"]
+    assert 0 < totals["seconds"] < first["train_runtime"] + 1 and totals["logged_step"] == 6
+    path.write_text(json.dumps(manifest | {"totals": totals | {"seconds": 1000.0}}))
+    last = finished.trainer().train(resume_from_checkpoint=True).metrics
+    assert 1000 < last["train_runtime"] < 1100 and last["train_loss"] == first["train_loss"]
+    assert last["train_steps_per_second"] == pytest.approx(6 / last["train_runtime"], abs=1e-3)
+    path.write_text(json.dumps(manifest | {"totals": {"seconds": "long"}}))
+    assert finished.trainer().train(resume_from_checkpoint=True).metrics["train_runtime"] < 100
+    assert "checkpoint-7: has no totals" in caplog.text
 
 
 def killed_and_continued(run: Run, moment: int) -> int | None:
