@@ -7,6 +7,7 @@ complete; checksums are compared when a run continues from it.
 """
 
 import dataclasses
+import errno
 import json
 import re
 import shutil
@@ -22,7 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from lavcap.cli import check_new_folder, listed
+from lavcap.cli import check_new_folder, check_writable, listed
 from lavcap.course import changes, course_of, why_not_to_continue
 from lavcap.folders import (
     UNFINISHED,
@@ -48,6 +49,7 @@ MANIFEST_FIELDS = {"engine": str, "num_processes": int, "resumable": bool, "cour
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 # What torch, safetensors and tokenizers say instead of an OSError when a file cannot be written.
 WRITE_ERRORS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|I/O error|IoError|os error \d+")
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class CheckpointError(ValueError):
@@ -74,7 +76,13 @@ class CompleteCheckpoints(WholeRunTotals):
         self._course = course_of(self)
         if resume_from_checkpoint:
             self._check_resumable(Path(resume_from_checkpoint))
-        return super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, *args, **kwargs)
+        try:
+            return super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, *args, **kwargs)
+        except OSError as error:  # of notes, logs and curves
+            if error.errno not in FULL:
+                raise
+            message = self._write_message(Path(self.args.output_dir), error.filename or "a file", error)
+            raise CheckpointError(message) from error
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
         if self._unfinished is not None:
@@ -281,10 +289,12 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
 
     Raises:
         ValueError: no such checkpoint, one that lacks files or whose files are damaged; or the output folder holds
-            another run.
+            another run, or cannot be written.
     """
     if args.save_on_each_node:
         raise CheckpointError("Got save_on_each_node, expected an output_dir that all machines share; leave it off.")
+    if args.process_index == 0:
+        check_writable(args.output_dir, "--output_dir")
     wanted = args.resume_from_checkpoint
     if wanted is None or wanted.lower() == "false":
         if args.process_index == 0:

@@ -71,6 +71,21 @@ def check_new_folder(folder: str | Path, option: str):
         raise ValueError(f"{folder}: holds another run; name a new folder with {option}, or move this one away.")
 
 
+def check_writable(folder: str | Path, option: str):
+    """Refuse a folder that cannot be made or takes no file, before hours of work; nothing is left of the trial."""
+    folder = Path(folder).absolute()
+    try:
+        place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(2**16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be written ({error.strerror}); make room there, or name another folder with {option}."
+        ) from error
+
+
 @contextmanager
 def whole_folder(folder: str | Path, option: str = "--output") -> Iterator[Path]:
     """A folder that appears when it is complete: write into what this yields; on failure nothing is left of it."""

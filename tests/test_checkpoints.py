@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -249,6 +250,18 @@ def test_a_full_disk_at_the_first_save_says_what_a_checkpoint_needs(run, tmp_pat
     message = (tmp_path / "answer").read_text()
     assert "a checkpoint takes about 0.7 MB, and no checkpoint is complete yet" in message
     assert find_checkpoint(run.arguments_to_resume("true")) is None  # begins anew
+
+
+@pytest.mark.parametrize(("number", "is_full"), [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.EACCES, False)])
+def test_a_disk_that_is_full_before_the_first_step_is_said(run, monkeypatch, number, is_full):
+    def write_note(folder, note):
+        raise OSError(number, os.strerror(number), f"{folder}/training_data.json")
+
+    monkeypatch.setattr("lavcap.trainer.write_note", write_note)
+    with pytest.raises(CheckpointError if is_full else PermissionError) as refused:
+        run.trainer().train()
+    expected = f"{run.output}/training_data.json could not be written ({os.strerror(number)}); "
+    assert (expected in str(refused.value)) == is_full
 
 
 def test_other_errors_in_a_save_are_not_taken_for_a_full_disk(run, monkeypatch):
@@ -653,6 +666,23 @@ def test_the_command_continues_after_a_kill(recipe, tmp_path):
     results = (json.loads((folder / "eval_results.json").read_text()) for folder in (whole, killed))
     assert len({result["eval_loss"] for result in results}) == 1
     assert {path.name for path in whole.iterdir()} == {path.name for path in killed.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("place", "largest_file", "reason"),
+    [("file/run", UNLIMITED, "Not a directory"), ("gone/run", UNLIMITED, "No such file"), ("run", 1000, "too large")],
+    ids=["below a file", "below a link to nothing", "on a full disk"],
+)
+def test_the_command_refuses_a_folder_that_it_cannot_write_before_any_work(
+    recipe, tmp_path, place, largest_file, reason
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    status = exit_code(run_command, tmp_path / place, tmp_path / "errors", "no file", largest_file, str(recipe))
+    (line,) = (tmp_path / "errors").read_text().splitlines()
+    assert status == 2 and line.startswith(f"error: {tmp_path / place}: cannot be written (") and reason in line
+    assert line.endswith("make room there, or name another folder with --output_dir.")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

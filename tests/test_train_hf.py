@@ -142,6 +142,7 @@ def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
     text = (report / "report.md").read_text()
     for heading in ("Scores on the test split", "Right words", "Captions", "Loss", "Transport plan"):
         assert f"## {heading}" in text
+    assert ", resumed from checkpoint-6; seed " in text
     for picture in ("loss_curve.png", "transport_plan.png"):
         assert (report / picture).stat().st_size > 10_000 and picture in text
 
