@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from lavcap.checkpoints import CompleteCheckpoints
 from lavcap.collation import CLIP_IDS, blank
 from lavcap.engines import FeaturesInFloat32, SharedStatistics, repeated_rows, shares_weights
 from lavcap.hub_trainer import HubTrainer
 from lavcap.monitoring import MonitoredTrainer
+from lavcap.saving import CompleteCheckpoints
 from lavcap.streaming import ClipStream
 from lavcap.trainable import save_adapter
 from lavcap.training_data import write_note

@@ -285,7 +285,7 @@ def test_every_file_of_a_checkpoint_reaches_the_disk_before_the_checkpoint_has_i
         publish_folder(partial, folder)
 
     monkeypatch.setattr(os, "fsync", noting_sync)
-    monkeypatch.setattr("lavcap.checkpoints.publish_folder", checking_rename)
+    monkeypatch.setattr("lavcap.saving.publish_folder", checking_rename)
     trainer = run.trainer()
     trainer.train()
     assert last_checkpoint(run.output).endswith("checkpoint-6")
