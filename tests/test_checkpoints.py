@@ -625,10 +625,14 @@ def test_a_process_of_two_that_is_killed_in_a_save_leaves_no_checkpoint(run, tmp
 
 
 @pytest.mark.slow
-def test_all_processes_go_on_from_a_checkpoint_that_all_of_them_have(finished, tmp_path):
-    """As on two machines with disks of their own, of which one has not finished its last save."""
+@pytest.mark.parametrize("broken", ["lost", "damaged"])
+def test_all_processes_go_on_from_a_checkpoint_that_all_of_them_have(finished, tmp_path, broken):
+    """As on two machines with disks of their own: one has not finished its last save, or what it saved was damaged."""
     shutil.copytree(finished.output, tmp_path / "other")
-    (tmp_path / "other" / "checkpoint-7" / "optimizer.pt").unlink()
+    if broken == "lost":
+        (tmp_path / "other" / "checkpoint-7" / "optimizer.pt").unlink()
+    else:
+        flip_a_bit(finished.output / "checkpoint-7" / "optimizer.pt")
     folders = (finished.output, tmp_path / "other")
     assert finished_processes(answer_checkpoint, finished, folders) == [0, 0]
     assert {(folder / "answer").read_text() for folder in folders} == {"checkpoint-6"}

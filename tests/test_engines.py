@@ -234,7 +234,18 @@ def test_what_is_trained_moves_and_nothing_else(alone, ddp):
     assert_trained_moved(ddp["lora"])
 
 
+def assert_goes_on(folder: Path):
+    """What a continued run tells is what the whole one does, and its settings are taken for the same ones."""
+    runs = [folder / name for name in ("lora", "resumed")]
+    losses = [json.loads((run / "train_results.json").read_text())["train_loss"] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    manifests = [json.loads((run / f"checkpoint-{STEPS}" / "checkpoint.json").read_text()) for run in runs]
+    assert manifests[0]["course"] == manifests[1]["course"]
+    assert manifests[0]["totals"]["logged_step"] == manifests[1]["totals"]["logged_step"] == STEPS
+
+
 def test_two_processes_go_on_from_their_checkpoint(workplace, ddp):
+    assert_goes_on(workplace / "ddp")
     assert_adapter_alone(workplace / "ddp" / "lora" / f"checkpoint-{SAVED}", ddp["lora"]["trained"])
     assert ddp["resumed"]["losses"] == pytest.approx(ddp["lora"]["losses"][SAVED:], abs=1e-6)
     assert len(ddp["resumed"]["losses"]) == STEPS - SAVED
@@ -263,6 +274,7 @@ def test_a_checkpoint_of_zero_is_an_adapter_that_loads_and_goes_on(zero, ddp, wo
     assert LavcapForConditionalGeneration.from_pretrained(checkpoint).peft_config
     assert_same_course(records["resumed"], records["lora"], 2, "DEEPSPEED")
     assert len(records["resumed"]["losses"]) == STEPS - SAVED
+    assert_goes_on(folder)
 
 
 @needs_deepspeed
