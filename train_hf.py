@@ -174,10 +174,11 @@ def check_optimizer(args: TrainingArguments, model: torch.nn.Module):
 
 
 def use_cpu_cores(args: TrainingArguments):
-    """`accelerate launch` leaves a CPU process one thread; give it its share of the cores."""
+    """`accelerate launch` leaves a CPU process one thread; give it its share of the cores, and pin no memory."""
     if args.device.type == "cpu":
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // processes))
+        args.dataloader_pin_memory = False  # torch would warn at every loader
 
 
 def build_augmentation(args: AugmentationArguments) -> Augmentation:

@@ -109,6 +109,7 @@ def launch(*arguments: object) -> subprocess.CompletedProcess:
 def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
     trained = launch(recipe)
     assert trained.returncode == 0, trained.stderr[-2000:]
+    assert "pin_memory" not in trained.stderr
     model = tmp_path / "run"
     for name in ("modeling_lavcap.py", "processing_lavcap.py", "media_lavcap.py", "configuration_lavcap.py"):
         assert (model / name).is_file()
