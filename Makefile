@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file configs/accelerate/one_process.yaml
 
 # Commands of the pages and scores by Java, on which the versions of the libraries have no bearing.
-ONCE := --ignore tests/test_documentation.py --ignore tests/test_java_metrics.py
+ONCE := --ignore tests/commands/test_documentation.py --ignore tests/evaluation/test_java_metrics.py
 REHEARSAL := .cache/rehearsal
 REHEARSED := configs/toy.yaml --tokenizer_name $(REHEARSAL)/raw/tokenizer --per_device_train_batch_size 4 \
 	--eval_strategy no --max_new_tokens 8 --num_beams 2

@@ -23,10 +23,10 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 
 try:  # inside a package: the Hub's module cache
-    from .adapters_lavcap import LavcapAdapterMixin
+    from .adapters_captioning import LavcapAdapterMixin
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
-    from .generation_lavcap import LavcapGenerationMixin, has_clips
-    from .parts_lavcap import (
+    from .generation_captioning import LavcapGenerationMixin, has_clips
+    from .parts_captioning import (
         KEPT_IN_FLOAT32,
         as_dtype,
         cast,
@@ -37,13 +37,13 @@ try:  # inside a package: the Hub's module cache
         read_ced,
         released_decoding,
     )
-    from .transport_lavcap import alignment_loss, at_least_float32, log_sinkhorn
-    from .weights_lavcap import WeightsError, fit_time_positions, load_strictly
+    from .transport_captioning import alignment_loss, at_least_float32, log_sinkhorn
+    from .weights_captioning import WeightsError, fit_time_positions, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from adapters_lavcap import LavcapAdapterMixin
+    from adapters_captioning import LavcapAdapterMixin
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
-    from generation_lavcap import LavcapGenerationMixin, has_clips
-    from parts_lavcap import (
+    from generation_captioning import LavcapGenerationMixin, has_clips
+    from parts_captioning import (
         KEPT_IN_FLOAT32,
         as_dtype,
         cast,
@@ -54,8 +54,8 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         read_ced,
         released_decoding,
     )
-    from transport_lavcap import alignment_loss, at_least_float32, log_sinkhorn
-    from weights_lavcap import WeightsError, fit_time_positions, load_strictly
+    from transport_captioning import alignment_loss, at_least_float32, log_sinkhorn
+    from weights_captioning import WeightsError, fit_time_positions, load_strictly
 
 # After the configuration, which has looked at the version: an older Transformers lacks them.
 from transformers import initialization as init

@@ -13,19 +13,19 @@ from transformers.utils import logging
 
 
 try:  # inside a package: the Hub's module cache
-    from .chat_lavcap import CHAT_TEMPLATE, PROMPT, clips_of
+    from .chat_captioning import CHAT_TEMPLATE, PROMPT, clips_of
     from .configuration_lavcap import SINGLE_MODALITIES
-    from .feature_extraction_lavcap import LavcapFeatureExtractor
-    from .inputs_lavcap import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
-    from .media_lavcap import Clip, read_clip, resample, to_mono
-    from .options_lavcap import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
+    from .feature_extraction_captioning import LavcapFeatureExtractor
+    from .inputs_captioning import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
+    from .media_captioning import Clip, read_clip, resample, to_mono
+    from .options_captioning import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from chat_lavcap import CHAT_TEMPLATE, PROMPT, clips_of
+    from chat_captioning import CHAT_TEMPLATE, PROMPT, clips_of
     from configuration_lavcap import SINGLE_MODALITIES
-    from feature_extraction_lavcap import LavcapFeatureExtractor
-    from inputs_lavcap import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
-    from media_lavcap import Clip, read_clip, resample, to_mono
-    from options_lavcap import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
+    from feature_extraction_captioning import LavcapFeatureExtractor
+    from inputs_captioning import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
+    from media_captioning import Clip, read_clip, resample, to_mono
+    from options_captioning import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
 
 
 logger = logging.get_logger(__name__)

@@ -1,6 +1,6 @@
 """Packaging of LAVCap for Transformers: the flat model files, the training script and the `lavcap` package."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 
 setup(
@@ -9,24 +9,24 @@ setup(
     description="LAVCap, an LLM-based audio-visual captioner aligned by optimal transport, for Transformers",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["lavcap"],
-    package_data={"lavcap": ["audiocaps_test_ids.txt"]},
+    packages=find_packages(include=["lavcap", "lavcap.*"]),
+    package_data={"lavcap.data": ["audiocaps_test_ids.txt"]},
     data_files=[("share/lavcap", ["model_card.md"])],
     py_modules=[
-        "adapters_lavcap",
-        "chat_lavcap",
+        "adapters_captioning",
+        "chat_captioning",
         "configuration_lavcap",
-        "feature_extraction_lavcap",
-        "generation_lavcap",
-        "inputs_lavcap",
-        "media_lavcap",
+        "feature_extraction_captioning",
+        "generation_captioning",
+        "inputs_captioning",
+        "media_captioning",
         "modeling_lavcap",
-        "options_lavcap",
-        "parts_lavcap",
+        "options_captioning",
+        "parts_captioning",
         "processing_lavcap",
         "train_hf",
-        "transport_lavcap",
-        "weights_lavcap",
+        "transport_captioning",
+        "weights_captioning",
     ],
     install_requires=[
         "torch>=2.6",

@@ -28,23 +28,23 @@ from pathlib import Path
 import torch
 from transformers import ProgressCallback, Seq2SeqTrainingArguments, Trainer, set_seed
 
-from lavcap.augmentation import RELEASED_INSTRUCTIONS, Augmentation
-from lavcap.broken_clips import TrainingStopped
-from lavcap.checkpoints import CheckpointError, find_checkpoint
-from lavcap.cli import errors_in_one_line
-from lavcap.collation import EvaluationCollator, TrainingCollator, stored_width
-from lavcap.engines import whole_weights
-from lavcap.hub_trainer import check_hub_options, open_hub
-from lavcap.model_card import training_settings
-from lavcap.monitoring import MonitoringArguments, check_monitoring, early_stopping
-from lavcap.progress import TrainingProgress
-from lavcap.recipe import parse_recipe
-from lavcap.trainable import num_trained, trainable_table
-from lavcap.trainer import LavcapTrainer, TrainingNote
-from lavcap.training_data import DataArguments, as_model_inputs, inherited_note, load_rows, stored_example
-from lavcap.training_model import ModelArguments, build_model, check_checkpoint, plain
-from lavcap.validation import SampleCaptions, ValidationScores
-from media_lavcap import MediaError
+from lavcap.commands import errors_in_one_line
+from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
+from lavcap.data.collation import EvaluationCollator, TrainingCollator, stored_width
+from lavcap.models.building import ModelArguments, build_model, check_checkpoint, plain
+from lavcap.models.lora import num_trained, trainable_table
+from lavcap.publishing.card import training_settings
+from lavcap.training.broken_clips import TrainingStopped
+from lavcap.training.checkpoints import CheckpointError, find_checkpoint
+from lavcap.training.data import DataArguments, as_model_inputs, inherited_note, load_rows, stored_example
+from lavcap.training.distributed import whole_weights
+from lavcap.training.in_training_evaluation import SampleCaptions, ValidationScores
+from lavcap.training.meter import MonitoringArguments, check_monitoring, early_stopping
+from lavcap.training.progress import TrainingProgress
+from lavcap.training.publisher import check_hub_options, open_hub
+from lavcap.training.recipe import parse_recipe
+from lavcap.training.trainer import LavcapTrainer, TrainingNote
+from media_captioning import MediaError
 
 
 @dataclass

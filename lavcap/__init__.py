@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from configuration_lavcap import LavcapAudioConfig, LavcapConfig
-from media_lavcap import MediaError
+from media_captioning import MediaError
 from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
 from processing_lavcap import LavcapFeatureExtractor, LavcapProcessor
 

@@ -25,12 +25,12 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.utils import logging
 
 from configuration_lavcap import CLIP_VIT_L_14, LavcapConfig
-from lavcap.captioning import choose_device, device_name
-from lavcap.cli import Parser, errors_in_one_line, positive
-from lavcap.clips import ClipDataset
-from lavcap.data import load_split
-from lavcap.streaming import ClipStream, find_shards
-from lavcap.toy_dataset import train_tokenizer
+from lavcap.commands import Parser, errors_in_one_line, positive
+from lavcap.data.dataset import ClipDataset
+from lavcap.data.splits import load_split
+from lavcap.data.streaming import ClipStream, find_shards
+from lavcap.models.captioning import choose_device, device_name
+from lavcap.toy.dataset import train_tokenizer
 from processing_lavcap import LavcapProcessor
 
 

@@ -21,12 +21,12 @@ import yaml
 from torch import nn
 
 from configuration_lavcap import LavcapConfig
-from lavcap.captioning import choose_device, device_name
-from lavcap.cli import Parser, errors_in_one_line, positive
-from lavcap.monitoring import peak_memory
-from lavcap.trainable import add_lora, num_trained
+from lavcap.commands import Parser, errors_in_one_line, positive
+from lavcap.models.captioning import choose_device, device_name
+from lavcap.models.lora import add_lora, num_trained
+from lavcap.training.meter import peak_memory
 from modeling_lavcap import LavcapForConditionalGeneration
-from parts_lavcap import as_dtype, cast
+from parts_captioning import as_dtype, cast
 
 
 CAPTION_TOKENS, PROMPT_TOKENS = 20, 24

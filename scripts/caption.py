@@ -15,9 +15,9 @@ import json
 import sys
 from pathlib import Path
 
-from lavcap.captioning import caption_features, generation_options, in_batches, list_clips, load_model
-from lavcap.cli import Parser, errors_in_one_line, positive
-from media_lavcap import Clip, MediaError
+from lavcap.commands import Parser, errors_in_one_line, positive
+from lavcap.models.captioning import caption_features, generation_options, in_batches, list_clips, load_model
+from media_captioning import Clip, MediaError
 
 
 def main() -> int:

@@ -15,9 +15,9 @@ import sys
 
 import torch
 
-from lavcap.cli import Parser, check_new_folder, errors_in_one_line
-from lavcap.conversion import Sources, convert
-from lavcap.released_options import ReleasedOptions
+from lavcap.commands import Parser, check_new_folder, errors_in_one_line
+from lavcap.conversion.lavcap import Sources, convert
+from lavcap.conversion.lavcap_options import ReleasedOptions
 
 
 DTYPES = ("float32", "bfloat16", "float16")

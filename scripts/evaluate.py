@@ -19,21 +19,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lavcap.captioning import check_model_name, generation_options, load_model
-from lavcap.cli import Parser, check_new_folder, errors_in_one_line, listed, not_negative, positive
-from lavcap.clips import ClipDataset
-from lavcap.data import check_media, read_split
-from lavcap.evaluation import (
+from lavcap.commands import Parser, check_new_folder, errors_in_one_line, listed, not_negative, positive
+from lavcap.data.dataset import ClipDataset
+from lavcap.data.manifest import read_facts, take_rows
+from lavcap.data.precomputed_features import check_features_fit
+from lavcap.data.splits import check_media, read_split
+from lavcap.evaluation.metrics import METRICS, unavailable_metrics
+from lavcap.evaluation.predict import (
     MODALITIES,
     OTHER_VIDEO,
     decoding_settings,
     predict,
     usable_modalities,
 )
-from lavcap.manifest import read_facts, take_rows
-from lavcap.metrics import METRICS, unavailable_metrics
-from lavcap.predictions import Prediction, by_modality, check_references, read_predictions, read_references
-from lavcap.results import (
+from lavcap.evaluation.predictions import Prediction, by_modality, check_references, read_predictions, read_references
+from lavcap.evaluation.results import (
     TEST_MARKS,
     compare_sets,
     describe_references,
@@ -47,11 +47,11 @@ from lavcap.results import (
     with_main_set,
     write_results,
 )
-from lavcap.significance import SEED
-from lavcap.tokenization import tokenize_caption
-from lavcap.training_data import read_note, stored_example
-from lavcap.visual_features import check_features_fit
-from lavcap.weight_files import fingerprint
+from lavcap.evaluation.significance import SEED
+from lavcap.evaluation.tokenization import tokenize_caption
+from lavcap.models.captioning import check_model_name, generation_options, load_model
+from lavcap.models.weight_files import fingerprint
+from lavcap.training.data import read_note, stored_example
 
 
 CHECKPOINT_OPTIONS = (

@@ -19,14 +19,20 @@ from tqdm.auto import tqdm
 from transformers import CLIPVisionModelWithProjection
 
 from configuration_lavcap import LavcapConfig
-from lavcap.captioning import check_name, choose_device, load_model
-from lavcap.cli import Parser, errors_in_one_line, positive
-from lavcap.clips import as_file
-from lavcap.data import read_split
-from lavcap.manifest import FRAME_SAMPLER, read_facts
-from lavcap.visual_features import FeatureFacts, extract_features, stored_features_of, tower_name, weights_digest
-from media_lavcap import read_images
-from parts_lavcap import find_file, load_part, published_name, read_json
+from lavcap.commands import Parser, errors_in_one_line, positive
+from lavcap.data.dataset import as_file
+from lavcap.data.manifest import FRAME_SAMPLER, read_facts
+from lavcap.data.precomputed_features import (
+    FeatureFacts,
+    extract_features,
+    stored_features_of,
+    tower_name,
+    weights_digest,
+)
+from lavcap.data.splits import read_split
+from lavcap.models.captioning import check_name, choose_device, load_model
+from media_captioning import read_images
+from parts_captioning import find_file, load_part, published_name, read_json
 from processing_lavcap import clip_image_processor
 
 

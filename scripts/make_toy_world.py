@@ -5,7 +5,7 @@
     python scripts/make_toy_world.py --raw --output outputs/raw
 
 The folder has AudioCaps' layout; with --raw it holds what people have of AudioCaps, csv files and a folder of films,
-which scripts/prepare_audiocaps.py takes. lavcap/toy_world.py says what happens in a clip. The output folder must be
+which scripts/prepare_audiocaps.py takes. lavcap/toy/world.py says what happens in a clip. The output folder must be
 absent or empty and appears under its name only when it is complete.
 """
 
@@ -13,8 +13,8 @@ import os
 import sys
 import time
 
-from lavcap.cli import Parser, errors_in_one_line
-from lavcap.toy_dataset import write_raw_world, write_toy_world
+from lavcap.commands import Parser, errors_in_one_line
+from lavcap.toy.dataset import write_raw_world, write_toy_world
 
 
 def main() -> int:

@@ -9,8 +9,8 @@ of the adapter on its base; if they differ by more than rounding, nothing is lef
 
 import sys
 
-from lavcap.cli import Parser, errors_in_one_line
-from lavcap.merging import merge_adapter
+from lavcap.commands import Parser, errors_in_one_line
+from lavcap.models.merging import merge_adapter
 
 
 def main():

@@ -31,19 +31,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavcap.cli import Parser, errors_in_one_line, positive
+from lavcap.commands import Parser, errors_in_one_line, positive
 
 
 if TYPE_CHECKING:
-    from lavcap.sources import Source
+    from lavcap.preparation.sources import Source
 
 
 def main() -> int:
     args = _parse()
     with errors_in_one_line():
         # Imported here because worker processes import this module and need none of it.
-        from lavcap.cutting import Settings
-        from lavcap.preparation import Policy, prepare
+        from lavcap.preparation.cutting import Settings
+        from lavcap.preparation.preparation import Policy, prepare
 
         source = _read_source(args)
         print(f"{len(source.clips):,} clips in {source.name}", file=sys.stderr)
@@ -110,7 +110,7 @@ def _check(parser: Parser, args: argparse.Namespace):
 
 
 def _read_source(args: argparse.Namespace) -> "Source":
-    from lavcap.sources import Reading, from_dataset, from_files, from_layout
+    from lavcap.preparation.sources import Reading, from_dataset, from_files, from_layout
 
     reading = Reading(args.window, dict(args.column), args.skip_bad_rows)
     if args.annotations:

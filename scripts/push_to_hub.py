@@ -13,9 +13,9 @@ was not written by this command. Log in first by `hf auth login`, or set HF_TOKE
 import argparse
 import sys
 
-from lavcap.cli import Parser, errors_in_one_line
-from lavcap.hub_upload import check_branch, check_metadata, check_repo_id, upload
-from lavcap.publishing import Files, Publication, collect_files, size_of, write_files
+from lavcap.commands import Parser, errors_in_one_line
+from lavcap.publishing.files import Files, Publication, collect_files, size_of, write_files
+from lavcap.publishing.upload import check_branch, check_metadata, check_repo_id, upload
 
 
 def main() -> int:

@@ -8,8 +8,8 @@ r"""Write the report of a run on the toy world: report.md, loss_curve.png and tr
 import sys
 from pathlib import Path
 
-from lavcap.cli import Parser, errors_in_one_line
-from lavcap.report import write_report
+from lavcap.commands import Parser, errors_in_one_line
+from lavcap.toy.report import write_report
 
 
 def main() -> int:

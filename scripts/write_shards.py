@@ -13,11 +13,11 @@ from dataclasses import asdict
 
 from tqdm.auto import tqdm
 
-from lavcap.cli import Parser, errors_in_one_line, positive
-from lavcap.data import load_split
-from lavcap.manifest import read_facts
-from lavcap.streaming import write_shards
-from lavcap.visual_features import feature_facts
+from lavcap.commands import Parser, errors_in_one_line, positive
+from lavcap.data.manifest import read_facts
+from lavcap.data.precomputed_features import feature_facts
+from lavcap.data.splits import load_split
+from lavcap.data.streaming import write_shards
 
 
 def main() -> int:

@@ -14,12 +14,15 @@ import pytest
 import torch
 
 from configuration_lavcap import LavcapConfig
-from lavcap.toy_dataset import train_tokenizer, write_toy_world
+from lavcap.toy.dataset import train_tokenizer, write_toy_world
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
 
 ROOT = Path(__file__).resolve().parent.parent
+FLAT_FILES = sorted(
+    path for kind in ("lavcap", "captioning") for path in ROOT.glob(f"*_{kind}.py")
+)  # travel to the Hub
 
 # Transformers' own tests are there once `make contract` has fetched them.
 collect_ignore_glob = [] if library_tests.FOLDER.is_dir() else ["contract/*"]

@@ -2,7 +2,7 @@
 
 MODEL = {
     "test_generation_tester_mixin_inheritance": (
-        "the source distribution leaves the generation mixin out; tests/test_generation.py has its substance"
+        "the source distribution leaves the generation mixin out; tests/flat/test_generation.py has its substance"
     ),
     "test_model_base_model_prefix": (
         "there is no headless LAVCap: the language model is kept whole, because some heads have biases or soft caps"
@@ -26,7 +26,7 @@ AUDIO_TOWER = {
 _BOTH = "passes a still picture and a video for one clip, which is refused: the picture would be a frame of the video"
 PROCESSOR = {
     "test_image_processor_defaults": "looks for pixel_values: frames come out as pixel_values_videos",
-    "test_apply_chat_template_video_frame_sampling": "downloads a video; tests/test_chat_lavcap.py has one",
+    "test_apply_chat_template_video_frame_sampling": "downloads a video; tests/flat/test_chat_captioning.py has one",
     "test_model_input_names": _BOTH,
     "test_flat_kwarg_applied_when_modality_dict_lacks_it": _BOTH,
     "test_processor_text_has_no_visual": "passes a clip with neither sound nor picture, which is refused",

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import CLIPImageProcessorPil
 
 import lavcap  # noqa: F401, for the Auto classes
-from lavcap.toy_dataset import train_tokenizer
+from lavcap.toy.dataset import train_tokenizer
 from processing_lavcap import LavcapFeatureExtractor, LavcapProcessor
 
 

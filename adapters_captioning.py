@@ -1,0 +1,370 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Adapters: whether one belongs to a base, and models whose folder holds nothing but what was trained."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import is_peft_available
+
+
+try:  # inside a package: the Hub's module cache
+    from .parts_captioning import HUB_OPTIONS, find_file, hub_options, quantized_language_model, read_json
+    from .weights_captioning import FOLDER_FILES, WeightsError, check_values, listed, read_weights
+except ImportError:  # as a plain module: a clone, or after `pip install`
+    from parts_captioning import HUB_OPTIONS, find_file, hub_options, quantized_language_model, read_json
+    from weights_captioning import FOLDER_FILES, WeightsError, check_values, listed, read_weights
+
+
+ADAPTER_SETTINGS = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PARTS = ("text", "audio", "vision")
+ASSEMBLY_OPTIONS = ("attn_implementation", "device_map", "quantization_config")
+MOVED = "Where its base has moved, write the place into base_model_name_or_path of adapter_config.json."
+# Ways in which LoRA may begin that leave the weights below as they are; the others rest on a changed base, which no
+# adapter holds.
+PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
+OF_THE_ADAPTER = ("config", "revision", "subfolder", "_commit_hash")  # which its base does not share
+# Options of `from_pretrained` that ask nothing of a model that is assembled.
+IDLE_OPTIONS = frozenset(
+    {*HUB_OPTIONS, "force_download", "low_cpu_mem_usage", "proxies", "state_dict", "trust_remote_code"}
+    | {"use_safetensors", "variant", "weights_only", "_commit_hash", "_from_auto"}
+)
+
+
+class LavcapAdapterMixin:
+    """Loading and saving of a model whose weights are those of published parts and an adapter on them.
+
+    The folder of such a model holds the adapter with the projection and the scale of the alignment, the configuration
+    and the code; `config.base_parts` tells where the parts are.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *args,
+        text: str | Path | PreTrainedModel | None = None,
+        audio: str | Path | PreTrainedModel | None = None,
+        vision: str | Path | PreTrainedModel | None = None,
+        **kwargs,
+    ):
+        """As [`PreTrainedModel.from_pretrained`]; a folder with an adapter is never loaded without its adapter.
+
+        An adapter alone is put on the base that its `adapter_config.json` names; where that names none, or the
+        folder itself, on the parts that its configuration names.
+
+        Args:
+            text, audio, vision: where a part of an adapter's base is, if not where the configuration says.
+            kwargs: a `quantization_config` concerns the layers of the language model alone, unless it names what it
+                spares.
+
+        Raises:
+            WeightsError: the adapter was trained on another language model; both names are in the message.
+        """
+        parts = _given(text=text, audio=audio, vision=vision)
+        name = pretrained_model_name_or_path
+        settings = find_file(name, ADAPTER_SETTINGS, kwargs)
+        if settings is not None and not is_peft_available():
+            raise ImportError(
+                f"{name} holds a LoRA adapter, which needs PEFT: pip install peft. Without it the captions would be "
+                "those of the untrained base model."
+            )
+        if settings is not None and not holds_weights(name, kwargs):
+            return cls._from_adapter(name, read_json(settings).get("base_model_name_or_path"), args, parts, kwargs)
+        if parts:
+            raise ValueError(
+                f"Got {' and '.join(parts)} for {name}, which holds all its weights; leave that out, or assemble a "
+                "model of parts with from_parts."
+            )
+        if kwargs.get("quantization_config") is not None and name is not None:
+            config = kwargs.get("config") or cls.config_class.from_pretrained(name, **hub_options(kwargs))
+            kwargs["quantization_config"] = quantized_language_model(kwargs["quantization_config"], config)
+        return super().from_pretrained(name, *args, **kwargs)
+
+    @classmethod
+    def _from_adapter(cls, name: str | Path, base: str | None, args: tuple, parts: dict[str, Any], kwargs: dict):
+        """A folder that holds an adapter and no weights of its own."""
+        hub = hub_options(kwargs)
+        adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
+        # An Auto class calls with the base that an adapter names, which may be an adapter that was trained on.
+        adapter = adapter_kwargs.pop("_adapter_model_path", None) or name
+        model = cls._base_of_adapter(name, base, args, parts, kwargs)
+        options = adapter_kwargs if adapter != name else hub | adapter_kwargs
+        if Path(adapter).is_dir():  # Transformers 5.5.4 looks for the weights of an adapter beside a subfolder
+            adapter = Path(adapter) / options.pop("subfolder", "")
+        model.load_adapter(str(adapter), adapter_kwargs=options)
+        return model.eval()
+
+    @classmethod
+    def base_of_adapter(cls, name: str | Path, *args, **kwargs):
+        """The model that an adapter was trained on, without the adapter; arguments as of `from_pretrained`.
+
+        Raises:
+            WeightsError: adapter and base share a repository on the Hub; as a local folder they do.
+        """
+        if holds_weights(name, kwargs):
+            if not Path(name).is_dir():
+                raise WeightsError(f"{name}: holds a base and an adapter, expected a local folder; download it first.")
+            config = cls.config_class.from_pretrained(name)
+            # The library would load the adapter, too.
+            model = cls.from_pretrained(None, *args, config=config, state_dict=read_weights(name), **kwargs)
+            model.generation_config = GenerationConfig.from_pretrained(name)
+            return model
+        parts = _given(**{part: kwargs.pop(part, None) for part in PARTS})
+        base = read_json(find_file(name, ADAPTER_SETTINGS, kwargs)).get("base_model_name_or_path")
+        return cls._base_of_adapter(name, base, args, parts, kwargs)
+
+    @classmethod
+    def _base_of_adapter(cls, name: str | Path, base: str | None, args: tuple, parts: dict[str, Any], kwargs: dict):
+        hub = hub_options(kwargs)
+        is_assembled = base in (None, "", str(name))
+        if parts and not is_assembled:
+            given = ", ".join(parts)
+            raise WeightsError(f"{name}: got {given} for an adapter of {base}, which is a whole LAVCap. {MOVED}")
+        if is_assembled:
+            config = kwargs.pop("config", None) or cls.config_class.from_pretrained(name, **hub)
+            model = cls._from_base_parts(name, config, parts, kwargs)
+        else:
+            kwargs = {option: value for option, value in kwargs.items() if option not in OF_THE_ADAPTER}
+            try:
+                has_adapter = find_file(base, ADAPTER_SETTINGS, kwargs) is not None  # of its own, not the one wanted
+                model = (cls.base_of_adapter if has_adapter else cls.from_pretrained)(base, *args, **kwargs)
+            except OSError as error:
+                raise OSError(f"{name}: its base {base} cannot be loaded ({error}). {MOVED}") from error
+        if find_file(name, "generation_config.json", hub) is not None:
+            model.generation_config = GenerationConfig.from_pretrained(name, **hub)
+        return model
+
+    @classmethod
+    def _from_base_parts(cls, name: str | Path, config: PreTrainedConfig, given: dict[str, Any], kwargs: dict):
+        kwargs = {option: value for option, value in kwargs.items() if option not in IDLE_OPTIONS}
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None)
+        options = {option: kwargs.pop(option) for option in ASSEMBLY_OPTIONS if option in kwargs}
+        if kwargs:
+            raise TypeError(f"Got unknown options for {name}, the adapter of assembled parts: {', '.join(kwargs)}.")
+        parts = _given(**config.base_parts or {}) | given
+        if "text" not in parts:
+            raise WeightsError(
+                f"{name}: holds an adapter and does not tell where its language model "
+                f"({config.text_model_name or 'without a name'}) is; pass text, and audio and vision with it."
+            )
+        try:
+            return cls.from_parts(
+                **parts,
+                dtype=config.dtype if dtype in (None, "auto") else dtype,
+                **options,
+                **_options_of(config, has_vision="vision" in parts),
+            )
+        except OSError as error:
+            raise OSError(
+                f"{name}: its base is assembled of {', '.join(f'{part}={path}' for part, path in parts.items())}, and "
+                f"one of these cannot be loaded ({error}). Pass text, audio or vision to say where a part is."
+            ) from error
+
+    def load_adapter(self, peft_model_id: str | Path | None = None, adapter_name: str | None = None, *args, **kwargs):
+        """As [`PreTrainedModel.load_adapter`], after a look whether the adapter was trained on this base.
+
+        Raises:
+            WeightsError: its language model or towers were others, by name, vocabulary, width or shapes.
+        """
+        if peft_model_id is not None and kwargs.get("adapter_state_dict") is None:
+            options = kwargs | (kwargs.get("adapter_kwargs") or {})
+            kwargs["adapter_state_dict"] = read_adapter(self, peft_model_id, adapter_name or "default", options)
+        report = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
+        if kwargs.get("adapter_state_dict") is not None and peft_model_id is not None:
+            put_adapter(self, kwargs["adapter_state_dict"], peft_model_id, adapter_name or "default")
+        if self.name_or_path:  # so that it is saved with the base that it is on, wherever it was made
+            for adapter in self.peft_config.values():
+                adapter.base_model_name_or_path = self.name_or_path
+        return report
+
+    def save_pretrained(self, save_directory: str | Path, *args, **kwargs):
+        """As [`PreTrainedModel.save_pretrained`], with the configuration beside an adapter, which tells its base."""
+        if getattr(self, "_hf_peft_config_loaded", False):
+            super().save_pretrained(save_directory, *args, **kwargs)
+            if kwargs.get("is_main_process", True):
+                self.config.save_pretrained(save_directory)
+            return
+        parts, self.config.base_parts = self.config.base_parts, None  # weights that are saved whole need none
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.config.base_parts = parts
+
+
+def holds_weights(name: str | Path, options: dict) -> bool:
+    """Whether a folder or a repository holds weights of a whole model; options as of `from_pretrained`."""
+    return any(find_file(name, file, options) is not None for file in FOLDER_FILES)
+
+
+def _options_of(config: PreTrainedConfig, has_vision: bool) -> dict[str, Any]:
+    """What `from_parts` must be told to build the model of a configuration, beside its parts."""
+    own = _own_fields(config)
+    # The names are those of what is loaded: that they are the right ones is checked with the adapter.
+    own -= {"text_config", "text_model_name", "text_model_vocab_size", "text_model_hidden_size", "base_parts"}
+    own -= {"audio_config", "has_vision_tower", *({"vision_config", "vision_model_name"} if has_vision else ())}
+    tower = config.audio_config
+    return {name: getattr(config, name) for name in sorted(own)} | {
+        "audio_config": {name: getattr(tower, name) for name in sorted(_own_fields(tower))}
+    }
+
+
+def _own_fields(config: PreTrainedConfig) -> set[str]:
+    """Fields of a configuration that not every configuration has."""
+    names, common = ({field.name for field in dataclasses.fields(kind)} for kind in (config, PreTrainedConfig))
+    return names - common
+
+
+def _given(**parts: Any) -> dict[str, Any]:
+    """Those of some parts that there are."""
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def read_adapter(
+    model: PreTrainedModel, name: str | Path, adapter: str, options: dict
+) -> dict[str, torch.Tensor] | None:
+    """Weights of a PEFT adapter that was trained on this base; `None` where they are in no safetensors file.
+
+    Args:
+        model: that shall take the adapter.
+        name: folder or Hub repository of the adapter.
+        adapter: what the adapter will be called.
+        options: of `from_pretrained`, such as `revision`.
+
+    Returns:
+        Tensors under the names that every release of Transformers finds in the model: without PEFT's prefix, and
+        whole modules where PEFT puts them beside the original.
+
+    Raises:
+        WeightsError: another language model by name, vocabulary or width, as the LAVCap configuration beside the
+            adapter tells it, or that of the folder that it names as its base; a layer that the model lacks, or one of
+            another size; LoRA that rests on a changed base, as PiSSA does.
+    """
+    settings = read_json(find_file(name, ADAPTER_SETTINGS, options))
+    _check_beginning(name, settings)
+    theirs = read_json(find_file(name, "config.json", options))
+    if not theirs:  # PEFT writes no configuration beside its adapters, but says which base they were trained on
+        base = settings.get("base_model_name_or_path")
+        theirs = read_json(find_file(base, "config.json", {})) if base and Path(base).exists() else {}
+    check_base(model.config, name, theirs)
+    file = find_file(name, ADAPTER_WEIGHTS, options)
+    if file is None:
+        if find_file(name, "adapter_model.bin", options) is None:
+            raise WeightsError(f"{name}: holds no {ADAPTER_WEIGHTS} beside its {ADAPTER_SETTINGS}; copy it there.")
+        return None
+    tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in read_weights(file).items()}
+    check_values(tensors)
+    whole = tuple(f".{module}" for module in settings.get("modules_to_save") or ())
+    _check_shapes(model, tensors, whole)
+    return {_name_in_model(key, whole, adapter): tensor for key, tensor in tensors.items()}
+
+
+def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str | Path, adapter: str = "default"):
+    """Give an adapter that a model has the tensors of its file, in their own dtype: on a base in bfloat16 too.
+
+    Args:
+        tensors: from [`read_adapter`].
+
+    Raises:
+        WeightsError: the file lacks some; they would be what the adapter began with, or drawn.
+    """
+    own = re.compile(
+        rf"\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save)\.{re.escape(adapter)}(\.|$)"
+    )
+    # An image encoder that was put beside it for the stored features it was trained on has none, and needs none.
+    sees = any(place.startswith("vision_tower.") for place in tensors)
+    missing = []
+    for place, parameter in model.named_parameters():
+        if own.search(place):
+            place = place.removeprefix("base_model.model.")
+            key = place if place in tensors else place.replace(f".{adapter}", "", 1)
+            if key in tensors:
+                parameter.data = tensors[key].to(parameter.device)
+            elif sees or not key.startswith("vision_tower."):
+                missing.append(key)
+    if missing:
+        raise WeightsError(f"{name}: its {ADAPTER_WEIGHTS} is not whole." + listed("missing", missing))
+
+
+def _name_in_model(key: str, whole: tuple[str, ...], adapter: str) -> str:
+    """Name of a tensor of a module that the adapter holds whole, or of DoRA's magnitudes; other names stay."""
+    if key.endswith(".lora_magnitude_vector"):
+        return f"{key}.{adapter}.weight"
+    module = _whole_module(key, whole)
+    return key if module is None else f"{module}.modules_to_save.{adapter}{key.removeprefix(module)}"
+
+
+def _whole_module(key: str, whole: tuple[str, ...]) -> str | None:
+    """The module of a tensor that the adapter holds whole; `whole` are the ends of such names, with their dots."""
+    parts = key.split(".")
+    modules = (".".join(parts[:length]) for length in range(1, len(parts)))
+    return next((module for module in modules if whole and f".{module}".endswith(whole)), None)
+
+
+def check_base(config: PreTrainedConfig, name: str | Path, theirs: dict):
+    """Refuse an adapter whose configuration, `theirs`, tells of another language model than that of the base.
+
+    Raises:
+        WeightsError: by name, vocabulary or width, with both.
+    """
+    if theirs.get("model_type") != config.model_type:
+        return
+    base = theirs.get("text_model_name") or "its language model"
+    for field in ("text_model_hidden_size", "text_model_vocab_size"):
+        expected, got = theirs.get(field), getattr(config, field)
+        if expected not in (None, got):
+            raise WeightsError(
+                f"{name}: was trained on {base}, expected {field} {expected}, got {got} of "
+                f"{config.text_model_name or 'another language model'}."
+            )
+    expected, got = theirs.get("text_model_name"), config.text_model_name
+    if expected and got and Path(expected).name.lower() != Path(got).name.lower():
+        raise WeightsError(
+            f"{name}: was trained on another language model, expected {expected}, got {got}; load it on {expected}. "
+            f"Where that is the same model under another name, give the base text_model_name={expected!r}."
+        )
+
+
+def _check_beginning(name: str | Path, settings: dict):
+    """Refuse an adapter on weights that its making changed: a random decomposition cannot be repeated."""
+    beginning = settings.get("init_lora_weights", True)
+    beginning = beginning.lower() if isinstance(beginning, str) else beginning
+    if beginning not in PLAIN_BEGINNINGS or settings.get("kasa_config"):
+        field = "kasa_config" if beginning in PLAIN_BEGINNINGS else f"init_lora_weights {beginning!r}"
+        raise WeightsError(
+            f"{name}: its LoRA began with {field}, which changed the weights of its base, and it does not hold these. "
+            "Convert it where it was trained: PEFT's save_pretrained, with path_initial_model_for_weight_conversion."
+        )
+
+
+def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor], whole: tuple[str, ...]):
+    """Compare LoRA's matrices and whole modules with the model; of other tensors PEFT itself must judge."""
+    problems = []
+    for name, tensor in tensors.items():
+        lora = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.\w+)?(\.weight)?", name)
+        if lora is None and _whole_module(name, whole) is None:
+            continue
+        try:
+            layer = model.get_submodule(lora.group(1) if lora else name.rpartition(".")[0])
+        except AttributeError:
+            problems.append(f"{name}: the model has no such layer")
+            continue
+        if lora is None:
+            own = getattr(layer, name.rpartition(".")[2], None)
+            expected, got = tuple(tensor.shape), None if own is None else tuple(own.shape)
+        else:
+            side, axis = ("in_features", 1) if lora.group(3) == "A" else ("out_features", 0)
+            expected, got = tensor.shape[axis], getattr(layer, side, tensor.shape[axis])
+        if expected != got:
+            problems.append(f"{name}: expected {expected}, got {got}")
+    if problems:
+        raise WeightsError(
+            "The adapter was trained on another model: load the language model and the towers that it belongs to."
+            + listed("layers that do not fit", problems)
+        )

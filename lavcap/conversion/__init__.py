@@ -1,0 +1,1 @@
+"""Released checkpoints as `from_pretrained` folders, a family at a time."""

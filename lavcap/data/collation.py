@@ -1,0 +1,194 @@
+"""Batches of clips: with random changes for training, as they are for evaluation.
+
+Beside what the model takes, a batch holds the ids of its clips under `clip_ids`, and under `broken`, by id, why a clip
+of it cannot be read. A broken clip keeps its row, which counts for nothing: no modality, no label.
+"""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature
+
+from lavcap.data.augmentation import Augmentation
+from media_captioning import Clip
+from processing_lavcap import LavcapProcessor
+
+
+CLIP_IDS, BROKEN, REPEATED = "clip_ids", "broken", "repeated"
+FEATURES = {"audio": ("input_features",), "video": ("pixel_values_videos", "video_features")}
+
+
+class TrainingCollator:
+    """Batches with labels of clips that are changed at random, see [`Augmentation`].
+
+    Every batch holds every modality that the model takes, masked where a clip loses or lacks it: what runs depends
+    neither on a draw nor on the clips, so that all processes do the same. Every draw comes from the `seed` of its
+    clip, none from the state of the process.
+
+    Args:
+        processor: writes prompts and placeholders.
+        augmentation: what is drawn; default: nothing.
+        stored_width: width of the stored visual features, where the data set has some; default: it has pictures.
+    """
+
+    def __init__(
+        self, processor: LavcapProcessor, augmentation: Augmentation | None = None, stored_width: int | None = None
+    ):
+        self.processor = processor
+        self.augmentation = augmentation or Augmentation()
+        self.blanks = Blanks(processor, stored_width)
+        extractor = processor.feature_extractor
+        self.augmentation.check_fits(extractor.max_frames, extractor.feature_size)
+        self._masked_value = -extractor.mean / extractor.std
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> BatchFeature:
+        if items[0].get("skipped"):  # of a stream: the batch is thrown away, see `ClipStream.set_epoch`
+            return BatchFeature()
+        draws = [torch.Generator().manual_seed(item["seed"]) for item in items]
+        # Always drawn, in this order: one clip's lack of a modality must not shift what is drawn after it.
+        hidden = [self.augmentation.hidden_modality(draw) for draw in draws]
+        texts = [self.augmentation.instruction(draw) or self.processor.instruction for draw in draws]
+        features = [self._changed(item["features"], draw) for item, draw in zip(items, draws, strict=True)]
+        masks = {
+            f"{kind}_mask": [_shows(kind, item["features"], lost) for item, lost in zip(items, hidden, strict=True)]
+            for kind in self.processor.modalities
+        }
+        batch = self.processor.batch(
+            self.blanks.fill(features), text=texts, captions=[item["captions"][0] for item in items], **masks
+        )
+        return self.blanks.name_clips(batch, items)
+
+    def _changed(self, features: dict[str, torch.Tensor], draw: torch.Generator) -> dict[str, torch.Tensor]:
+        if "input_features" not in features:
+            return features
+        changed = self.augmentation.spectrum(features["input_features"], self._masked_value, draw)
+        return features | {"input_features": changed}
+
+
+class EvaluationCollator:
+    """Batches with labels for the loss, and the prompt alone, left-padded, for generation (`generation_*`).
+
+    Nothing is drawn: the instruction is the processor's, and the clip is whole. Modalities are as in training.
+
+    Args:
+        processor, stored_width: as of [`TrainingCollator`].
+    """
+
+    def __init__(self, processor: LavcapProcessor, stored_width: int | None = None):
+        self.processor = processor
+        self.blanks = Blanks(processor, stored_width)
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> BatchFeature:
+        masks = {
+            f"{kind}_mask": [_shows(kind, item["features"]) for item in items] for kind in self.processor.modalities
+        }
+        features = self.blanks.fill([item["features"] for item in items])
+        batch = self.processor.batch(features, captions=[item["captions"][0] for item in items], **masks)
+        prompt = self.processor.batch(features, **masks)
+        batch["generation_input_ids"] = prompt["input_ids"]
+        batch["generation_attention_mask"] = prompt["attention_mask"]
+        return self.blanks.name_clips(batch, items)
+
+
+class Blanks:
+    """What stands where a clip has nothing: in the place of a modality that it lacks, and of a clip that is broken.
+
+    Args:
+        processor, stored_width: as of [`TrainingCollator`].
+    """
+
+    def __init__(self, processor: LavcapProcessor, stored_width: int | None):
+        self.processor = processor
+        self.stored_width = stored_width
+
+    def fill(self, clips: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        """The clips with all that the model takes: another clip's in a gap, or zeros where no clip has it.
+
+        Zeros in each gap would move the statistics of BatchNorm more.
+        """
+        filling: dict[str, torch.Tensor] = {}
+        for clip in reversed(clips):
+            filling |= clip
+        for kind in self.processor.modalities:
+            if filling.keys().isdisjoint(FEATURES[kind]):
+                filling |= self._zeros[kind]
+        return [filling | clip for clip in clips]
+
+    def name_clips(self, batch: BatchFeature, items: Sequence[dict[str, Any]]) -> BatchFeature:
+        """Note which clips the batch is of and which of them are broken, and blank the rows of these.
+
+        So are rows that a stream has repeated, which are no clips of the batch.
+        """
+        rows = [row for row, item in enumerate(items) if not item["features"] or item.get(REPEATED)]
+        if rows:
+            blank(batch, torch.tensor(rows), self.processor)
+        clips = [item for item in items if not item.get(REPEATED)]
+        batch[CLIP_IDS] = [item["id"] for item in clips]
+        batch[BROKEN] = {item["id"]: self._reason(item) for item in clips if not item["features"]}
+        return batch
+
+    def _reason(self, item: dict[str, Any]) -> str:
+        return item.get(BROKEN) or f"has no {' and no '.join(self.processor.modalities)}, which the model takes"
+
+    @cached_property
+    def _zeros(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Zeros in the shape of a clip's features, by modality."""
+        processor = self.processor
+        silence = np.zeros(processor.feature_extractor.sampling_rate, np.float32)
+        black = np.zeros((processor.num_video_frames, 64, 64, 3), np.uint8)
+        shown = None if self.stored_width is not None else black
+        features = processor.clip_features(Clip(silence, shown, None))
+        if self.stored_width is not None:
+            features["video_features"] = torch.zeros(processor.num_video_frames, self.stored_width)
+        return {
+            kind: {name: torch.zeros_like(features[name]) for name in names if name in features}
+            for kind, names in FEATURES.items()
+        }
+
+
+def blank(batch: MutableMapping[str, Any], rows: torch.Tensor, processor: LavcapProcessor):
+    """Make rows of a batch count for nothing: padding, without a modality or a label.
+
+    One token of each is attended to: a softmax of nothing is NaN.
+
+    Args:
+        batch: of a collator, whose tensors are written to.
+        rows: their numbers, `(rows,)` int64.
+        processor: that made the batch.
+    """
+    for prefix, attended in (("", 0), ("generation_", -1)):
+        if f"{prefix}input_ids" in batch:
+            batch[f"{prefix}input_ids"][rows] = processor.pad_token_id
+            batch[f"{prefix}attention_mask"][rows] = 0
+            batch[f"{prefix}attention_mask"][rows, attended] = 1
+    labels = batch["labels"]
+    labels[rows] = -100
+    for kind in processor.modalities:
+        present = batch.get(f"{kind}_mask", torch.ones(len(labels), dtype=torch.bool, device=labels.device))
+        present[rows] = False
+        batch[f"{kind}_mask"] = present
+
+
+def stored_width(model, example: Any) -> int | None:
+    """What a model's collators are told of stored visual features, by those of one clip; `None`: it has pictures.
+
+    A model without a vision tower has no other way to see.
+    """
+    if example is None and model.vision_tower is not None:
+        return None
+    return model.config.vision_config.projection_dim
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch without what is said about its clips."""
+    return {name: value for name, value in batch.items() if name not in (CLIP_IDS, BROKEN)}
+
+
+def _shows(kind: str, features: Mapping[str, torch.Tensor], hidden: str | None = None) -> bool:
+    """Whether a row shows a modality; only a whole clip can lose one. That of a broken clip is blanked later."""
+    if len(features) == len(FEATURES) and hidden == kind:
+        return False
+    return not features or not features.keys().isdisjoint(FEATURES[kind])

@@ -1,0 +1,145 @@
+"""Clips as model features: what is read of the media of a row, and data sets of them."""
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from lavcap.data.manifest import DataError
+from lavcap.data.precomputed_features import read_stored_features
+from media_captioning import Clip, MediaError, StoredFile, read_images
+from processing_lavcap import LavcapProcessor
+
+
+class ClipDataset(torch.utils.data.Dataset):
+    """Clips as model features: `{"id", "captions", "features", "seed"}` per row.
+
+    Args:
+        rows: from [`load_split`].
+        processor: turns media into features.
+        cache: keep the features of every clip in memory; for sets that fit.
+        seed: of the random draws that training makes for a clip; they differ from epoch to epoch.
+        tolerant: a clip that cannot be read comes without features, with the reason under `broken`, and does not
+            raise.
+        stored_width: that stored visual features should have; default: any.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        processor: LavcapProcessor,
+        cache: bool = False,
+        seed: int = 0,
+        tolerant: bool = False,
+        stored_width: int | None = None,
+    ):
+        self.rows = rows
+        self.processor = processor
+        self.seed = seed
+        self.tolerant = tolerant
+        self.stored_width = stored_width
+        self._epoch = shared_number(0)
+        self._cache: dict[str, dict[str, torch.Tensor]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def set_epoch(self, epoch: int):
+        """Tell which epoch the next rows are drawn for, loader processes that already run included."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[int(index)]
+        item = {"id": row["id"], "captions": row["captions"], "seed": draw_seed(self.seed, int(self._epoch), row)}
+        if not self.tolerant:
+            return item | {"features": self._features(row)}
+        return item | features_or_reason(lambda: self._features(row))
+
+    def preload(self, description: str, threads: int = 2) -> "ClipDataset":
+        """Read every clip once, with a progress bar, and keep its features if there is a cache.
+
+        Raises:
+            DataError: some clips cannot be read; all of them are listed.
+        """
+        errors = []
+        with ThreadPoolExecutor(threads) as pool, tqdm(total=len(self), desc=description, unit="clip") as progress:
+            for error in pool.map(self._try, range(len(self))):
+                errors += [error] if error else []
+                progress.update()
+        if errors:
+            listed = "".join(f"\n  {error}" for error in dict.fromkeys(errors))
+            raise DataError(f"{len(errors)} of {len(self)} clips cannot be read; replace them, or their rows:{listed}")
+        return self
+
+    def _try(self, index: int) -> str | None:
+        """Read a clip into the cache; the reason if that fails."""
+        try:
+            self._features(self.rows[index])
+        except MediaError as error:
+            return str(error)
+        return None
+
+    def _features(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        if self._cache is None:
+            return read_features(row, self.processor, self.stored_width)
+        if row["id"] not in self._cache:
+            self._cache[row["id"]] = read_features(row, self.processor, self.stored_width)
+        return self._cache[row["id"]]
+
+
+def read_features(
+    row: dict[str, Any], processor: LavcapProcessor, stored_width: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Features of a row: of its media, as [`LavcapProcessor.clip_features`], or the stored `video_features`.
+
+    Args:
+        stored_width: that stored features should have; default: any.
+
+    Raises:
+        MediaError: a medium or the stored features cannot be used.
+    """
+    waveform = frames = stored = None
+    if row["audio"] is not None and "audio" in processor.modalities:
+        waveform = processor.load_clip(as_file(row["audio"]), video=False).waveform
+    if "video" in processor.modalities:
+        stored = row.get("video_features")
+        if stored is None and row["frames"] is not None:
+            frames = read_images([as_file(frame) for frame in row["frames"]], processor.num_video_frames)
+    features = processor.clip_features(Clip(waveform, frames, None))
+    if stored is not None:
+        features["video_features"] = read_stored_features(stored, processor.num_video_frames, stored_width)
+    return features
+
+
+def features_or_reason(read: Callable[[], dict[str, torch.Tensor]]) -> dict[str, Any]:
+    """`features`, or none of them and under `broken` why the clip cannot be read."""
+    try:
+        return {"features": read()}
+    except MediaError as error:
+        return {"features": {}, "broken": str(error)}
+
+
+def as_file(medium: dict[str, Any]) -> Path | StoredFile:
+    """What a reader of media takes, of a `{"bytes", "path"}` column."""
+    if medium["bytes"] is None:
+        return Path(medium["path"])
+    return StoredFile(medium["path"] or "a clip without a name", medium["bytes"])
+
+
+def draw_seed(seed: int, epoch: int, row: dict[str, Any]) -> int:
+    """Seed of the draws for a row in an epoch.
+
+    It depends on nothing else, so that neither the number of processes nor an interruption changes a draw.
+    """
+    text = "\0".join((str(seed), str(epoch), row["id"], *row["captions"]))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def shared_number(value: int) -> torch.Tensor:
+    """A number that the processes of a data loader see change."""
+    return torch.tensor(value).share_memory_()

@@ -1,0 +1,164 @@
+"""The manifest of a prepared data set: one row per clip, in parquet files that `datasets` reads.
+
+    <data_dir>/data/<split>-00000-of-00001.parquet
+    <data_dir>/manifest.json                        what is known of each split
+
+Its columns are those of `FEATURES`. A medium is `{"bytes", "path"}`, as in the `Audio` and `Image` types of
+`datasets`, left undecoded: bytes where the file travels in the manifest, else a path, which is relative to `data_dir`
+where the file lies below it. Any reader of parquet can use it; with `load_dataset(data_dir)` the splits come by name.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Audio, Dataset, Features, Image, List, Value, load_dataset
+from pyarrow import parquet
+
+
+FEATURES = Features(
+    {
+        "id": Value("string"),  # unique in its split; for AudioCaps the YouTube id
+        "youtube_id": Value("string"),
+        "start_time": Value("float64"),  # seconds, of the clip in the video that it was taken from
+        "duration": Value("float64"),  # seconds, of the clip
+        "audio": Audio(decode=False),  # null without sound
+        "frames": List(Image(decode=False)),  # evenly spaced, in order; null without picture
+        "captions": List(Value("string")),
+    }
+)
+VIDEO_FEATURES = Features({"video_features": List(List(Value("float32")))})  # (video_frames, hidden), in shards
+FRAME_SAMPLER = "centres of equal parts"  # how frames are chosen of a clip: `media_captioning.even_indices`
+ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time
+FACTS = "manifest.json"
+
+
+class DataError(ValueError):
+    """A data set cannot be used as it is. The message says which file, what was found and what to do."""
+
+
+def shards_of(data_dir: str | Path, split: str) -> list[Path]:
+    """Parquet files of a split, in order; none if the folder holds no manifest of it."""
+    return sorted((Path(data_dir) / "data").glob(f"{split}-[0-9]*-of-[0-9]*.parquet"))
+
+
+def write_split(data_dir: str | Path, split: str, rows: Iterable[dict[str, Any]], facts: dict[str, Any]):
+    """Write the rows of a split as one parquet file, and what is known of it into `manifest.json`.
+
+    A reader sees the old file or the new one, never half of one.
+
+    Args:
+        rows: with the columns of `FEATURES`; paths of media below `data_dir` become relative to it.
+        facts: JSON values, such as `expected` (clips) and `dataset_version`.
+    """
+    data_dir = Path(data_dir).absolute()
+    (data_dir / "data").mkdir(parents=True, exist_ok=True)
+    others = shards_of(data_dir, split)
+    path = data_dir / "data" / f"{split}-00000-of-00001.parquet"
+    write_parquet(path, (_relative(row, data_dir) for row in rows), FEATURES)
+    for other in others:
+        if other != path:
+            other.unlink()
+    write_facts(data_dir, split, facts)
+
+
+def write_parquet(path: Path, rows: Iterable[dict[str, Any]], features: Features):
+    """Write rows under a name that appears when the file is complete. Memory: one row group."""
+    partial = path.with_name(f".{path.name}.partial")
+    schema = features.arrow_schema
+    with parquet.ParquetWriter(partial, schema) as writer:
+        for group in _groups(rows, ROWS_PER_GROUP):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+    partial.replace(path)
+
+
+def read_manifest(data_dir: str | Path, split: str) -> Dataset:
+    """Rows of a split with absolute paths, in memory; of a split that holds its media, from a cache on disk.
+
+    Raises:
+        DataError: no such split, a file that is no parquet, or columns other than `FEATURES`.
+    """
+    files = shards_of(data_dir, split)
+    if not files:
+        raise DataError(f"{Path(data_dir) / 'data'}: no {split}-*.parquet; run scripts/prepare_audiocaps.py first.")
+    if read_facts(data_dir).get(split, {}).get("embedded"):
+        return load_dataset("parquet", data_files=list(map(str, files)), split="train")
+    tables = [_read_table(file) for file in files]
+    rows = (_absolute(row, Path(data_dir).absolute()) for table in tables for row in table.to_pylist())
+    table = pa.Table.from_pylist(list(rows), schema=FEATURES.arrow_schema)
+    return Dataset(table)
+
+
+def write_facts(data_dir: str | Path, split: str, facts: dict[str, Any]):
+    """Note in `manifest.json` what is known of a split, in place of what was known."""
+    text = json.dumps(read_facts(data_dir) | {split: facts}, indent=2, ensure_ascii=False)
+    replace_text(Path(data_dir) / FACTS, text + "\n")
+
+
+def replace_text(path: Path, text: str):
+    """Write a file of text; a reader sees the old one or the new one, never half of one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", newline="")
+    partial.replace(path)
+
+
+def take_rows(rows: Dataset, indices: Iterable[int]) -> Dataset:
+    """Some rows, in this order, as a table of their own: `Dataset.select` would keep all of them behind its back."""
+    return Dataset(rows.data.table.take(pa.array(list(indices), pa.int64())))
+
+
+def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """What `manifest.json` knows, by split; empty without the file."""
+    path = Path(data_dir) / FACTS
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error}); prepare the data set again.") from error
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+def _read_table(file: Path) -> pa.Table:
+    try:
+        table = parquet.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file}: not readable as parquet ({error}); prepare the data set again.") from error
+    if absent := [name for name in FEATURES if name not in table.column_names]:
+        raise DataError(
+            f"{file}: lacks the columns {', '.join(absent)}, found {', '.join(table.column_names)}; prepare the data "
+            "set with scripts/prepare_audiocaps.py."
+        )
+    return table.select(list(FEATURES))
+
+
+def _relative(row: dict[str, Any], root: Path) -> dict[str, Any]:
+    return _with_paths(row, lambda path: os.path.relpath(path, root) if Path(path).is_relative_to(root) else path)
+
+
+def _absolute(row: dict[str, Any], root: Path) -> dict[str, Any]:
+    return _with_paths(row, lambda path: str(root / path))
+
+
+def _with_paths(row: dict[str, Any], change) -> dict[str, Any]:
+    """The row with every path of a medium changed; names of embedded files stay."""
+
+    def changed(medium: dict[str, Any] | None) -> dict[str, Any] | None:
+        if medium is None or medium["bytes"] is not None:
+            return medium
+        return {"bytes": None, "path": change(medium["path"])}
+
+    frames = None if row["frames"] is None else [changed(frame) for frame in row["frames"]]
+    return row | {"audio": changed(row["audio"]), "frames": frames}
+
+
+def _groups(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    iterator = iter(rows)
+    while group := list(islice(iterator, size)):
+        yield group

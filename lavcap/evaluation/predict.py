@@ -1,0 +1,97 @@
+"""Captions of a split from one checkpoint, by what the model is given of each clip."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from lavcap.data.dataset import ClipDataset
+from lavcap.evaluation.predictions import Prediction
+from lavcap.models.captioning import caption_features, in_batches
+from processing_lavcap import LavcapProcessor
+
+
+OTHER_VIDEO = "audio+other_video"  # the sound of a clip and the frames of another one
+MODALITIES = ("audio+video", "audio", "video", OTHER_VIDEO)
+FEATURES = {"audio": ("input_features",), "video": ("pixel_values_videos", "video_features")}
+OTHER_VIDEO_SEED = 0
+DECODING = ("num_beams", "max_new_tokens", "do_sample", "length_penalty", "repetition_penalty")
+
+
+def predict(model, processor, dataset: ClipDataset, modality: str, batch_size: int, **options) -> list[Prediction]:
+    """Caption every clip of a data set that has the modality.
+
+    Args:
+        modality: one of `MODALITIES`; what it does not name is withheld from the model. With `audio+other_video` each
+            clip comes with the frames of another clip of the data set: [`other_clips`].
+        options: for `generate`.
+    """
+    predictions = []
+    with tqdm(total=len(dataset), desc=f"Captioning from {modality}", unit="clip") as progress:
+        for batch in in_batches(_given(dataset, modality), batch_size):
+            captions = caption_features(model, processor, [item["features"] for item in batch], **options)
+            predictions += [
+                Prediction(item["id"], modality, caption, list(item["captions"]), item.get("video_of"))
+                for item, caption in zip(batch, captions, strict=True)
+            ]
+            progress.update(len(batch))
+    if not predictions:
+        raise ValueError(f"None of the {len(dataset)} clips has {modality}: leave it out of --modalities.")
+    return predictions
+
+
+def _given(dataset: ClipDataset, modality: str) -> Iterator[dict[str, Any]]:
+    """Clips that have the modality, with those features that the model is given."""
+    if modality == OTHER_VIDEO:
+        yield from _with_other_videos(dataset)
+        return
+    for item in (dataset[index] for index in range(len(dataset))):
+        if has_modality(item["features"], modality):
+            yield item | {"features": keep_modality(item["features"], modality)}
+
+
+def _with_other_videos(dataset: ClipDataset) -> Iterator[dict[str, Any]]:
+    items = ((dataset[index], index) for index in range(len(dataset)))
+    whole = [(item["id"], index) for item, index in items if has_modality(item["features"], "audio+video")]
+    whole = [index for _, index in sorted(whole)]  # who sees whose picture must not depend on the order of rows
+    for index, other in zip(whole, other_clips(len(whole)), strict=False):  # a lone clip has no other
+        item, seen = dataset[index], dataset[whole[other]]
+        features = keep_modality(item["features"], "audio") | keep_modality(seen["features"], "video")
+        yield item | {"features": features, "video_of": seen["id"]}
+
+
+def other_clips(number: int, seed: int = OTHER_VIDEO_SEED) -> list[int]:
+    """For each of some clips another one, and each once: the clips stand in a random ring, and each sees the next.
+
+    The ring depends on the number of clips and the seed alone. With fewer than two clips there is no other: none.
+    """
+    if number < 2:
+        return []
+    ring = np.random.default_rng(seed).permutation(number)
+    others = np.empty(number, dtype=int)
+    others[ring] = np.roll(ring, -1)
+    return others.tolist()
+
+
+def keep_modality(features: dict[str, Any], modality: str) -> dict[str, Any]:
+    """Features of a clip without those of the other modality; `audio+other_video` keeps the sound."""
+    if modality not in MODALITIES:
+        raise ValueError(f"modality is {modality!r}, expected one of {', '.join(MODALITIES)}.")
+    names = {name for kind in modality.split("+") for name in FEATURES.get(kind, ())}
+    return {name: value for name, value in features.items() if name in names}
+
+
+def has_modality(features: dict[str, Any], modality: str) -> bool:
+    return all(any(name in features for name in FEATURES[kind]) for kind in modality.split("+"))
+
+
+def usable_modalities(processor: LavcapProcessor) -> tuple[str, ...]:
+    """What a model can be evaluated from: everything in `MODALITIES`, or the one modality of a baseline."""
+    return MODALITIES if len(processor.modalities) == 2 else processor.modalities
+
+
+def decoding_settings(model, options: dict[str, Any]) -> dict[str, Any]:
+    """How captions are decoded: the model's settings, and what was asked for instead."""
+    settings = {name: getattr(model.generation_config, name) for name in DECODING} | options
+    return {name: value for name, value in settings.items() if value is not None}

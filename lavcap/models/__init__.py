@@ -1,0 +1,1 @@
+"""Models: built of a recipe, loaded, trained in part, and asked for captions."""

@@ -1,0 +1,277 @@
+"""The model that a run trains: fresh, assembled of pretrained parts, or trained before."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available, logging
+
+from adapters_captioning import ADAPTER_SETTINGS, check_base
+from configuration_lavcap import LavcapConfig
+from lavcap.models.captioning import check_model_name, check_name
+from lavcap.models.lora import add_lora, freeze, load_lora, train_in_float32
+from lavcap.training.recipe import check_config_fields, parse_object, reject_unknown
+from modeling_lavcap import LavcapForConditionalGeneration
+from parts_captioning import RELEASED_DECODING, as_dtype, find_file, read_json
+from processing_lavcap import LavcapProcessor
+
+
+logger = logging.get_logger(__name__)
+
+# What a checkpoint must share with the recipe that goes on from it, of the configuration and of LoRA.
+SHAPING = ("fusion", "optimal_transport", "token_layer_norm", "frequency_mean", "transport_attention")
+SHAPING_LORA = ("r", "lora_alpha", "target_modules", "modules_to_save", "rank_pattern", "alpha_pattern", "bias")
+SHAPING_LORA += ("use_dora", "use_rslora")
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Trained LAVCap to start from, whole or an adapter: a folder or a name on the Hub."},
+    )
+    text_model: str | None = field(
+        default=None,
+        metadata={"help": "Language model to start from, with its tokenizer: a folder or a name on the Hub."},
+    )
+    audio_model: str | None = field(
+        default=None, metadata={"help": "CED to start from, beside text_model: a file, a folder or a name on the Hub."}
+    )
+    vision_model: str | None = field(
+        default=None,
+        metadata={"help": "CLIP to start from, beside text_model. Default: none, for stored visual features."},
+    )
+    model_dtype: str | None = field(
+        default=None,
+        metadata={"help": "dtype of pretrained weights: float32 or bfloat16. Default: that of the language model's."},
+    )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={"help": "QLoRA: the language model's layers in 4 bits (NF4), by bitsandbytes; needs lora."},
+    )
+    model_config: dict | str | None = field(
+        default=None,
+        metadata={"help": "Fields of LavcapConfig, for a fresh model or beside text_model: an object, or JSON text."},
+    )
+    tokenizer_name: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer, a folder or a name on the Hub. Default beside text_model: its own."},
+    )
+    lora: dict | str | None = field(
+        default=None,
+        metadata={"help": "Train LoRA alone: fields of peft.LoraConfig; modules_to_save are trained whole."},
+    )
+    freeze: list[str] | None = field(
+        default=None,
+        metadata={"help": "Parts that are not trained, where there is no lora: vision_tower, language_model, …"},
+    )
+    num_beams: int | None = field(
+        default=None,
+        metadata={"help": "Beams of the decoding saved with the model. Default: 4, or the model's own."},
+    )
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Longest caption, saved with the model. Default: 200 tokens, or the model's own."},
+    )
+
+    def __post_init__(self):
+        for name in ("model_config", "lora"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, parse_object(getattr(self, name), name))
+
+
+def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration | PeftModel, LavcapProcessor]:
+    """The model of a recipe, with LoRA if it has that, and its processor.
+
+    Raises:
+        ValueError: options that contradict each other, or a model that cannot be trained as it is.
+    """
+    _check_choice(args)
+    if args.model_name_or_path is not None:
+        model, processor = _trained_model(args)
+    elif args.text_model is not None:
+        model, processor = _assembled_model(args)
+    else:
+        model, processor = _fresh_model(args)
+    given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
+    model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
+    if args.lora is not None:
+        if args.model_name_or_path is None:
+            _check_fresh_modules(model, args)
+        return add_lora(model, args.lora), processor
+    if not isinstance(model, PeftModel):
+        model.config.base_parts = None  # trained, they are no longer what lies there
+    freeze(model, args.freeze or ())
+    return model, processor
+
+
+def plain(model: nn.Module) -> LavcapForConditionalGeneration:
+    """The model without PEFT around it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def check_checkpoint(model: nn.Module, checkpoint: str | Path):
+    """Refuse to continue from a checkpoint of another language model, or from one of another kind.
+
+    Raises:
+        ValueError: with what was expected and what was got.
+    """
+    theirs, lora = (read_json(find_file(checkpoint, name, {})) for name in ("config.json", ADAPTER_SETTINGS))
+    config = plain(model).config
+    check_base(config, checkpoint, theirs)
+    is_adapter = bool(lora)
+    if is_adapter != isinstance(model, PeftModel):
+        kinds = {True: "an adapter", False: "a whole model"}
+        raise ValueError(
+            f"{checkpoint}: is a checkpoint of {kinds[is_adapter]}, but the recipe trains {kinds[not is_adapter]}: "
+            "continue with the recipe that it was made with."
+        )
+    changed = [name for name in SHAPING if name in theirs and theirs[name] != getattr(config, name)]
+    if is_adapter:
+        own = model.peft_config["default"]
+        changed += [
+            f"lora.{name}" for name in SHAPING_LORA if name in lora and _differ(lora[name], getattr(own, name))
+        ]
+    if changed:
+        raise ValueError(
+            f"{checkpoint}: was made with another {', '.join(changed)}; continue with the recipe that it was made "
+            "with, or name it as model_name_or_path of a new run."
+        )
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+def _check_choice(args: ModelArguments):
+    beside = [name for name in ("text_model", "audio_model", "vision_model") if getattr(args, name) is not None]
+    if args.model_name_or_path is not None and beside:
+        raise ValueError(
+            f"Got model_name_or_path and {' and '.join(beside)}, expected one or the other to start from."
+        )
+    if beside and args.text_model is None:
+        raise ValueError(f"Got {' and '.join(beside)} without text_model; name the language model, too.")
+    if args.lora is not None and args.freeze:
+        raise ValueError("Got lora and freeze; with lora everything but modules_to_save is frozen: leave freeze out.")
+    if args.load_in_4bit and (args.lora is None or not is_bitsandbytes_available()):
+        what = "lora: 4 bits are not trained" if args.lora is None else "bitsandbytes: pip install bitsandbytes"
+        raise ValueError(f"load_in_4bit needs {what}.")
+    if as_dtype(args.model_dtype) == torch.float16:
+        raise ValueError("model_dtype is float16, which overflows in training, expected float32 or bfloat16.")
+
+
+def _check_fresh_modules(model: nn.Module, args: ModelArguments):
+    """Refuse LoRA that would leave random weights as they are, which no checkpoint holds."""
+    if args.text_model is None:
+        raise ValueError(
+            "Got lora for a fresh model, expected pretrained weights below it: name text_model, or leave lora out."
+        )
+    names = args.lora.get("modules_to_save") or ()
+    saved = {names} if isinstance(names, str) else set(names)
+    fresh = [name for name in ("multi_modal_projector", "fusion") if list(model.get_submodule(name).parameters())]
+    if missing := [name for name in fresh if name not in saved]:
+        raise ValueError(
+            f"lora.modules_to_save is {sorted(saved)}, expected {', '.join(missing)} too: these begin with random "
+            "weights, which must be trained and saved."
+        )
+
+
+def _trained_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration | PeftModel, LavcapProcessor]:
+    name = args.model_name_or_path
+    check_model_name(name)
+    if args.model_config is not None:
+        logger.warning("model_name_or_path is given: model_config and tokenizer_name of the recipe are not used.")
+    options = {"dtype": as_dtype(args.model_dtype)} if args.model_dtype else {}
+    options |= {"quantization_config": quantization(args)} if args.load_in_4bit else {}
+    processor = LavcapProcessor.from_pretrained(name)
+    if find_file(name, ADAPTER_SETTINGS, {}) is None:
+        model = LavcapForConditionalGeneration.from_pretrained(name, **options)
+    elif args.lora is not None:
+        raise ValueError(
+            f"{name}: holds an adapter, and the recipe's lora would be a second one; leave lora out to train it on, "
+            "or fold it in with scripts/merge_lora.py."
+        )
+    else:
+        base = LavcapForConditionalGeneration.base_of_adapter(name, **options)
+        model = train_in_float32(load_lora(base, name, is_trainable=True))
+        for settings in model.peft_config.values():
+            if settings.base_model_name_or_path == name:  # a repository that names itself for its parts
+                settings.base_model_name_or_path = None
+    _check_trainable(model, name)
+    return model, processor
+
+
+def _assembled_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
+    for name in filter(None, (args.text_model, args.vision_model, args.tokenizer_name)):
+        check_name(name, has_owner=False)
+    if read_json(find_file(args.text_model, "config.json", {})).get("model_type") == LavcapConfig.model_type:
+        raise ValueError(f"{args.text_model}: is a LAVCap, expected a language model: name it as model_name_or_path.")
+    options = args.model_config or {}
+    # What the parts' own configurations tell, `from_parts` refuses.
+    reject_unknown("a field of model_config", options, {field.name for field in fields(LavcapConfig)})
+    model = LavcapForConditionalGeneration.from_parts(
+        text=args.text_model,
+        audio=args.audio_model,
+        vision=args.vision_model,
+        dtype=args.model_dtype,
+        quantization_config=quantization(args) if args.load_in_4bit else None,
+        **options,
+    )
+    _check_trainable(model, args.text_model)
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name or args.text_model)
+    return model, LavcapProcessor.from_config(model.config, tokenizer)
+
+
+def _fresh_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
+    if args.model_config is None or args.tokenizer_name is None:
+        raise ValueError(
+            "Got neither model_name_or_path nor text_model nor model_config with tokenizer_name, expected one: name a "
+            "model to train."
+        )
+    check_name(args.tokenizer_name, has_owner=False)
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
+    config = _fresh_config(args.model_config, tokenizer)
+    model = LavcapForConditionalGeneration(config)
+    model.generation_config.update(**RELEASED_DECODING)
+    return model, LavcapProcessor.from_config(config, tokenizer)
+
+
+def quantization(args: ModelArguments) -> BitsAndBytesConfig:
+    """NF4 with doubly quantised scales, as QLoRA has it (arXiv 2305.14314, section 3)."""
+    compute = as_dtype(args.model_dtype) or torch.bfloat16
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def _differ(told: Any, ours: Any) -> bool:
+    """Whether two values of a field of LoRA differ; lists of names have no order."""
+    as_set = [set(value) if isinstance(value, (list, set, tuple)) else value or None for value in (told, ours)]
+    return as_set[0] != as_set[1]
+
+
+def _check_trainable(model: nn.Module, name: str):
+    if model.dtype == torch.float16:
+        raise ValueError(
+            f"{name}: has float16 weights, which overflow in training, expected float32 or bfloat16; pass "
+            "--model_dtype bfloat16."
+        )
+
+
+def _fresh_config(fields: dict[str, Any], tokenizer) -> LavcapConfig:
+    """Configuration from a recipe's fields; vocabulary and special ids are the tokenizer's."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    text_config = {
+        "vocab_size": len(tokenizer),
+        **{name: getattr(tokenizer, name) for name in names},
+        **fields.get("text_config", {}),
+    }
+    config = LavcapConfig(**(fields | {"text_config": text_config}))
+    check_config_fields(fields, config)
+    return config

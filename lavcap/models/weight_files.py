@@ -1,0 +1,72 @@
+"""The files that hold a model's weights: which they are, whether they are whole, and what tells them from others."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from math import prod
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
+from parts_captioning import find_file
+
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def find_weights(name_or_path: str | Path) -> dict[str, Path]:
+    """Weight files by their names: an adapter, a whole model in one file or in shards, or an adapter beside its base.
+
+    Args:
+        name_or_path: folder, or name on the Hub.
+
+    Raises:
+        ValueError: there are none, or one that belongs to the others is missing.
+    """
+    names = [name for name in (ADAPTER_WEIGHTS, WHOLE) if find_file(name_or_path, name, {})]
+    index = find_file(name_or_path, INDEX, {})
+    if index and WHOLE not in names:
+        names += sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    has_settings = find_file(name_or_path, ADAPTER_SETTINGS, {}) is not None
+    absent = ADAPTER_WEIGHTS if has_settings else ADAPTER_SETTINGS
+    if has_settings == (ADAPTER_WEIGHTS in names):
+        absent = None if names else f"{WHOLE} or {ADAPTER_WEIGHTS}"
+    if absent:
+        raise ValueError(f"{name_or_path}: holds no {absent}; pass a folder that training wrote to the end.")
+    files = {name: find_file(name_or_path, name, {}) for name in names}
+    if missing := [name for name, file in files.items() if file is None]:
+        raise ValueError(f"{name_or_path}: lacks {', '.join(missing)}, which {INDEX} names; copy the model again.")
+    return {name: Path(file) for name, file in files.items()}
+
+
+def fingerprint(name_or_path: str | Path) -> str | None:
+    """SHA-256 over names and content of the weight files: equal for equal weights, wherever the model is.
+
+    Of an adapter that has its base elsewhere it covers the adapter alone. `None` if there are no safetensors files.
+    """
+    try:
+        files = find_weights(name_or_path)
+    except ValueError:
+        return None
+    digest = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        with file.open("rb") as opened:
+            digest.update(f"{name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def count_parameters(files: Iterable[Path]) -> int:
+    """Numbers in the tensors of some files, by their headers alone.
+
+    Raises:
+        ValueError: a file is cut short or damaged.
+    """
+    total = 0
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{file}: is cut short or damaged ({error}); save or copy the model again.") from error
+    return total

@@ -1,0 +1,333 @@
+"""Captions and what they belong to, from CSV, TSV, JSON and JSONL files; every row that cannot be used is named."""
+
+import codecs
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+from lavcap.data.manifest import DataError
+
+
+# What a row says, and the column names under which data sets say it; the first that is there counts.
+COLUMNS = {
+    "annotation": ("audiocap_id", "caption_id"),
+    "id": ("youtube_id", "ytid", "video_id", "clip_id", "id"),
+    "file": ("file_name", "filename", "file", "path", "audio_path", "video_path", "WavPath", "wav", "audio", "video"),
+    "start_time": ("start_time", "start", "start_seconds", "begin"),
+    "caption": ("caption", "captions", "text", "sentence", "description", "answer"),
+}
+YOUTUBE_COLUMNS = frozenset({"youtube_id", "ytid"})
+OFFICIAL_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
+LISTED_AT_ONCE = 100  # bad rows that a message names
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of annotations.
+
+    Args:
+        place: where it stands, as `line 12`.
+        annotation: its own id, which AudioCaps calls audiocap_id.
+        id, file: of the clip; one of them is there.
+        start_time: of the clip in its video, in seconds.
+        number: of the row of a data set that holds media.
+    """
+
+    place: str
+    annotation: str | None
+    id: str | None
+    file: str | None
+    start_time: float | None
+    captions: tuple[str, ...]
+    number: int | None = None
+
+    @property
+    def content(self) -> tuple:
+        return self.id, self.file, self.start_time, self.captions
+
+
+@dataclass
+class Annotations:
+    """Rows that can be used, and complaints about the others (place and reason)."""
+
+    rows: list[Row]
+    complaints: list[str]
+    youtube: bool = False  # whether `id` is YouTube's
+    repeated: list[tuple[Row, str]] = field(default_factory=list)  # rows left out, with the reason
+
+    def check(self, name: str | Path, skip_bad_rows: bool):
+        """Refuse annotations with bad rows, all of them at once, or without any row.
+
+        Raises:
+            DataError: with place and reason of every bad row.
+        """
+        total = len(self.rows) + len(self.repeated) + len(self.complaints)
+        if self.complaints and not skip_bad_rows:
+            rest = len(self.complaints) - LISTED_AT_ONCE
+            listed = "".join(f"\n  {complaint}" for complaint in self.complaints[:LISTED_AT_ONCE])
+            listed += f"\n  … and {rest} more" if rest > 0 else ""
+            raise DataError(
+                f"{name}: {len(self.complaints)} of {total} rows cannot be used; mend them, or pass --skip_bad_rows "
+                f"to do without:{listed}"
+            )
+        if not self.rows:
+            raise DataError(f"{name}: none of its {total} rows can be used, expected at least one with a caption.")
+
+
+def read_annotations(path: str | Path, columns: dict[str, str] | None = None) -> Annotations:
+    """Rows of a file of captions.
+
+    Args:
+        path: `.csv` or `.tsv` with a header line; `.json` with a list of objects, or an object with one by file name;
+            `.jsonl`.
+        columns: what the file calls a key of `COLUMNS`, where that is none of the known names.
+
+    Raises:
+        DataError: no such file, no header, no column of captions or of clips.
+    """
+    path = Path(path)
+    text = _read_text(path)
+    readers = {".json": _json_records, ".jsonl": _jsonl_records, ".csv": _table_records, ".tsv": _table_records}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path}: ends with {path.suffix!r}, expected one of {', '.join(readers)}; convert it.")
+    names, records = readers[path.suffix.lower()](path, text)
+    return to_annotations(path, names, records, columns)
+
+
+def to_annotations(
+    name: str | Path,
+    names: Iterable[str],
+    records: Iterable[tuple[str, Any]],
+    columns: dict[str, str] | None = None,
+) -> Annotations:
+    """Rows of records of any origin.
+
+    Args:
+        name: what messages call them.
+        names: columns that there are.
+        records: place and content: an object by column name, or the complaint as text.
+        columns: as for [`read_annotations`].
+    """
+    columns = choose_columns(name, list(names), columns or {})
+    rows, complaints = [], []
+    for number, (place, record) in enumerate(records):
+        try:
+            rows.append(_to_row(place, record, columns, number))
+        except ValueError as error:
+            complaints.append(f"{place}: {error}")
+    rows, repeated, contradictions = _without_repetitions(rows)
+    return Annotations(rows, complaints + contradictions, columns.get("id") in YOUTUBE_COLUMNS, repeated)
+
+
+def choose_columns(name: str | Path, names: list[str], given: dict[str, str]) -> dict[str, str]:
+    """Column names by what they say.
+
+    Raises:
+        DataError: a given column that is not there; no captions; no clips.
+    """
+    found = ", ".join(names) or "none"
+    if unknown := [key for key in given if key not in COLUMNS]:
+        raise DataError(f"--column {unknown[0]}=…: unknown, expected one of {', '.join(COLUMNS)}.")
+    if absent := [column for column in given.values() if column not in names]:
+        raise DataError(f"{name}: has no column {absent[0]!r} (found {found}); check --column.")
+    chosen = {key: next((known for known in COLUMNS[key] if known in names), None) for key in COLUMNS}
+    chosen = {key: column for key, column in (chosen | given).items() if column is not None}
+    if "caption" not in chosen:
+        separated = "; if semicolons separate its columns, use commas" if len(names) == 1 and ";" in found else ""
+        raise DataError(
+            f"{name}: has no column of captions (found {found}); name it with --column caption=NAME{separated}."
+        )
+    return chosen
+
+
+def read_references(path: Path) -> dict[str, list[str]]:
+    """Captions by clip id from a file in COCO's layout; none if there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        references: dict[str, list[str]] = {}
+        for annotation in json.loads(path.read_text(encoding="utf-8"))["annotations"]:
+            if annotation["caption"].strip():
+                references.setdefault(str(annotation["image_id"]), []).append(annotation["caption"])
+        return references
+    except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not in COCO's layout ({type(error).__name__}: {error}), expected an object with `annotations`, "
+            "each with `image_id` and `caption`."
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def _read_text(path: Path) -> str:
+    """Text of a file; bytes that are no UTF-8 come as lone surrogates, so that their rows can be named."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: is UTF-16, expected UTF-8; save it again with that encoding.")
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def _table_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, Any]]]:
+    first = text.partition("\n")[0]
+    tabs = "\t" in first and "," not in first or path.suffix.lower() == ".tsv"
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise DataError(f"{path}: line 1 is no header ({error}); mend it.") from error
+    known = {name for names in COLUMNS.values() for name in names}
+    if not known & set(header) and any(cell.replace(".", "", 1).isdigit() for cell in header):
+        raise DataError(
+            f"{path}: has no header line, its first line is {first.strip()[:80]!r}; put one above it, for AudioCaps "
+            f"{','.join(OFFICIAL_COLUMNS)}."
+        )
+    return header, _table_rows(reader, header)
+
+
+def _table_rows(reader: Any, header: list[str]) -> Iterator[tuple[str, Any]]:
+    while True:
+        place = f"line {reader.line_num + 1}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield place, f"cannot be read ({error}); is a quotation mark left open?"
+            continue
+        if len(cells) == len(header):
+            yield place, dict(zip(header, cells, strict=True))
+        elif any(cell.strip() for cell in cells):
+            yield place, f"has {len(cells)} fields, expected {len(header)} ({', '.join(header)})"
+
+
+def _json_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, Any]]]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}: not readable as JSON ({error}); write it again.") from error
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list) and value and _is_object(value[0])]
+        keyed = [_keyed_record(name, value) for name, value in content.items()]
+        content = lists[0] if len(lists) == 1 else keyed
+    if not isinstance(content, list):
+        raise DataError(
+            f"{path}: holds a {type(content).__name__}, expected a list of rows or an object by file name."
+        )
+    return _names(content), ((f"row {number}", record) for number, record in enumerate(content))
+
+
+def _keyed_record(name: str, value: Any) -> dict[str, Any]:
+    """Row of an object whose keys are file names."""
+    return {"file_name": name} | (value if isinstance(value, dict) else {"caption": value})
+
+
+def _jsonl_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, Any]]]:
+    records = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                records.append((f"line {number}", json.loads(line)))
+            except ValueError as error:
+                records.append((f"line {number}", f"not readable as JSON ({error})"))
+    return _names(record for _, record in records), iter(records)
+
+
+def _names(records: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(name for record in records if _is_object(record) for name in record))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+def _to_row(place: str, record: Any, columns: dict[str, str], number: int) -> Row:
+    """Row of a record.
+
+    Raises:
+        ValueError: with the complaint.
+    """
+    if isinstance(record, str):
+        raise ValueError(record)
+    if not _is_object(record):
+        raise ValueError(f"a {type(record).__name__}, expected an object")
+    values = {key: record.get(column) for key, column in columns.items()}
+    if any(_has_surrogate(value) for value in values.values()):
+        raise ValueError("holds bytes that are no UTF-8; save the file with that encoding")
+    clip, file = (_to_text(values.get(key)) for key in ("id", "file"))
+    if clip is None and file is None:
+        raise ValueError(
+            f"no id ({', '.join(columns[key] for key in ('id', 'file') if key in columns) or 'no column'})"
+        )
+    start = _to_start(values.get("start_time"))
+    return Row(place, _to_text(values.get("annotation")), clip, file, start, _to_captions(values["caption"]), number)
+
+
+def _has_surrogate(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_surrogate, value))
+    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _to_text(value: Any) -> str | None:
+    if isinstance(value, dict):  # a medium: its name says which clip it is
+        value = value.get("path")
+    text = "" if value is None else str(value).strip()
+    return text or None
+
+
+def _to_start(value: Any) -> float | None:
+    text = _to_text(value)
+    if text is None:
+        return None
+    try:
+        start = float(text)
+    except ValueError:
+        raise ValueError(f"start_time is {text!r}, expected seconds") from None
+    if not math.isfinite(start) or start < 0:
+        raise ValueError(f"start_time is {text}, expected seconds from 0 on")
+    return start
+
+
+def _to_captions(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    captions = tuple(" ".join(text.split()) for item in values if (text := _to_text(item)))
+    if not captions:
+        raise ValueError("no caption")
+    return captions
+
+
+def _without_repetitions(rows: list[Row]) -> tuple[list[Row], list[tuple[Row, str]], list[str]]:
+    """Rows that count once, those that repeat another, and complaints about ids that say two things.
+
+    Two annotators may have written the same caption: with annotation ids of their own, both are references.
+    """
+    kept, repeated, contradictions, known = [], [], [], {}
+    for row in rows:
+        key = row.annotation or row.content
+        first = known.setdefault(key, row)
+        if first is row:
+            kept.append(row)
+        elif first.content == row.content:
+            repeated.append((row, f"{row.place} repeats {first.place}"))
+        else:
+            contradictions.append(f"{row.place}: has the id {key} of {first.place} with other data")
+    return kept, repeated, contradictions
+
+
+def stem_of(file: str) -> str:
+    """Name of a file without folder and suffix; a dot of the name itself stays."""
+    name = PurePath(file.replace("\\", "/")).name
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and stem and len(suffix) <= 5 and suffix.isalnum() and not suffix.isdigit() else name

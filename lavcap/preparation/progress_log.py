@@ -1,0 +1,84 @@
+"""What is done of a long piece of work, one line of JSON per item, so that it can be stopped at any moment."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lavcap.data.manifest import DataError
+
+
+class Journal:
+    """Records by name, appended to a file as they come.
+
+    A line that was cut off by a crash is dropped when the file is opened again; a later record of a name replaces an
+    earlier one.
+
+    Args:
+        path: of the file; its folder is made.
+        settings: of the work, kept in the first line; the records of other settings are refused.
+
+    Raises:
+        DataError: the file belongs to other settings.
+    """
+
+    def __init__(self, path: str | Path, settings: dict[str, Any]):
+        self.path = Path(path)
+        self.records: dict[str, dict[str, Any]] = {}
+        if self.path.exists():
+            self._read(settings)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(_line({"settings": settings}))
+            file.writelines(_line({"name": name, **record}) for name, record in self.records.items())
+        partial.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def add(self, name: str, record: dict[str, Any]):
+        self.records[name] = record
+        self._file.write(_line({"name": name, **record}))
+        self._file.flush()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *error: object):
+        self._file.close()
+
+    def _read(self, settings: dict[str, Any]):
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            lines = [parsed for line in file if (parsed := _parse(line)) is not None]
+        known = lines[0].get("settings", {}) if lines else settings
+        differing = [
+            f"{name} {known.get(name)!r}, asked for {value!r}"
+            for name, value in settings.items()
+            if known.get(name) != value
+        ]
+        if differing:
+            raise DataError(
+                f"{self.path.parent.parent}: was begun with {'; '.join(differing)}; ask for the same, or name another "
+                "folder with --output."
+            )
+        self.records = {line.pop("name"): line for line in lines if "name" in line}
+
+
+def _line(content: dict[str, Any]) -> str:
+    return json.dumps(content) + "\n"
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def signature(path: str) -> list[Any]:
+    """Says whether a file is the one of another run: its path, size and time of change."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [path, None, None]
+    return [path, status.st_size, status.st_mtime_ns]

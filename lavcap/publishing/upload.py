@@ -1,0 +1,209 @@
+"""Sending files to the Hub: one commit, so that a repository never holds half a model; errors in plain words."""
+
+import gc
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from lavcap.publishing.card import is_untouched
+from lavcap.publishing.files import CARD, Files, is_ours
+
+
+Answer = TypeVar("Answer")
+
+LOST, FAILED = "the connection to the Hub was lost", "the Hub had an error of its own"
+REFUSALS = {
+    401: "the Hub rejected the token, or there is none (401); nothing was uploaded. Log in by `hf auth login`, or set "
+    "HF_TOKEN.",
+    403: "the token may not write there (403); nothing was uploaded. Use one with write access to {owner}, or a "
+    "repository of your own.",
+    429: "the Hub got too many requests (429); the repository is as it was. Wait some minutes, and run the command "
+    "again.",
+    507: "the Hub has no room left for it (507); the repository is as it was. Delete there what {owner} no longer "
+    "needs, or get more room.",
+}
+# Of `git check-ref-format`: what no name of a branch holds, begins or ends with.
+NO_BRANCH = re.compile(
+    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-/.]|/\.|[/.]$|\.lock(/|$)|^@$|^$",
+)
+LICENCE = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
+
+
+class UploadError(OSError):
+    """The Hub did not take an upload, or could not be reached."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What became of an upload.
+
+    Args:
+        url: page of the repository or of its branch.
+        deleted: files of an earlier model that are no longer there.
+        kept_card: whether somebody's README stayed in place of the card.
+    """
+
+    url: str
+    deleted: list[str]
+    kept_card: bool
+
+
+def check_repo_id(repo_id: str):
+    """Refuse what cannot be a name on the Hub, before any work.
+
+    Raises:
+        ValueError: not `owner/name`.
+    """
+    if fault := _fault_in_name(repo_id):
+        raise ValueError(f"{repo_id!r} is no name on the Hub ({fault}); expected owner/name.")
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{repo_id!r} is no name on the Hub; expected owner/name.")
+
+
+def check_branch(name: str):
+    """Refuse what cannot be the name of a branch, by git's rules.
+
+    Raises:
+        ValueError: no such name.
+    """
+    if NO_BRANCH.search(name):
+        raise ValueError(f"revision is {name!r}, which git does not take for a branch; name one such as next/try.")
+
+
+def check_metadata(licence: str | None, datasets: Sequence[str]):
+    """Refuse what a card cannot name. Whether the Hub knows a licence, it says itself.
+
+    Raises:
+        ValueError: a licence that has not the form of an identifier, or no name of a data set.
+    """
+    if licence is not None and not LICENCE.fullmatch(licence):
+        raise ValueError(
+            f"licence is {licence!r}, expected an identifier of the Hub, such as apache-2.0, cc-by-4.0 or llama2; any "
+            "licence that is none of https://huggingface.co/docs/hub/repositories-licenses is other."
+        )
+    for name in datasets:
+        if fault := _fault_in_name(name):
+            raise ValueError(f"{name!r} is no data set on the Hub ({fault}); expected owner/name.")
+
+
+def open_repository(repo_id: str, token: str | None = None, private: bool | None = None):
+    """Make the repository, if it is not there; a token that is rejected shows here, before any upload.
+
+    Raises:
+        UploadError: no access, or no connection.
+    """
+    _check_token(repo_id, token or get_token())
+    _in_plain_words(repo_id, lambda: HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True))
+
+
+def upload(
+    files: Files,
+    repo_id: str,
+    *,
+    message: str,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    overwrite_card: bool = False,
+) -> Uploaded:
+    """Make one commit of files, in a repository that is made if it is not there.
+
+    Files of an earlier model that are not among these are deleted by the same commit; other files stay. A README that
+    was not written by [`lavcap.publishing.card.write_card`], or was edited since, stays too.
+
+    Args:
+        private: visibility of a repository that is made.
+        revision: branch, which is made if it is not there.
+        overwrite_card: replace somebody's README too.
+
+    Raises:
+        UploadError: no access, or no connection. The repository is then as it was.
+    """
+    open_repository(repo_id, token, private)
+    return _in_plain_words(
+        repo_id, lambda: _commit(HfApi(token=token), files, repo_id, message, revision, overwrite_card)
+    )
+
+
+def _commit(
+    api: HfApi, files: Files, repo_id: str, message: str, revision: str | None, overwrite_card: bool
+) -> Uploaded:
+    if revision:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    before = api.model_info(repo_id, revision=revision)
+    there = [file.rfilename for file in before.siblings or ()]
+    kept_card = CARD in there and not overwrite_card and not _is_our_card(api, repo_id, before.sha)
+    new = {name: content for name, content in files.items() if name != CARD or not kept_card}
+    deleted = [name for name in there if is_ours(name) and name not in new]
+    # Not upload_folder, which may cut a large folder into several commits.
+    api.create_commit(
+        repo_id,
+        [CommitOperationAdd(name, content) for name, content in sorted(new.items())]
+        + [CommitOperationDelete(name) for name in deleted],
+        commit_message=message,
+        revision=revision,
+        parent_commit=before.sha,  # a README that somebody writes meanwhile is not lost
+    )
+    return Uploaded(f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else ""), deleted, kept_card)
+
+
+def _is_our_card(api: HfApi, repo_id: str, commit: str | None) -> bool:
+    text = Path(api.hf_hub_download(repo_id, CARD, revision=commit)).read_text(encoding="utf-8", errors="replace")
+    return is_untouched(text)
+
+
+def _fault_in_name(name: str) -> str | None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        return str(error)
+    return None if name.isascii() else "letters are a to z and A to Z"  # older releases of the library take any
+
+
+def _check_token(repo_id: str, token: str | None):
+    """A token that no header can carry: the library's error would hold it, and not say what is wrong."""
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise UploadError(
+            f"{repo_id}: the token holds characters that no token has; nothing was uploaded. Copy it again, by `hf "
+            "auth login` or into HF_TOKEN."
+        )
+
+
+def _in_plain_words(repo_id: str, call: Callable[[], Answer]) -> Answer:
+    try:
+        return call()
+    except (HTTPError, OSError, RuntimeError) as error:
+        reason = _reason(error, repo_id)
+    # The error holds the library's progress bar, which would share its line with the message: it must be gone first.
+    gc.collect()
+    raise UploadError(reason)
+
+
+def _reason(error: BaseException, repo_id: str) -> str:
+    if isinstance(error, RuntimeError) and error.__cause__:  # so the library wraps what befell a large file
+        error = error.__cause__
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"{repo_id}: nothing was uploaded: HF_HUB_OFFLINE is set; unset it."
+    response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
+    status = response.status_code if response is not None else None
+    words = " ".join(str(error).split()) or type(error).__name__
+    if status in REFUSALS:
+        return f"{repo_id}: {REFUSALS[status].format(owner=repo_id.partition('/')[0])}"
+    if status is not None and status < 500 and status != 408:
+        return f"{repo_id}: the Hub refused the upload ({words}); the repository is as it was."
+    what, start = (LOST, "Run") if status in (None, 408) else (FAILED, "Wait, and run")
+    return (
+        f"{repo_id}: {what} ({words}). An upload is one commit, there whole or not at all: no half model is on the "
+        f"Hub. {start} the command again; large files that have arrived are not sent twice."
+    )

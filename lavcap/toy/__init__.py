@@ -1,0 +1,1 @@
+"""The generated audio-visual world of the demo."""

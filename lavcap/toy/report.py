@@ -1,0 +1,269 @@
+"""Report of a run on the toy world: numbers by modality and by novelty, captions, loss curve, transport plan."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+
+from lavcap.data.dataset import read_features
+from lavcap.data.splits import load_split
+from lavcap.evaluation.predictions import Prediction, read_predictions
+from lavcap.evaluation.results import format_table
+from lavcap.models.captioning import load_model
+from lavcap.toy.rendering import frame_times, render_frame
+from lavcap.toy.world import CLIP_SECONDS, SOUNDS, ToyClip, ToyEvent, caption_accuracy
+
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
+
+
+PARTS = ("colour", "shape", "sound")
+NOVELTY = {False: "seen pairs", True: "unseen pairs"}
+EXAMPLES = 10
+EVENT_COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#e0a800"}
+
+
+def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_dir: Path) -> Path:
+    """Write `report.md`, `loss_curve.png` and, with optimal transport, `transport_plan.png` into `output_dir`.
+
+    Args:
+        model_dir: folder that `train_hf.py` wrote.
+        data_dir: toy world with `test_events.json`.
+        evaluation_dir: folder that `scripts/evaluate.py` wrote.
+    """
+    if (output_dir / "report.md").exists():
+        raise ValueError(
+            f"{output_dir}: holds another report; name a new folder with --output, or move report.md away."
+        )
+    results = _read_json(evaluation_dir / "results.json")
+    predictions = read_predictions(evaluation_dir / "predictions.jsonl")
+    truth = _read_json(data_dir / f"{results['split']}_events.json")
+    clips = {name: ToyClip.from_dict(clip) for name, clip in truth.items()}
+    state = _read_json(model_dir / "trainer_state.json")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    draw_loss_curve(state["log_history"], output_dir / "loss_curve.png")
+    model, processor = load_model(model_dir, device="cpu")
+    sections = [
+        "# LAVCap on the toy world",
+        _training_section(model_dir, state),
+        _scores_section(results),
+        _accuracy_section(accuracy_table(predictions, clips)),
+        _examples_section(predictions, clips),
+        "## Loss\n\n![loss and CIDEr-D over training](loss_curve.png)",
+    ]
+    if model.config.optimal_transport:
+        rows = load_split(data_dir, results["split"])
+        plans = transport_plans(model, processor, rows)
+        shown = clips[rows[0]["id"]]
+        log_mel = read_features(rows[0], processor)["input_features"].numpy()
+        draw_transport_plan(shown, plans[shown.id], log_mel, output_dir / "transport_plan.png")
+        sections.append(_plan_section(shown, event_mass(plans, clips)))
+    path = output_dir / "report.md"
+    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    return path
+
+
+def accuracy_table(predictions: Iterable[Prediction], clips: dict[str, ToyClip]) -> dict[str, dict[str, dict]]:
+    """Share of right colours, shapes and sounds: `{modality: {"seen pairs": {"events", "colour", …}, …}}`.
+
+    An event counts by its place in the order: the first colour of the caption against the first event. A part that
+    the caption does not name is wrong.
+    """
+    counts: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
+    for prediction in predictions:
+        for event in caption_accuracy(prediction.caption, clips[prediction.id])["events"]:
+            row = counts[prediction.modality][NOVELTY[event["unseen"]]]
+            row["events"] += 1
+            row["all three"] += all(event[part] for part in PARTS)
+            for part in PARTS:
+                row[part] += event[part]
+    return {
+        modality: {
+            kind: {name: value if name == "events" else value / row["events"] for name, value in row.items()}
+            for kind, row in sorted(rows.items())
+        }
+        for modality, rows in counts.items()
+    }
+
+
+def draw_loss_curve(history: Sequence[dict[str, Any]], path: Path):
+    """Losses of training and validation above, CIDEr-D on the validation clips below."""
+    figure, (losses, scores) = plt.subplots(
+        2, 1, figsize=(8, 6), sharex=True, height_ratios=(2, 1), layout="constrained"
+    )
+    for name, label in (
+        ("caption_loss", "training, caption"),
+        ("alignment_loss", "training, alignment"),
+        ("eval_loss", "validation, both"),
+    ):
+        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        losses.plot(*zip(*points, strict=True), marker="o" if len(points) < 10 else None, label=label)
+    points = [(entry["step"], entry["eval_cider_d"]) for entry in history if "eval_cider_d" in entry]
+    scores.plot(*zip(*points, strict=True), marker="o", color="tab:purple")
+    losses.set(ylabel="loss (nats)", title="Loss", yscale="log")
+    losses.legend()
+    scores.set(xlabel="optimiser step", ylabel="CIDEr-D", title="Validation captions")
+    scores.set_ylim(0, 1.1 * max(score for _, score in points))
+    for axes in (losses, scores):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+@torch.no_grad()
+def transport_plans(model, processor, rows) -> dict[str, np.ndarray]:
+    """Plan of each clip, `(video_tokens, audio_tokens)`, as a multiple of the even plan, by clip id."""
+    plans = {}
+    for row in rows:
+        inputs = processor.batch([read_features(row, processor)])
+        features = {name: inputs[name] for name in ("input_features", "pixel_values_videos")}
+        plan = model.get_soft_tokens(**features).transport_plan[0]
+        plans[row["id"]] = (plan * plan.numel()).numpy()
+    return plans
+
+
+def event_mass(plans: dict[str, np.ndarray], clips: dict[str, ToyClip]) -> float:
+    """Mean mass between the frames and the sound of one event, as a multiple of the even plan: 1 is no alignment."""
+    masses = []
+    for name, plan in plans.items():
+        video, audio = (np.array(frame_times(count)) for count in plan.shape)
+        for event in clips[name].events:
+            block = plan[np.ix_(*((times >= event.start) & (times < event.end) for times in (video, audio)))]
+            masses += [block.mean()] if block.size else []
+    return float(np.mean(masses))
+
+
+def draw_transport_plan(clip: ToyClip, plan: np.ndarray, log_mel: np.ndarray, path: Path):
+    """Heat map of a plan, frames against sound; each true event is framed, where its mass should gather.
+
+    Args:
+        plan: `(video_tokens, audio_tokens)`, as a multiple of the even plan.
+        log_mel: `(frames, mel)`, the clip's filter bank.
+    """
+    figure, grid = plt.subplots(
+        2, 2, figsize=(9.6, 7), width_ratios=(1, 12), height_ratios=(1, 5), layout="constrained", sharex="col"
+    )
+    (corner, sound), (pictures, heat) = grid
+    corner.axis("off")
+    sound.imshow(log_mel.T, origin="lower", aspect="auto", extent=(0, CLIP_SECONDS, 0, 64), cmap="magma")
+    sound.set(ylabel="mel band", title=f"Transport plan of {clip.id}")
+    strip = np.concatenate([render_frame(clip, time) for time in frame_times(len(plan))])
+    pictures.imshow(strip, aspect="auto", extent=(0, 1, CLIP_SECONDS, 0))
+    pictures.set(xticks=[], ylabel="video time (s)")
+    values = np.log2(np.maximum(plan, 1e-9))
+    limit = max(float(np.quantile(np.abs(values), 0.98)), 1e-3)
+    image = heat.imshow(
+        values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", extent=(0, CLIP_SECONDS, CLIP_SECONDS, 0)
+    )
+    for event in clip.events:
+        _frame_event(heat, event)
+    heat.set(xlabel="audio time (s)")
+    figure.colorbar(image, ax=heat, label="mass against an even plan (log2)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _frame_event(axes, event: ToyEvent):
+    colour, length = EVENT_COLOURS[event.colour], event.end - event.start
+    axes.add_patch(Rectangle((event.start, event.start), length, length, fill=False, edgecolor="black", lw=4.5))
+    axes.add_patch(Rectangle((event.start, event.start), length, length, fill=False, edgecolor=colour, lw=2.5))
+    label = f"{event.colour} {event.shape} {SOUNDS[event.sound][0]}"
+    box = {"facecolor": "white", "edgecolor": colour, "pad": 2}
+    axes.text(event.start + 0.06, event.start + 0.08, label, color="black", va="top", bbox=box, fontsize=9)
+
+
+# -------------------------------------------------------------------------------------------------------- sections
+
+
+def _training_section(model_dir: Path, state: dict[str, Any]) -> str:
+    train = _read_json(model_dir / "train_results.json")
+    config = _read_json(model_dir / "config.json")
+    minutes = train["train_runtime"] / 60
+    resumed = f", resumed from {Path(train['resumed_from']).name}" if train["resumed_from"] else ""
+    return (
+        f"Trained from {train['start']} on {train['train_clips']} generated clips for {state['global_step']} steps "
+        f"({train['epoch']:.1f} epochs) in {minutes:.1f} minutes{resumed}; seed {train['seed']}, "
+        f"{train['parameters']:,} parameters. Fusion `{config['fusion']}`, transport attention "
+        f"`{config['transport_attention']}`, alignment weights `{config['alignment_weights']}`.\n\n"
+        "A toy: it shows that the parts work together, and says nothing about scores on AudioCaps (not measured)."
+    )
+
+
+def _scores_section(results: dict[str, Any]) -> str:
+    decoding = ", ".join(f"{name} {value}" for name, value in sorted(results["decoding"].items()))
+    return (
+        f"## Scores on the {results['split']} split, by what the model is given\n\n"
+        f"{format_table(results['modalities'])}\n\n"
+        f"pycocoevalcap {results['libraries']['pycocoevalcap']}; decoding: {decoding}."
+    )
+
+
+def _accuracy_section(table: dict[str, dict[str, dict]]) -> str:
+    lines = [
+        "## Right words",
+        "",
+        "Share of events whose colour, shape and sound are right and in the right place of the order. Unseen pairs "
+        "are objects with a sound that training never gave them.",
+        "",
+        "| modality | pairs | events | colour | shape | sound | all three |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for modality, rows in table.items():
+        for kind, row in rows.items():
+            shares = " | ".join(f"{row[name]:.1%}" for name in (*PARTS, "all three"))
+            lines.append(f"| {modality} | {kind} | {row['events']} | {shares} |")
+    return "\n".join(lines)
+
+
+def _examples_section(predictions: Sequence[Prediction], clips: dict[str, ToyClip]) -> str:
+    """Up to five failures, then the first clips of the split, ten captions in all."""
+    modality = predictions[0].modality
+    chosen = [prediction for prediction in predictions if prediction.modality == modality]
+    failures = [prediction for prediction in chosen if not _is_right(prediction, clips)]
+    others = [prediction for prediction in chosen if prediction not in failures]
+    wrong = failures[: EXAMPLES // 2]
+    shown = wrong + others[: EXAMPLES - len(wrong)]
+    lines = [
+        "## Captions",
+        "",
+        f"From {modality}. {len(failures)} of {len(chosen)} captions have a wrong colour, shape, sound or "
+        f"background; {len(wrong)} of them are shown first, then the first right ones of the split.",
+        "",
+        "| clip | caption | a reference | |",
+        "|---|---|---|---|",
+    ]
+    for prediction in shown:
+        verdict = "wrong" if prediction in failures else "right"
+        lines.append(f"| {prediction.id} | {prediction.caption} | {prediction.references[0]} | {verdict} |")
+    return "\n".join(lines)
+
+
+def _is_right(prediction: Prediction, clips: dict[str, ToyClip]) -> bool:
+    accuracy = caption_accuracy(prediction.caption, clips[prediction.id])
+    return accuracy["background"] and all(event[part] for event in accuracy["events"] for part in PARTS)
+
+
+def _plan_section(clip: ToyClip, mass: float) -> str:
+    events = "; ".join(
+        f"{event.colour} {event.shape} {SOUNDS[event.sound][0]} from {event.start:.2f} s to {event.end:.2f} s"
+        for event in clip.events
+    )
+    return (
+        "## Transport plan\n\n![transport plan of one clip](transport_plan.png)\n\n"
+        f"First clip of the split: {events}. Red: more mass than an even plan, blue: less. The frames mark where "
+        "picture and sound of the same event meet. Over all clips of the split these places hold "
+        f"{mass:.2f} times the mass that an even plan would give them."
+    )
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; run train_hf.py and scripts/evaluate.py first.")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,194 @@
+"""Commands and code of the documentation do what it says, on small stand-ins for the real downloads."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from released_files import ced_file, clip_folder, text_folder, trained_parts
+from released_reference import OPTIONS, random_state
+
+from configuration_lavcap import LavcapConfig
+from conftest import ROOT, write_media
+from lavcap.models.lora import add_lora, trainable_table
+from lavcap.toy.dataset import train_tokenizer
+from modeling_lavcap import LavcapForConditionalGeneration
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+def run(command: list[str], folder) -> str:
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.fixture
+def downloads(tmp_path):
+    """The files that docs/conversion.md names, small."""
+    tokenizer = train_tokenizer(["a dog barks while it rains"])
+    tokenizer.pad_token = None  # as LLaMA-2's
+    options = OPTIONS | {"llama": OPTIONS["llama"] | {"vocab_size": len(tokenizer)}, "num_heads": 4}
+    options |= {"embed_dim": 64 * 4, "fusion_type": "ot_tempcat_QAV_add", "enc_lora": True, "dec_lora": True}
+    state = random_state(options)
+    torch.save({"model": trained_parts(state), "epoch": 26}, tmp_path / "checkpoint_best.pth")
+    torch.save(ced_file(state), tmp_path / "audiotransformer_base_mAP_4999.pt")
+    model = {name: value for name, value in options.items() if name != "llama"}
+    model |= {"llama_decoder_path": "./pretrained_weights/Video-LLaMA-2-7B-Finetuned/llama-2-7b-chat-hf"}
+    (tmp_path / "config_best.yaml").write_text(yaml.safe_dump({"model": model, "datasets": {"total_frame": 20}}))
+    tokenizer.save_pretrained(text_folder(tmp_path / "Llama-2-7b-chat-hf", options, state))
+    clip_folder(tmp_path / "clip-vit-large-patch14", width=256)
+    write_media(tmp_path / "my_clip.mp4", seconds=1.0)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_conversion_page_runs_from_top_to_bottom(downloads):
+    commands = [block for block in blocks("docs/conversion.md", "bash") if "convert_checkpoint.py" in block]
+    assert len(commands) == 3
+    for command in commands:
+        words = command.replace("\\\n", " ").replace("scripts/", f"{ROOT}/scripts/").split()
+        assert words.pop(0) == ".venv/bin/python"
+        printed = run([sys.executable, *words], downloads)
+        assert printed.startswith("part ") and f"written to {words[-1]}" in printed
+    (code,) = blocks("docs/conversion.md", "python")
+    assert run([sys.executable, "-c", code], downloads).strip()
+    script = [sys.executable, str(ROOT / "scripts" / "caption.py"), "my_clip.mp4", "--model"]
+    for model in ("my_lavcap", "my_lavcap_adapter"):
+        assert run([*script, model], downloads).strip()
+
+
+@pytest.mark.slow
+def test_the_readme_assembles_a_model_that_trains_on(downloads, toy_world):
+    (code,) = (block for block in blocks("README.md", "python") if "from_parts" in block)
+    for name in ("Llama-2-7b-chat-hf", "clip-vit-large-patch14"):
+        code = re.sub(rf"[\w-]+/{name}", name, code)
+    run([sys.executable, "-c", code], downloads)
+    options = "--model_name_or_path start --output_dir run --max_steps 2 --max_train_clips 4 --max_validation_clips 2"
+    options += " --per_device_train_batch_size 2 --eval_strategy steps --eval_steps 2 --max_new_tokens 2 --num_beams 1"
+    train = [sys.executable, str(ROOT / "train_hf.py"), "--data_dir", str(toy_world), *options.split()]
+    assert "Model and processor are in run" in run(train, downloads)
+
+
+@pytest.mark.slow
+def test_the_audiocaps_page_rehearses_preparation(tmp_path):
+    (commands,) = (block for block in blocks("docs/audiocaps.md", "bash") if "--raw" in block)
+    for command in commands.replace("\\\n", " ").splitlines():
+        words = command.replace("scripts/", f"{ROOT}/scripts/").split()
+        assert words.pop(0) == ".venv/bin/python"
+        printed = run([sys.executable, *words], tmp_path)
+    assert "# test: 5 of 5 clips are in the manifest" in printed
+
+
+def test_the_audiocaps_page_names_options_that_there_are():
+    page = (ROOT / "docs" / "audiocaps.md").read_text(encoding="utf-8")
+    script = (ROOT / "scripts" / "prepare_audiocaps.py").read_text(encoding="utf-8")
+    commands = [block for block in blocks("docs/audiocaps.md", "bash") if "prepare_audiocaps.py" in block]
+    assert len(commands) == 5
+    options = {
+        option for block in commands for option in re.findall(r"prepare_audiocaps.*", block.replace("\\\n", ""))
+    }
+    named = set(re.findall(r"--\w+", " ".join(options))) | set(
+        re.findall(r"`(--(?:keep|min|win|num|fra|skip)\w*)", page)
+    )
+    assert len(named) > 10 and all(f'"{option}"' in script for option in named)
+
+
+def test_the_conversion_page_shows_the_options_that_the_converter_knows():
+    from lavcap.conversion.lavcap_options import FUSION_TYPES, MODEL_FIELDS
+
+    page = (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
+    for name, fields in FUSION_TYPES.items():
+        row = next(line for line in page.splitlines() if line.startswith("| `") and f"`{name}`" in line)
+        transport = fields.get("transport_attention")
+        assert f"| `{fields['fusion']}` | `{fields['optimal_transport']}` | `{transport}` |" in row
+    assert all(f"`{ours}`" in page for ours in MODEL_FIELDS.values() if ours != "cross_attention_heads")
+
+
+def test_every_row_of_the_support_tables_names_a_test_that_there_is():
+    page = (ROOT / "docs" / "support.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", page)
+    assert len(named) > 40
+    for file, test in named:
+        (path,) = (ROOT / "tests").rglob(file)
+        assert f"def {test}(" in path.read_text(encoding="utf-8"), f"{file}::{test}"
+
+
+@pytest.mark.slow
+def test_the_support_page_captions_a_conversation(saved_model, tmp_path):
+    (code,) = blocks("docs/support.md", "python")
+    (tmp_path / "my_lavcap").symlink_to(saved_model)
+    write_media(tmp_path / "my_clip.mp4", seconds=0.4)
+    run([sys.executable, "-c", code], tmp_path)
+
+
+def test_the_training_page_shows_the_table_of_trained_parameters():
+    recipe = yaml.safe_load((ROOT / "configs" / "lavcap_llama2_7b.yaml").read_text())
+    with torch.device("meta"):
+        model = LavcapForConditionalGeneration(LavcapConfig(has_vision_tower=False, **recipe["model_config"]))
+        table = trainable_table(add_lora(model, recipe["lora"]))
+    assert table in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_training_page_s_lora_is_trained_loaded_and_folded_in(saved_model, toy_world, tmp_path):
+    """Its commands on the recipe of the toy, whose model and data are small ones here."""
+    for name, folder in (("model", saved_model), ("data", toy_world)):
+        shutil.copytree(folder, tmp_path / "outputs" / "demo" / name)
+    options = "--max_steps 2 --save_steps 2 --eval_strategy no --per_device_train_batch_size 2 --time_mask 8"
+    run([sys.executable, str(ROOT / "train_hf.py"), f"{ROOT}/configs/toy_lora.yaml", *options.split()], tmp_path)
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (code,) = (block for block in blocks("docs/training.md", "python") if "AutoModel.from_pretrained" in block)
+    run([sys.executable, "-c", code.replace("outputs/lavcap_llama2_7b", "outputs/demo/lora")], tmp_path)
+    (command,) = re.findall(r"^\S+python scripts/merge_lora.py .*$", page, re.M)
+    command = command.replace("scripts/", f"{ROOT}/scripts/").replace("outputs/lavcap_llama2_7b", "outputs/demo/lora")
+    assert "its logits differ by at most" in run([sys.executable, *command.split()[1:]], tmp_path)
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+@pytest.fixture
+def captions(tmp_path):
+    """The files that docs/evaluation.md names: 60 clips, and other captions for most of them."""
+    clips = json.loads((ROOT / "tests" / "golden" / "audiocaps_captions.json").read_text(encoding="utf-8"))["clips"]
+    annotations = [{"image_id": clip["id"], "caption": text} for clip in clips for text in clip["captions"][2:]]
+    (tmp_path / "test_coco.json").write_text(json.dumps({"annotations": annotations}))
+    for index, name in enumerate(("mine", "theirs")):
+        rows = [
+            {"id": clip["id"], "caption": clip["captions"][index], "references": clip["captions"][2:]}
+            for clip in clips[: len(clips) - index]
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+def test_captions_are_scored_as_the_pages_say(page, captions, monkeypatch, toy_world, saved_model):
+    monkeypatch.setenv("PATH", "")  # what takes long is Java, which tests of its own run
+    for name, folder in (("model", saved_model), ("data", toy_world)):
+        shutil.copytree(folder, captions / "outputs" / "demo" / name)
+    documentation = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if "scripts/evaluate.py" in line]
+    if page == "README.md":
+        commands = [command for command in commands if "--predictions" in command]  # the other is that of the page
+    assert len(commands) == (2 if page == "README.md" else 4)
+    for command in commands:
+        words = command.replace("scripts/", f"{ROOT}/scripts/").split()
+        run([sys.executable, *words[1:]], captions)
+        results = json.loads((captions / words[words.index("--output") + 1] / "results.json").read_text())
+        assert all(f"`{field}`" in documentation for field in results)
+        scores = results["metrics" if "--compare" not in command else "comparison"]
+        assert scores["cider_d"] if "mine" in command else "cider_d" in scores  # random weights may share no words
+
+
+@pytest.mark.slow
+def test_the_evaluation_page_scores_with_evaluate():
+    (code,) = blocks("docs/evaluation.md", "python")
+    assert "'cider_d': " in run([sys.executable, "-c", code], ROOT)

@@ -1,0 +1,141 @@
+"""The commands as a user meets them: what they print, and how they refuse."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from model_parts import LORA
+
+from conftest import ROOT, tiny_config, write_media
+from lavcap.models.captioning import in_batches, list_clips, load_model
+from media_captioning import MediaError
+
+
+def caption(saved_model, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "scripts/caption.py", *map(str, arguments), "--model", str(saved_model)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder of clips with a space and an umlaut in its name: both modalities, each alone, one too long."""
+    folder = tmp_path_factory.mktemp("clips") / "my clips ü"
+    folder.mkdir()
+    write_media(folder / "both.mp4", seconds=0.4)
+    write_media(folder / "sound.wav", seconds=0.4, audio="pcm_s16le", video=None)
+    write_media(folder / "picture.mkv", seconds=0.4, audio=None)
+    write_media(folder / "too long.mp4", seconds=1.2)
+    return folder
+
+
+def test_one_clip_gives_one_line(saved_model, clips):
+    result = caption(saved_model, clips / "both.mp4")
+    assert result.returncode == 0 and len(result.stdout.splitlines()) == 1
+    assert "error" not in result.stderr
+
+
+def test_a_folder_of_clips_gives_json_with_modalities_and_durations(saved_model, clips):
+    result = caption(saved_model, clips, "--json", "--batch_size", 3)
+    assert result.returncode == 0, result.stderr
+    records = {json.loads(line)["clip"].rpartition("/")[2]: json.loads(line) for line in result.stdout.splitlines()}
+    assert {name: record["modalities"] for name, record in records.items()} == {
+        "both.mp4": "audio+video",
+        "picture.mkv": "video",
+        "sound.wav": "audio",
+        "too long.mp4": "audio+video",
+    }
+    assert records["too long.mp4"]["captioned"] == pytest.approx(0.48)
+    assert records["too long.mp4"]["duration"] == pytest.approx(1.2, abs=0.1)
+    assert "lasts 1.20 s, the window is 0.48 s" in result.stderr
+    single = caption(saved_model, clips / "both.mp4", "--json")
+    assert json.loads(single.stdout)["caption"] == records["both.mp4"]["caption"]
+
+
+def test_a_bad_clip_costs_no_good_one(saved_model, clips, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes((clips / "both.mp4").read_bytes()[:1000])
+    result = caption(saved_model, tmp_path / "broken.mp4", clips / "both.mp4", tmp_path / "none.wav", "--json")
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and "broken.mp4" in errors[0] and "none.wav: no such file" in errors[1]
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert ["error" in record for record in records] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("no/such/model", "no/such/model: no such folder"),
+        ("nothing", "nothing: no such folder"),
+        ("tests", "tests: holds no config.json"),
+    ],
+)
+def test_a_wrong_model_is_one_line(clips, model, message):
+    result = caption(model, clips / "both.mp4")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert [message in line for line in result.stderr.splitlines() if line.startswith("error: ")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--num_beams", "0"), "expected a whole number of at least 1"),
+        (("--device", "abacus"), "device 'abacus' cannot be used here"),
+        (("--clips", "x"), "unrecognized arguments: --clips"),
+    ],
+)
+def test_wrong_options_are_one_line(saved_model, clips, options, message):
+    result = caption(saved_model, clips / "both.mp4", *options)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert [message in line for line in result.stderr.splitlines() if line.startswith("error: ")] == [True]
+
+
+def test_damaged_weights_are_one_line(saved_model, clips, tmp_path):
+    damaged = shutil.copytree(saved_model, tmp_path / "model")
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    result = caption(damaged, clips / "both.mp4")
+    assert result.returncode == 2 and "its weights are damaged" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_folders_are_clips_or_hold_clips(tmp_path, clips):
+    assert [path.name for path in list_clips([clips])] == ["both.mp4", "picture.mkv", "sound.wav", "too long.mp4"]
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    with pytest.raises(MediaError, match="neither media files nor images"):
+        list_clips([frames])
+    (frames / "0.png").touch()
+    assert list_clips([frames]) == [frames]
+    shutil.copy(clips / "both.mp4", frames)
+    with pytest.raises(MediaError, match="1 media files and 1 images"):
+        list_clips([frames])
+
+
+def test_a_half_precision_model_captions_too(saved_model, processor):
+    model, _ = load_model(saved_model, device="cpu", dtype="bfloat16")
+    assert model.dtype.is_floating_point and model.dtype.itemsize == 2
+
+
+def test_batches_keep_order_and_size():
+    assert list(in_batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        list(in_batches(range(5), 0))
+
+
+@pytest.mark.slow
+def test_what_a_recipe_costs_is_measured_without_its_weights(tmp_path):
+    config = tiny_config()
+    parts = {name: getattr(config, name).to_diff_dict() for name in ("audio_config", "vision_config", "text_config")}
+    recipe = {"model_config": parts | {"num_video_frames": 4}, "model_dtype": "bfloat16", "bf16": True, "lora": LORA}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "scripts/benchmark_training.py", str(tmp_path / "recipe.yaml"), "--device", "cpu"]
+    result = subprocess.run([*command, "--batch_sizes", "2", "--steps", "1"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = [line.split(" | ") for line in result.stdout.splitlines() if line.startswith("| 2 |")]
+    assert [row[1] for row in rows] == ["no", "yes"]
+    assert all(float(row[2]) > 0 and float(row[4].rstrip(" |")) > 0.1 for row in rows)
+    (tmp_path / "empty.yaml").write_text("lora: {}")
+    result = subprocess.run([*command[:2], str(tmp_path / "empty.yaml")], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and "empty.yaml: has no model_config" in result.stderr

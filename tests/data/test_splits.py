@@ -1,0 +1,185 @@
+"""Data sets in AudioCaps' layout: what is read, what is missing, and what a batch holds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from datasets import Dataset, load_dataset
+
+from conftest import tiny_config
+from lavcap.data.manifest import FEATURES, DataError, read_facts, read_manifest, shards_of, write_split
+from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption, read_split
+from processing_lavcap import LavcapProcessor
+
+
+@pytest.fixture
+def world(toy_world, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(toy_world, tmp_path / "world")
+
+
+def test_rows_hold_existing_media_and_all_captions(toy_world):
+    rows = load_split(toy_world, "test")
+    assert len(rows) == 6
+    for row in rows:
+        folders = [Path(frame["path"]).parent.name for frame in row["frames"]]
+        assert row["audio"]["path"].endswith(".wav") and folders == [f"frame_{number}" for number in range(20)]
+        assert len(row["captions"]) == 5
+
+
+def test_the_folders_of_a_split_may_stand_beside_its_annotations(toy_world, world):
+    for name in ("waveforms", "frames"):
+        shutil.move(world / "val" / name, world / name)
+    for split in ("train", "val", "test"):
+        shutil.rmtree(world / split)
+    assert load_split(world, "val")["id"] == load_split(toy_world, "val")["id"]
+
+
+def test_without_a_coco_file_the_rows_of_a_clip_are_joined(world):
+    rows = json.loads((world / "val.json").read_text())
+    (world / "val_coco.json").unlink()
+    (world / "val.json").write_text(json.dumps([rows[0], rows[0] | {"caption": "rain falls"}, rows[1]]))
+    assert load_split(world, "val")["captions"] == [[rows[0]["caption"], "rain falls"], [rows[1]["caption"]]]
+
+
+def test_equal_captions_of_two_annotators_both_count(world):
+    coco = json.loads((world / "val_coco.json").read_text())
+    twice = coco["annotations"][0]
+    coco["annotations"].append(twice)
+    (world / "val_coco.json").write_text(json.dumps(coco))
+    assert load_split(world, "val")["captions"][0].count(twice["caption"]) == 2
+
+
+def test_training_rows_have_one_caption_each(toy_world):
+    rows = load_split(toy_world, "test")
+    flat = one_row_per_caption(rows)
+    assert len(flat) == 30
+    assert [caption for [caption] in flat["captions"]] == [c for captions in rows["captions"] for c in captions]
+    assert flat["id"][:5] == [rows["id"][0]] * 5
+
+
+def test_all_missing_media_are_listed_with_their_number_and_the_way_out(world):
+    rows = json.loads((world / "train.json").read_text())
+    (world / "train" / "waveforms" / rows[3]["audio_path"]).unlink()
+    (world / "train" / "frames" / "frame_7" / rows[5]["video_path"]).unlink()
+    with pytest.raises(DataError) as caught:
+        load_split(world, "train")
+    message = str(caught.value)
+    assert "2 of 24 clips lack media" in message and "--skip_missing_media" in message
+    assert rows[3]["audio_path"] in message and f"frame_7/{rows[5]['video_path']}" in message
+    rest, missing = read_split(world, "train")
+    assert len(rest) == 22 and set(missing) == {rows[3]["youtube_id"], rows[5]["youtube_id"]}
+    assert load_split(world, "train", skip_missing_media=True)["id"] == rest["id"]
+
+
+def test_one_id_for_two_files_is_refused(world):
+    rows = json.loads((world / "val.json").read_text())
+    rows[1]["youtube_id"] = rows[0]["youtube_id"]
+    (world / "val.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match="give each clip an id of its own"):
+        load_split(world, "val")
+
+
+def test_coco_captions_must_belong_to_the_clips(world):
+    coco = json.loads((world / "val_coco.json").read_text())
+    coco["annotations"] = [item for item in coco["annotations"] if item["image_id"] != coco["images"][2]["id"]]
+    (world / "val_coco.json").write_text(json.dumps(coco))
+    with pytest.raises(DataError, match=f"no captions for 1 of 6 clips of val.json: {coco['images'][2]['id']}"):
+        load_split(world, "val")
+    (world / "val_coco.json").write_text("[1]")
+    with pytest.raises(DataError, match="not in COCO's layout"):
+        load_split(world, "val")
+
+
+def test_what_is_wrong_with_several_splits_is_said_at_once(world):
+    for split in ("train", "val"):
+        next((world / split / "waveforms").iterdir()).unlink()
+    with pytest.raises(DataError) as caught:
+        load_splits([(world, "train"), (world, "val")])
+    assert "1 of 24 clips" in str(caught.value) and "1 of 6 clips" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5", "found int"),
+        ('[{"caption": 3, "audio_path": "a.wav"}]', r"row 0 \(caption is a int"),
+        ("{", "not readable as JSON"),
+        ("[]", "expected a list of rows, one per clip, found list of 0"),
+        ('[{"audio_path": "a.wav"}, 3]', r"2 of 2 rows cannot be used: row 0 \(no caption\), row 1 \(a int"),
+        ('[{"caption": "rain"}]', r"row 0 \(neither audio_path nor video_path\)"),
+    ],
+)
+def test_bad_annotations_are_refused_with_all_reasons(tmp_path, text, message):
+    (tmp_path / "val.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_split(tmp_path, "val")
+
+
+def test_an_unknown_split_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"dev\.json: no such file"):
+        load_split(tmp_path, "dev")
+
+
+def test_rows_that_a_baseline_cannot_use_are_named(toy_world, fitting_config, tokenizer):
+    rows = load_split(toy_world, "train")
+    config = tiny_config(fusion="audio_only", text_config={"vocab_size": fitting_config.text_config.vocab_size})
+    changed = [row | {"audio": None} if index < 2 else row for index, row in enumerate(rows)]
+    silent = Dataset(pa.Table.from_pylist(changed, schema=FEATURES.arrow_schema))
+    hearing = LavcapProcessor.from_config(config, tokenizer)
+    names = f"{rows[0]['id']}, {rows[1]['id']}"
+    with pytest.raises(DataError, match=f"2 of 24 clips have no audio.*leave out their rows: {names}"):
+        check_usable(silent, hearing)
+    check_usable(silent, LavcapProcessor.from_config(fitting_config, tokenizer))
+
+
+@pytest.fixture
+def prepared(world):
+    """A manifest of the training clips, less one that is missing."""
+    rows = list(load_split(world, "train"))
+    (world / "train.json").unlink()
+    write_split(world, "train", rows[1:], {"expected": 24, "missing": {rows[0]["id"]: "no media"}})
+    return world
+
+
+def test_a_manifest_takes_the_place_of_the_layout(prepared):
+    rows, missing = read_split(prepared, "train")
+    assert len(rows) == 23 and list(missing.values()) == ["no media"]
+    assert all(Path(frame["path"]).is_file() for row in rows for frame in [row["audio"], *row["frames"]])
+    # What its preparation left out was reported then, and stops nothing.
+    assert load_split(prepared, "train")["id"] == rows["id"]
+
+
+def test_a_prepared_folder_may_move(prepared, tmp_path):
+    moved = prepared.rename(tmp_path / "somewhere else")
+    audio = load_split(moved, "train")[3]["audio"]["path"]
+    assert Path(audio).is_file() and audio.startswith(str(moved))
+
+
+def test_a_manifest_is_a_data_set_for_others_too(prepared):
+    rows = load_dataset(str(prepared))["train"]
+    assert rows.features == FEATURES and rows["id"] == load_split(prepared, "train")["id"]
+
+
+def test_splits_of_a_manifest_do_not_disturb_each_other(prepared):
+    rows = list(read_manifest(prepared, "train"))
+    write_split(prepared, "train_small", rows[:2], {"expected": 2})
+    assert len(read_manifest(prepared, "train")) == 23 and len(read_manifest(prepared, "train_small")) == 2
+    assert set(read_facts(prepared)) == {"train", "train_small"}
+    write_split(prepared, "train", rows[:5], {"expected": 5})
+    assert len(read_manifest(prepared, "train")) == 5 and len(shards_of(prepared, "train")) == 1
+
+
+def test_bad_manifests_are_refused(prepared):
+    file = shards_of(prepared, "train")[0]
+    Dataset.from_dict({"id": ["a"]}).to_parquet(file)
+    with pytest.raises(DataError, match="lacks the columns youtube_id"):
+        load_split(prepared, "train")
+    file.write_bytes(b"noise")
+    with pytest.raises(DataError, match="not readable as parquet"):
+        load_split(prepared, "train")
+    (prepared / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="not readable as JSON"):
+        load_split(prepared, "train")
