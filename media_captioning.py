@@ -21,6 +21,9 @@ MEDIA_SUFFIXES = frozenset({
     ".ts", ".wav", ".webm", ".wma", ".wmv",
 })
 # fmt: on
+SOUND_SUFFIXES = frozenset(
+    {".aac", ".aif", ".aiff", ".amr", ".flac", ".m4a", ".mka", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"}
+)
 # Containers that store how long they are; elsewhere the duration is a guess from the bit rate.
 EXACT_CONTAINERS = frozenset({"avi", "flac", "matroska", "mov", "mp4", "wav", "webm"})
 LOUDEST_SAMPLE = 8.0  # decoders and filters overshoot full scale, which is 1, but not by this much

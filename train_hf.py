@@ -33,10 +33,11 @@ from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.data.collation import EvaluationCollator, TrainingCollator, stored_width
 from lavcap.models.building import ModelArguments, build_model, check_checkpoint, plain
 from lavcap.models.lora import num_trained, trainable_table
+from lavcap.provenance import inherited_note
 from lavcap.publishing.card import training_settings
 from lavcap.training.broken_clips import TrainingStopped
 from lavcap.training.checkpoints import CheckpointError, find_checkpoint
-from lavcap.training.data import DataArguments, as_model_inputs, inherited_note, load_rows, stored_example
+from lavcap.training.data import DataArguments, as_model_inputs, load_rows, stored_example
 from lavcap.training.distributed import whole_weights
 from lavcap.training.in_training_evaluation import SampleCaptions, ValidationScores
 from lavcap.training.meter import MonitoringArguments, check_monitoring, early_stopping

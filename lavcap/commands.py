@@ -1,6 +1,8 @@
 """What commands share: errors of the user in one line with exit status 2, and folders that are not overwritten."""
 
 import argparse
+import difflib
+import json
 import os
 import shutil
 import sys
@@ -8,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lavcap.files import share
 
@@ -42,6 +44,26 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     """Names for a message of one line: the first ones, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def reject_unknown(kind: str, names: Any, known: set[str]):
+    """Refuse names that are not known; the nearest known one is told."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
+            raise ValueError(f"{name!r} is not {kind}; {hint}")
+
+
+def parse_object(text: str, name: str) -> dict[str, Any]:
+    """Object from JSON text given on the command line."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not readable as JSON ({error}); mend it, or write it in the recipe.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is a {type(value).__name__}, expected an object of fields.")
+    return value
 
 
 @contextmanager

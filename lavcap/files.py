@@ -76,6 +76,13 @@ def replace_synced(path: Path, text: str):
     clear_unfinished(path.parent, only_empty=True)
 
 
+def replace_text(path: Path, text: str):
+    """Write a file of text; a reader sees the old one or the new one, never half of one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", newline="")
+    partial.replace(path)
+
+
 def publish_folder(partial: Path, folder: Path):
     """Give a whole folder its name, at once; what bore the name is removed."""
     if folder.exists():

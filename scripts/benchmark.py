@@ -29,7 +29,7 @@ from lavcap.commands import Parser, errors_in_one_line, positive
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.splits import load_split
 from lavcap.data.streaming import ClipStream, find_shards
-from lavcap.models.captioning import choose_device, device_name
+from lavcap.models.loading import choose_device, device_name
 from lavcap.toy.dataset import train_tokenizer
 from processing_lavcap import LavcapProcessor
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from configuration_lavcap import LavcapConfig
 from lavcap.commands import Parser, errors_in_one_line, positive
-from lavcap.models.captioning import choose_device, device_name
+from lavcap.models.loading import choose_device, device_name
 from lavcap.models.lora import add_lora, num_trained
 from lavcap.training.meter import peak_memory
 from modeling_lavcap import LavcapForConditionalGeneration

@@ -16,7 +16,9 @@ import sys
 from pathlib import Path
 
 from lavcap.commands import Parser, errors_in_one_line, positive
-from lavcap.models.captioning import caption_features, generation_options, in_batches, list_clips, load_model
+from lavcap.data.manifest import in_batches
+from lavcap.models.captioning import caption_features, generation_options, list_clips
+from lavcap.models.loading import load_model
 from media_captioning import Clip, MediaError
 
 

@@ -49,9 +49,11 @@ from lavcap.evaluation.results import (
 )
 from lavcap.evaluation.significance import SEED
 from lavcap.evaluation.tokenization import tokenize_caption
-from lavcap.models.captioning import check_model_name, generation_options, load_model
+from lavcap.models.captioning import generation_options
+from lavcap.models.loading import check_model_name, load_model
 from lavcap.models.weight_files import fingerprint
-from lavcap.training.data import read_note, stored_example
+from lavcap.provenance import read_note
+from lavcap.training.data import stored_example
 
 
 CHECKPOINT_OPTIONS = (

@@ -13,11 +13,13 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from datasets import Audio, Dataset, Features, Image, List, Value, load_dataset
 from pyarrow import parquet
+
+from lavcap.files import replace_text
 
 
 FEATURES = Features(
@@ -35,6 +37,8 @@ VIDEO_FEATURES = Features({"video_features": List(List(Value("float32")))})  # (
 FRAME_SAMPLER = "centres of equal parts"  # how frames are chosen of a clip: `media_captioning.even_indices`
 ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time
 FACTS = "manifest.json"
+
+Item = TypeVar("Item")
 
 
 class DataError(ValueError):
@@ -71,7 +75,7 @@ def write_parquet(path: Path, rows: Iterable[dict[str, Any]], features: Features
     partial = path.with_name(f".{path.name}.partial")
     schema = features.arrow_schema
     with parquet.ParquetWriter(partial, schema) as writer:
-        for group in _groups(rows, ROWS_PER_GROUP):
+        for group in in_batches(rows, ROWS_PER_GROUP):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
     partial.replace(path)
 
@@ -99,16 +103,18 @@ def write_facts(data_dir: str | Path, split: str, facts: dict[str, Any]):
     replace_text(Path(data_dir) / FACTS, text + "\n")
 
 
-def replace_text(path: Path, text: str):
-    """Write a file of text; a reader sees the old one or the new one, never half of one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(path)
-
-
 def take_rows(rows: Dataset, indices: Iterable[int]) -> Dataset:
     """Some rows, in this order, as a table of their own: `Dataset.select` would keep all of them behind its back."""
     return Dataset(rows.data.table.take(pa.array(list(indices), pa.int64())))
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last one may be shorter."""
+    if size < 1:
+        raise ValueError(f"batch_size is {size}, expected at least 1.")
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:
@@ -156,9 +162,3 @@ def _with_paths(row: dict[str, Any], change) -> dict[str, Any]:
 
     frames = None if row["frames"] is None else [changed(frame) for frame in row["frames"]]
     return row | {"audio": changed(row["audio"]), "frames": frames}
-
-
-def _groups(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    iterator = iter(rows)
-    while group := list(islice(iterator, size)):
-        yield group

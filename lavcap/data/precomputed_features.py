@@ -21,8 +21,8 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
-from lavcap.data.manifest import FRAME_SAMPLER, DataError, read_facts, replace_text
-from lavcap.models.captioning import check_sees
+from lavcap.data.manifest import FRAME_SAMPLER, DataError, read_facts
+from lavcap.files import replace_text
 from media_captioning import MediaError
 from parts_captioning import published_name
 
@@ -185,6 +185,16 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
         )
     if facts is not None:
         model.config.vision_model_name = facts.model
+
+
+def check_sees(model, name_or_path: str | Path):
+    """Refuse a model that takes stored features only, where media files are to be seen."""
+    config = model.config
+    if config.single_modality != "audio" and not config.has_vision_tower:
+        raise ValueError(
+            f"{name_or_path}: has no vision tower, so it takes stored video_features and cannot see media files; "
+            "extract those of the data set by scripts/extract_visual_features.py, or assemble the model with vision."
+        )
 
 
 def _encoders(facts: FeatureFacts, model) -> tuple[str, str]:

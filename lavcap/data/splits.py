@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from lavcap.data.manifest import FEATURES, DataError, read_facts, read_manifest, shards_of, take_rows
 from lavcap.data.precomputed_features import add_stored_features, failed_features, stored_features_of
-from lavcap.preparation.annotations import read_references
+from lavcap.data.references import read_coco_references
 from processing_lavcap import LavcapProcessor
 
 
@@ -135,7 +135,7 @@ def one_row_per_caption(dataset: Dataset) -> Dataset:
 
 
 def _read_layout(data_dir: Path, split: str) -> tuple[Dataset, dict[str, str]]:
-    references = read_references(data_dir / f"{split}_coco.json")
+    references = read_coco_references(data_dir / f"{split}_coco.json")
     finder = _MediaFinder(data_dir, split)
     clips, missing = {}, {}
     for row in _read_rows(data_dir / f"{split}.json"):

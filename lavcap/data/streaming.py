@@ -17,12 +17,10 @@ from pyarrow import parquet
 
 from lavcap.data.collation import REPEATED
 from lavcap.data.dataset import as_file, draw_seed, features_or_reason, read_features, shared_number
-from lavcap.data.manifest import FEATURES, VIDEO_FEATURES, DataError, shards_of, write_facts, write_parquet
+from lavcap.data.manifest import FEATURES, VIDEO_FEATURES, DataError, in_batches, shards_of, write_facts, write_parquet
 from lavcap.data.precomputed_features import read_stored_features
-from lavcap.models.captioning import in_batches
-from lavcap.preparation.cutting import SAMPLING_RATE, to_pcm, write_wav
-from lavcap.preparation.media_index import SOUND_SUFFIXES
-from media_captioning import read_clip
+from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
+from media_captioning import SOUND_SUFFIXES, read_clip
 from processing_lavcap import LavcapProcessor
 
 

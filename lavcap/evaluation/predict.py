@@ -7,8 +7,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lavcap.data.dataset import ClipDataset
+from lavcap.data.manifest import in_batches
 from lavcap.evaluation.predictions import Prediction
-from lavcap.models.captioning import caption_features, in_batches
+from lavcap.models.captioning import caption_features
 from processing_lavcap import LavcapProcessor
 
 

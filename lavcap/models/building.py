@@ -1,5 +1,6 @@
 """The model that a run trains: fresh, assembled of pretrained parts, or trained before."""
 
+import dataclasses
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import is_bitsandbytes_available, logging
 
 from adapters_captioning import ADAPTER_SETTINGS, check_base
 from configuration_lavcap import LavcapConfig
-from lavcap.models.captioning import check_model_name, check_name
+from lavcap.commands import parse_object, reject_unknown
+from lavcap.models.loading import check_model_name, check_name
 from lavcap.models.lora import add_lora, freeze, load_lora, train_in_float32
-from lavcap.training.recipe import check_config_fields, parse_object, reject_unknown
 from modeling_lavcap import LavcapForConditionalGeneration
 from parts_captioning import RELEASED_DECODING, as_dtype, find_file, read_json
 from processing_lavcap import LavcapProcessor
@@ -275,3 +276,12 @@ def _fresh_config(fields: dict[str, Any], tokenizer) -> LavcapConfig:
     config = LavcapConfig(**(fields | {"text_config": text_config}))
     check_config_fields(fields, config)
     return config
+
+
+def check_config_fields(fields: dict[str, Any], config: PreTrainedConfig, path: str = "model_config"):
+    """Refuse fields that a configuration does not have: it would keep them without using them."""
+    known = {field.name for field in dataclasses.fields(config)} | {"model_type"}
+    reject_unknown(f"a field of {path}", fields, known)
+    for name, value in fields.items():
+        if isinstance(value, dict) and isinstance(getattr(config, name), PreTrainedConfig):
+            check_config_fields(value, getattr(config, name), f"{path}.{name}")

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from adapters_captioning import ADAPTER_SETTINGS
 from lavcap.commands import whole_folder
 from lavcap.models.lora import load_lora
-from lavcap.training.data import NOTE
+from lavcap.provenance import NOTE
 from modeling_lavcap import LavcapForConditionalGeneration
 from parts_captioning import find_file
 from processing_lavcap import LavcapProcessor

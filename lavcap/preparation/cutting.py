@@ -2,20 +2,18 @@
 
 import hashlib
 import os
-import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
 from lavcap.preparation.media_index import Media, MediaFile
 from media_captioning import MEDIA_SUFFIXES, Clip, MediaError, StoredFile, read_clip, read_duration, read_images
 
 
-SAMPLING_RATE = 16_000  # Hz, what the model hears
 JPEG_QUALITY = 95
 CLIP_TOLERANCE_SECONDS = 0.5  # a file that is longer than the window by this much is the clip itself
 PARTIAL_FOLDER = ".partial"
@@ -99,20 +97,6 @@ def cut_clip(job: Job) -> Outcome:
 def frame_path(output: str | Path, number: int, stem: str) -> str:
     """Where the released layout keeps frame `number` of a clip."""
     return os.path.join(output, "frames", f"frame_{number}", f"{stem}.jpg")
-
-
-def to_pcm(waveform: np.ndarray) -> np.ndarray:
-    """16-bit samples of floating-point ones in [-1, 1], `(samples,)`."""
-    return np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2")
-
-
-def write_wav(file: str | BinaryIO, samples: np.ndarray, sampling_rate: int = SAMPLING_RATE):
-    """Write 16-bit mono samples, `(samples,)`, at `sampling_rate` Hz."""
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(sampling_rate)
-        writer.writeframes(samples.tobytes())
 
 
 # -------------------------------------------------------------------------------------------------------- internals

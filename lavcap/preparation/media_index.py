@@ -9,12 +9,17 @@ from pathlib import Path
 
 from lavcap.data.manifest import DataError
 from lavcap.preparation.annotations import stem_of
-from media_captioning import IMAGE_SUFFIXES, MEDIA_SUFFIXES, MediaError, StoredFile, even_indices, list_images
-
-
-SOUND_SUFFIXES = frozenset(
-    {".aac", ".aif", ".aiff", ".amr", ".flac", ".m4a", ".mka", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"}
+from media_captioning import (
+    IMAGE_SUFFIXES,
+    MEDIA_SUFFIXES,
+    SOUND_SUFFIXES,
+    MediaError,
+    StoredFile,
+    even_indices,
+    list_images,
 )
+
+
 WINDOW_NAME = re.compile(r"(?P<base>.+)_(?P<start>\d+)_(?P<end>\d+)", re.DOTALL)  # milliseconds
 FRAME_FOLDER = re.compile(r"frame_(\d+)")
 SAME_START_SECONDS = 0.01

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lavcap.data.manifest import replace_text
+from lavcap.files import replace_text
 from lavcap.preparation.annotations import OFFICIAL_COLUMNS, Row
 
 

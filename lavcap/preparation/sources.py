@@ -13,12 +13,12 @@ from typing import Any
 from datasets import Audio, Dataset, DatasetDict, Video, get_dataset_split_names, load_dataset, load_from_disk
 
 from lavcap.data.manifest import DataError
+from lavcap.data.references import read_coco_references
 from lavcap.preparation.annotations import (
     Annotations,
     Row,
     choose_columns,
     read_annotations,
-    read_references,
     stem_of,
     to_annotations,
 )
@@ -132,7 +132,7 @@ def from_layout(data_dir: str | Path, split: str, reading: Reading) -> Source:
         raise DataError(f"{root}: no {split}.json or {split}.csv; check --data_dir and --split.")
     folder = root / split if (root / split).is_dir() else root
     source = from_files(files[0], [folder], reading)
-    references = read_references(root / f"{split}_coco.json")
+    references = read_coco_references(root / f"{split}_coco.json")
     for clip in source.clips:
         # Two people may have written the same caption: each counts as a reference.
         known = references.get(clip.id, [])

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import TrainingArguments
 
 from lavcap.evaluation.results import TEST_MARKS, check_fields, format_results
-from lavcap.training.data import read_note
+from lavcap.provenance import read_note
 from parts_captioning import read_json
 
 

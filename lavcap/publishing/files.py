@@ -11,10 +11,10 @@ from typing import Any
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from lavcap.commands import whole_folder
-from lavcap.models.captioning import check_model_name
+from lavcap.models.loading import check_model_name
 from lavcap.models.weight_files import ADAPTER_SETTINGS, count_parameters, find_weights, fingerprint
+from lavcap.provenance import NOTE
 from lavcap.publishing.card import RESULTS, CardFacts, check_results, write_card
-from lavcap.training.data import NOTE
 
 
 CARD = "README.md"

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lavcap.preparation.cutting import write_wav
+from lavcap.data.wav import write_wav
 from lavcap.toy.rendering import FRAMES_PER_CLIP, frame_times, render_frame, render_waveform, write_video
 from lavcap.toy.world import CAPTION_TEMPLATES, SAMPLING_RATE, SPLITS, ToyClip, sample_clip
 

@@ -14,7 +14,7 @@ from lavcap.data.dataset import read_features
 from lavcap.data.splits import load_split
 from lavcap.evaluation.predictions import Prediction, read_predictions
 from lavcap.evaluation.results import format_table
-from lavcap.models.captioning import load_model
+from lavcap.models.loading import load_model
 from lavcap.toy.rendering import frame_times, render_frame
 from lavcap.toy.world import CLIP_SECONDS, SOUNDS, ToyClip, ToyEvent, caption_accuracy
 

@@ -33,6 +33,7 @@ from lavcap.files import (
     sync_folder,
     write_synced,
 )
+from lavcap.provenance import NOTE
 from lavcap.training.checkpoints import (
     MANIFEST,
     CheckpointError,
@@ -44,7 +45,6 @@ from lavcap.training.checkpoints import (
     read_object,
     remove_old_checkpoints,
 )
-from lavcap.training.data import NOTE
 from lavcap.training.resume import changes, course_of, why_not_to_continue
 from lavcap.training.run_totals import Totals, WholeRunTotals
 

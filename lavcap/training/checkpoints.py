@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from lavcap.commands import check_new_folder, check_writable, listed
 from lavcap.files import checksum, clear_unfinished, remove_folder, sync_names
-from lavcap.training.data import NOTE
+from lavcap.provenance import NOTE
 
 
 logger = logging.get_logger(__name__)

@@ -1,7 +1,5 @@
 """What a run trains and validates on, and the note of it that travels with the model."""
 
-import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,14 @@ from transformers.utils import logging
 
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.leakage import check_selection, clips_of_a_test, keys_of_tests, origins
-from lavcap.data.manifest import DataError, read_facts, replace_text, take_rows
+from lavcap.data.manifest import DataError, read_facts, take_rows
 from lavcap.data.precomputed_features import check_features_fit, feature_facts
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption
 from lavcap.data.streaming import ClipStream, find_shards, open_stream
-from parts_captioning import find_file
 
 
 logger = logging.get_logger(__name__)
 
-NOTE = "training_data.json"
 ORIGIN = ["id", "youtube_id", "captions"]
 
 
@@ -144,35 +140,6 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
         train.preload("Reading training clips")
         validation.preload("Reading validation clips")
     return train, validation
-
-
-def read_note(name_or_path: str | Path) -> dict[str, Any]:
-    """What a model, a folder or a name on the Hub, notes of its training; nothing if it notes nothing.
-
-    Raises:
-        ValueError: the note cannot be read.
-    """
-    path = find_file(name_or_path, NOTE, {})
-    try:
-        note = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); train the model again, or mend it.") from error
-    return note if isinstance(note, dict) else {}
-
-
-def inherited_note(note: dict[str, Any], earlier: Iterable[str | Path]) -> dict[str, Any]:
-    """The note of a run that starts from earlier models: what a test has told or taught them stays."""
-    notes = [note, *map(read_note, earlier)]
-    return note | {
-        "selected_on_test": any(each.get("selected_on_test") for each in notes),
-        "trained_on_test_clips": max(each.get("trained_on_test_clips", 0) for each in notes),
-    }
-
-
-def write_note(folder: str | Path, note: dict[str, Any]):
-    """Note beside a model what it was trained and selected on; `selected_on_test` marks its results for good."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    replace_text(Path(folder) / NOTE, json.dumps(note, indent=2, ensure_ascii=False) + "\n")
 
 
 def _first(rows: Dataset, count: int | None) -> Dataset:

@@ -1,14 +1,15 @@
 """Recipes: a YAML file of fields, overridden by options of the command line."""
 
 import dataclasses
-import difflib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import HfArgumentParser, PreTrainedConfig
+from transformers import HfArgumentParser
+
+from lavcap.commands import parse_object, reject_unknown
 
 
 class _Parser(HfArgumentParser):
@@ -34,15 +35,6 @@ def parse_recipe(dataclass_types: tuple[type, ...], arguments: list[str] | None 
     *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     reject_unknown("an option", [item.lstrip("-").split("=")[0] for item in unknown], fields)
     return tuple(parsed)
-
-
-def check_config_fields(fields: dict[str, Any], config: PreTrainedConfig, path: str = "model_config"):
-    """Refuse fields that a configuration does not have: it would keep them without using them."""
-    known = {field.name for field in dataclasses.fields(config)} | {"model_type"}
-    reject_unknown(f"a field of {path}", fields, known)
-    for name, value in fields.items():
-        if isinstance(value, dict) and isinstance(getattr(config, name), PreTrainedConfig):
-            check_config_fields(value, getattr(config, name), f"{path}.{name}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -89,23 +81,3 @@ def _update(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _are_objects(fields: dict[str, Any], name: str, value: Any) -> bool:
     return isinstance(value, dict) and isinstance(fields.get(name), dict)
-
-
-def reject_unknown(kind: str, names: Any, known: set[str]):
-    """Refuse names that are not known; the nearest known one is told."""
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
-            raise ValueError(f"{name!r} is not {kind}; {hint}")
-
-
-def parse_object(text: str, name: str) -> dict[str, Any]:
-    """Object from JSON text given on the command line."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name} is not readable as JSON ({error}); mend it, or write it in the recipe.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is a {type(value).__name__}, expected an object of fields.")
-    return value

@@ -16,8 +16,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from lavcap.data.collation import CLIP_IDS, blank
 from lavcap.data.streaming import ClipStream
 from lavcap.models.lora import save_adapter
+from lavcap.provenance import write_note
 from lavcap.training.checkpoint_writer import CompleteCheckpoints
-from lavcap.training.data import write_note
 from lavcap.training.distributed import FeaturesInFloat32, SharedStatistics, repeated_rows, shares_weights
 from lavcap.training.in_training_evaluation import ValidationLoss
 from lavcap.training.meter import MonitoredTrainer

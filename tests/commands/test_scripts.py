@@ -10,7 +10,9 @@ import yaml
 from model_parts import LORA
 
 from conftest import ROOT, tiny_config, write_media
-from lavcap.models.captioning import in_batches, list_clips, load_model
+from lavcap.data.manifest import in_batches
+from lavcap.models.captioning import list_clips
+from lavcap.models.loading import load_model
 from media_captioning import MediaError
 
 

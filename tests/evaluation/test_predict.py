@@ -24,7 +24,7 @@ from lavcap.evaluation.results import (
     with_main_set,
     write_results,
 )
-from lavcap.training.data import read_note
+from lavcap.provenance import read_note
 
 
 MISSING = {"meteor": "no Java on PATH", "spice": "no Java on PATH", "spider": "no spice", "fense": "no models"}

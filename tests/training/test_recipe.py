@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from conftest import ROOT, tiny_config
-from lavcap.training.recipe import check_config_fields, parse_object, parse_recipe
+from lavcap.commands import parse_object
+from lavcap.models.building import check_config_fields
+from lavcap.training.recipe import parse_recipe
 from train_hf import AugmentationArguments, DataArguments, ModelArguments, TrainingArguments
 
 

@@ -1,0 +1,41 @@
+"""What a model says of its origin: a note beside its weights, which every later model and result takes along."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lavcap.files import replace_text
+from parts_captioning import find_file
+
+
+NOTE = "training_data.json"
+
+
+def read_note(name_or_path: str | Path) -> dict[str, Any]:
+    """What a model, a folder or a name on the Hub, notes of its training; nothing if it notes nothing.
+
+    Raises:
+        ValueError: the note cannot be read.
+    """
+    path = find_file(name_or_path, NOTE, {})
+    try:
+        note = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); train the model again, or mend it.") from error
+    return note if isinstance(note, dict) else {}
+
+
+def inherited_note(note: dict[str, Any], earlier: Iterable[str | Path]) -> dict[str, Any]:
+    """The note of a run that starts from earlier models: what a test has told or taught them stays."""
+    notes = [note, *map(read_note, earlier)]
+    return note | {
+        "selected_on_test": any(each.get("selected_on_test") for each in notes),
+        "trained_on_test_clips": max(each.get("trained_on_test_clips", 0) for each in notes),
+    }
+
+
+def write_note(folder: str | Path, note: dict[str, Any]):
+    """Note beside a model what it was trained and selected on; `selected_on_test` marks its results for good."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    replace_text(Path(folder) / NOTE, json.dumps(note, indent=2, ensure_ascii=False) + "\n")
