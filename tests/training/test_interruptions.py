@@ -219,7 +219,6 @@ def test_all_processes_go_on_from_a_checkpoint_that_all_of_them_have(finished, t
 # ------------------------------------------------------------------------------------------------------- the command
 
 
-@pytest.mark.slow
 def test_the_command_continues_after_a_kill(short_recipe, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_inside("train_hf.py", short_recipe, "--output_dir", whole).returncode == 0
