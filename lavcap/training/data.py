@@ -1,11 +1,15 @@
 """What a run trains and validates on, and the note of it that travels with the model."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from pyarrow import parquet
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from lavcap.data.dataset import ClipDataset
@@ -14,33 +18,12 @@ from lavcap.data.manifest import DataError, read_facts, take_rows
 from lavcap.data.precomputed_features import check_features_fit, feature_facts
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption
 from lavcap.data.streaming import ClipStream, find_shards, open_stream
+from lavcap.training.arguments import DataArguments
 
 
 logger = logging.get_logger(__name__)
 
 ORIGIN = ["id", "youtube_id", "captions"]
-
-
-@dataclass
-class DataArguments:
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Prepared data set, shards of one, or a folder in AudioCaps' layout."}
-    )
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    validation_split: str = field(default="val", metadata={"help": "Split to watch during training."})
-    validation_data_dir: str | None = field(
-        default=None, metadata={"help": "Where the validation split is. Default: data_dir."}
-    )
-    select_model_on_test_split: bool = field(
-        default=False,
-        metadata={"help": "Allow test clips for validation. Scores on that test then mean nothing; results say so."},
-    )
-    skip_missing_media: bool = field(default=False, metadata={"help": "Do without clips whose media are missing."})
-    cache_features: bool = field(default=False, metadata={"help": "Keep every clip's features in memory."})
-    streaming: bool = field(default=False, metadata={"help": "Read the training split from shards, in a stream."})
-    shuffle_buffer: int = field(default=256, metadata={"help": "Rows of a stream to draw the next one from."})
-    max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first clips only."})
-    max_validation_clips: int | None = field(default=None, metadata={"help": "Validate on the first clips only."})
 
 
 @dataclass(frozen=True)
@@ -140,6 +123,31 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
         train.preload("Reading training clips")
         validation.preload("Reading validation clips")
     return train, validation
+
+
+def stream_loader(stream: ClipStream, args: TrainingArguments, collate: Callable) -> DataLoader:
+    """Loader of a training stream, which gives each process its own rows: Accelerate must not share them out again."""
+    loader = DataLoader(
+        stream,
+        batch_size=args.train_batch_size,
+        collate_fn=collate,
+        drop_last=args.dataloader_drop_last,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
+        persistent_workers=args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+    )
+    return seeded(loader, args.seed)
+
+
+def seeded(loader: DataLoader, seed: int) -> DataLoader:
+    """The loader, which draws the seeds of its workers from a generator of its own.
+
+    Drawn from the global state, they would change dropout after an interruption: workers that persist are seeded once,
+    and those of the continued run once more.
+    """
+    getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(seed)
+    return loader
 
 
 def _first(rows: Dataset, count: int | None) -> Dataset:
