@@ -15,7 +15,7 @@ from transformers.utils import logging
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.leakage import check_selection, clips_of_a_test, keys_of_tests, origins
 from lavcap.data.manifest import DataError, read_facts, take_rows
-from lavcap.data.precomputed_features import check_features_fit, feature_facts
+from lavcap.data.precomputed_features import check_features_fit, feature_facts, note_encoder
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption
 from lavcap.data.streaming import ClipStream, find_shards, open_stream
 from lavcap.training.arguments import DataArguments
@@ -95,15 +95,9 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
     Raises:
         DataError: clips that the model can make nothing of, or stored features of another image encoder.
     """
-    validation_dir = args.validation_data_dir or args.data_dir
-    if "video" in processor.modalities:
-        example = stored_example(rows.train)
-        check_features_fit(model, args.data_dir, args.train_split, example)
-        if example is None and any(weight.requires_grad for weight in model.vision_tower.parameters()):
-            model.config.vision_model_name = None  # trained on, it is no longer the published one
-        check_features_fit(model, validation_dir, args.validation_split, stored_example(rows.validation))
+    _fit_features(rows, args, model)
     check_usable(rows.validation, processor)
-    width = model.config.vision_config.projection_dim
+    width = model.stored_feature_size
     validation = ClipDataset(rows.validation, processor, args.cache_features, tolerant=True, stored_width=width)
     if args.streaming:
         train = ClipStream(
@@ -148,6 +142,22 @@ def seeded(loader: DataLoader, seed: int) -> DataLoader:
     """
     getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(seed)
     return loader
+
+
+def _fit_features(rows: TrainingRows, args: DataArguments, model):
+    """Refuse stored features that are not those of a model's encoder; note in its configuration whose they are."""
+    if "video" not in model.modalities:
+        return
+    train = (args.data_dir, args.train_split, stored_example(rows.train))
+    validation_dir = args.validation_data_dir or args.data_dir
+    validation = (validation_dir, args.validation_split, stored_example(rows.validation))
+    check_features_fit(model, *train)
+    note_encoder(model, *train)
+    encoder = model.feature_encoder
+    if train[-1] is None and encoder is not None and any(weight.requires_grad for weight in encoder.parameters()):
+        model.config.vision_model_name = None  # trained on, it is no longer the published one
+    check_features_fit(model, *validation)
+    note_encoder(model, *validation)
 
 
 def _first(rows: Dataset, count: int | None) -> Dataset:
