@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from lavcap.data.manifest import DataError
 from lavcap.data.precomputed_features import read_stored_features
+from lavcap.data.schema import STORED_FEATURES, DataError
 from media_captioning import Clip, MediaError, StoredFile, read_images
-from processing_lavcap import LavcapProcessor
+from processing_captioning import CaptioningProcessor
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -32,7 +32,7 @@ class ClipDataset(torch.utils.data.Dataset):
     def __init__(
         self,
         rows: Dataset,
-        processor: LavcapProcessor,
+        processor: CaptioningProcessor,
         cache: bool = False,
         seed: int = 0,
         tolerant: bool = False,
@@ -55,7 +55,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[int(index)]
-        item = {"id": row["id"], "captions": row["captions"], "seed": draw_seed(self.seed, int(self._epoch), row)}
+        item = start_item(row, self.seed, int(self._epoch))
         if not self.tolerant:
             return item | {"features": self._features(row)}
         return item | features_or_reason(lambda: self._features(row))
@@ -93,9 +93,9 @@ class ClipDataset(torch.utils.data.Dataset):
 
 
 def read_features(
-    row: dict[str, Any], processor: LavcapProcessor, stored_width: int | None = None
+    row: dict[str, Any], processor: CaptioningProcessor, stored_width: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Features of a row: of its media, as [`LavcapProcessor.clip_features`], or the stored `video_features`.
+    """Features of a row: of its media, as `processor.clip_features`, or the stored ones.
 
     Args:
         stored_width: that stored features should have; default: any.
@@ -107,13 +107,18 @@ def read_features(
     if row["audio"] is not None and "audio" in processor.modalities:
         waveform = processor.load_clip(as_file(row["audio"]), video=False).waveform
     if "video" in processor.modalities:
-        stored = row.get("video_features")
+        stored = row.get(STORED_FEATURES)
         if stored is None and row["frames"] is not None:
             frames = read_images([as_file(frame) for frame in row["frames"]], processor.num_video_frames)
     features = processor.clip_features(Clip(waveform, frames, None))
     if stored is not None:
-        features["video_features"] = read_stored_features(stored, processor.num_video_frames, stored_width)
+        features[STORED_FEATURES] = read_stored_features(stored, processor.num_video_frames, stored_width)
     return features
+
+
+def start_item(row: dict[str, Any], seed: int, epoch: int) -> dict[str, Any]:
+    """What an item says of its clip beside its features; `captions` is empty where a row has none."""
+    return {"id": row["id"], "captions": row["captions"] or [], "seed": draw_seed(seed, epoch, row)}
 
 
 def features_or_reason(read: Callable[[], dict[str, torch.Tensor]]) -> dict[str, Any]:
@@ -136,7 +141,7 @@ def draw_seed(seed: int, epoch: int, row: dict[str, Any]) -> int:
 
     It depends on nothing else, so that neither the number of processes nor an interruption changes a draw.
     """
-    text = "\0".join((str(seed), str(epoch), row["id"], *row["captions"]))
+    text = "\0".join((str(seed), str(epoch), row["id"], *(row["captions"] or ())))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
