@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
@@ -13,7 +13,10 @@ from tqdm.auto import tqdm
 from lavcap.data.precomputed_features import read_stored_features
 from lavcap.data.schema import STORED_FEATURES, DataError
 from media_captioning import Clip, MediaError, StoredFile, read_images
-from processing_captioning import CaptioningProcessor
+
+
+if TYPE_CHECKING:
+    from processing_captioning import CaptioningProcessor
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -26,23 +29,23 @@ class ClipDataset(torch.utils.data.Dataset):
         seed: of the random draws that training makes for a clip; they differ from epoch to epoch.
         tolerant: a clip that cannot be read comes without features, with the reason under `broken`, and does not
             raise.
-        stored_width: that stored visual features should have; default: any.
+        stored_size: that stored visual features should have; default: any.
     """
 
     def __init__(
         self,
         rows: Dataset,
-        processor: CaptioningProcessor,
+        processor: "CaptioningProcessor",
         cache: bool = False,
         seed: int = 0,
         tolerant: bool = False,
-        stored_width: int | None = None,
+        stored_size: int | None = None,
     ):
         self.rows = rows
         self.processor = processor
         self.seed = seed
         self.tolerant = tolerant
-        self.stored_width = stored_width
+        self.stored_size = stored_size
         self._epoch = shared_number(0)
         self._cache: dict[str, dict[str, torch.Tensor]] | None = {} if cache else None
 
@@ -86,19 +89,19 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def _features(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
         if self._cache is None:
-            return read_features(row, self.processor, self.stored_width)
+            return read_features(row, self.processor, self.stored_size)
         if row["id"] not in self._cache:
-            self._cache[row["id"]] = read_features(row, self.processor, self.stored_width)
+            self._cache[row["id"]] = read_features(row, self.processor, self.stored_size)
         return self._cache[row["id"]]
 
 
 def read_features(
-    row: dict[str, Any], processor: CaptioningProcessor, stored_width: int | None = None
+    row: dict[str, Any], processor: "CaptioningProcessor", stored_size: int | None = None
 ) -> dict[str, torch.Tensor]:
     """Features of a row: of its media, as `processor.clip_features`, or the stored ones.
 
     Args:
-        stored_width: that stored features should have; default: any.
+        stored_size: that stored features should have; default: any.
 
     Raises:
         MediaError: a medium or the stored features cannot be used.
@@ -112,7 +115,7 @@ def read_features(
             frames = read_images([as_file(frame) for frame in row["frames"]], processor.num_video_frames)
     features = processor.clip_features(Clip(waveform, frames, None))
     if stored is not None:
-        features[STORED_FEATURES] = read_stored_features(stored, processor.num_video_frames, stored_width)
+        features[STORED_FEATURES] = read_stored_features(stored, processor.num_video_frames, stored_size)
     return features
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from lavcap.data.dataset import features_or_reason, read_features, shared_number
 from lavcap.data.manifest import in_batches
 from lavcap.data.shards import open_stream
 from lavcap.data.splits import one_by_one
-from processing_captioning import CaptioningProcessor
+
+
+if TYPE_CHECKING:
+    from processing_captioning import CaptioningProcessor
 
 
 class ClipStream(torch.utils.data.IterableDataset):
@@ -34,19 +37,19 @@ class ClipStream(torch.utils.data.IterableDataset):
         shuffle_buffer: rows to draw the next one from, held undecoded by every process that reads; 1 keeps the order
             of each shard.
         process_index, num_processes: of the run.
-        stored_width: as of [`ClipDataset`].
+        stored_size: as of [`ClipDataset`].
     """
 
     def __init__(
         self,
         files: Sequence[Path],
-        processor: CaptioningProcessor,
+        processor: "CaptioningProcessor",
         batch_size: int,
         seed: int = 0,
         shuffle_buffer: int = 256,
         process_index: int = 0,
         num_processes: int = 1,
-        stored_width: int | None = None,
+        stored_size: int | None = None,
     ):
         self.files = [str(file) for file in files]
         self.processor = processor
@@ -55,7 +58,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         self.shuffle_buffer = shuffle_buffer
         self.process_index = process_index
         self.num_processes = num_processes
-        self.stored_width = stored_width
+        self.stored_size = stored_size
         self.num_rows = sum(_count_rows(file) for file in self.files)
         self._epoch = shared_number(0)
         self._skipped = shared_number(0)
@@ -110,7 +113,7 @@ class ClipStream(torch.utils.data.IterableDataset):
 
     def _item(self, row: dict[str, Any], epoch: int) -> dict[str, Any]:
         item = start_item(row, self.seed, epoch) | ({REPEATED: True} if row.get(REPEATED) else {})
-        return item | features_or_reason(lambda: read_features(row, self.processor, self.stored_width))
+        return item | features_or_reason(lambda: read_features(row, self.processor, self.stored_size))
 
 
 # -------------------------------------------------------------------------------------------------------- internals
