@@ -1,42 +1,40 @@
-"""LAVCap for Transformers: model, configuration and processor, and what training and evaluation share.
+"""LAVCap for Transformers: models, configurations and processors, and what training, evaluation and scripts share.
 
-Importing this package makes the Auto classes know LAVCap, so that `AutoModel.from_pretrained` and its kin need no
-`trust_remote_code`.
+Taking a family's first name from this package makes the Auto classes know the family, so that
+`AutoModel.from_pretrained` and its kin need no `trust_remote_code`. Nothing is imported before: a script's `--help`
+needs neither torch nor Transformers.
 """
 
-import configuration_lavcap  # noqa: F401, I001, first: it says so if Transformers is too old
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-)
-
-from configuration_lavcap import LavcapAudioConfig, LavcapConfig
-from media_captioning import MediaError
-from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
-from processing_lavcap import LavcapFeatureExtractor, LavcapProcessor
+from importlib import import_module
+from typing import Any
 
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "LavcapAudioConfig",
-    "LavcapAudioModel",
-    "LavcapConfig",
-    "LavcapFeatureExtractor",
-    "LavcapForConditionalGeneration",
-    "LavcapProcessor",
-    "MediaError",
-]
+# Where the names are. Of a family all files are imported with the first name.
+_MODULES = {
+    "LavcapAudioConfig": "configuration_lavcap",
+    "LavcapAudioModel": "modeling_lavcap",
+    "LavcapConfig": "configuration_lavcap",
+    "LavcapFeatureExtractor": "processing_lavcap",
+    "LavcapForConditionalGeneration": "modeling_lavcap",
+    "LavcapProcessor": "processing_lavcap",
+    "MediaError": "media_captioning",
+}
 
-AutoConfig.register(LavcapConfig.model_type, LavcapConfig, exist_ok=True)
-AutoConfig.register(LavcapAudioConfig.model_type, LavcapAudioConfig, exist_ok=True)
-AutoModel.register(LavcapAudioConfig, LavcapAudioModel, exist_ok=True)
-AutoProcessor.register(LavcapConfig, LavcapProcessor, exist_ok=True)
-AutoFeatureExtractor.register(LavcapConfig, LavcapFeatureExtractor, exist_ok=True)
-for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-    auto_class.register(LavcapConfig, LavcapForConditionalGeneration, exist_ok=True)
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    kind, _, family = _MODULES[name].partition("_")
+    if kind != "media":
+        import_module("configuration_captioning")  # first: it says so if Transformers is too old
+        import_module(f"modeling_{family}")
+        import_module(f"processing_{family}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

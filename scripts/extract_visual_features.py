@@ -33,7 +33,7 @@ from lavcap.data.splits import read_split
 from lavcap.models.loading import check_name, choose_device, load_model
 from media_captioning import read_images
 from parts_captioning import find_file, load_part, published_name, read_json
-from processing_lavcap import clip_image_processor
+from processing_captioning import clip_image_processor
 
 
 DEFAULT_FRAMES = 20  # of the released LAVCap

@@ -10,7 +10,7 @@ from lavcap.data.dataset import ClipDataset
 from lavcap.data.manifest import in_batches
 from lavcap.evaluation.predictions import Prediction
 from lavcap.models.captioning import caption_features
-from processing_lavcap import LavcapProcessor
+from processing_captioning import CaptioningProcessor
 
 
 OTHER_VIDEO = "audio+other_video"  # the sound of a clip and the frames of another one
@@ -87,7 +87,7 @@ def has_modality(features: dict[str, Any], modality: str) -> bool:
     return all(any(name in features for name in FEATURES[kind]) for kind in modality.split("+"))
 
 
-def usable_modalities(processor: LavcapProcessor) -> tuple[str, ...]:
+def usable_modalities(processor: CaptioningProcessor) -> tuple[str, ...]:
     """What a model can be evaluated from: everything in `MODALITIES`, or the one modality of a baseline."""
     return MODALITIES if len(processor.modalities) == 2 else processor.modalities
 
