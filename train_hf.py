@@ -30,7 +30,7 @@ from transformers import ProgressCallback, Seq2SeqTrainingArguments, Trainer, se
 
 from lavcap.commands import errors_in_one_line
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
-from lavcap.data.collation import EvaluationCollator, TrainingCollator, stored_width
+from lavcap.data.collation import EvaluationCollator, TrainingCollator, stored_size
 from lavcap.models.building import ModelArguments, build_model, check_checkpoint, plain
 from lavcap.models.lora import num_trained, trainable_table
 from lavcap.provenance import inherited_note
@@ -93,7 +93,7 @@ def main():
         check_optimizer(args, model)
         if checkpoint is not None:
             check_checkpoint(model, checkpoint)
-        widths = [stored_width(plain(model), stored_example(split)) for split in (rows.train, rows.validation)]
+        widths = [stored_size(plain(model), stored_example(split)) for split in (rows.train, rows.validation)]
         collator = TrainingCollator(processor, augmentation, widths[0])
         train_set, validation_set = as_model_inputs(rows, data_args, plain(model), processor, args)
         open_hub(args, model)

@@ -10,10 +10,12 @@ from transformers.utils import logging
 
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.leakage import check_selection, clips_of_a_test, keys_of_tests, origins
-from lavcap.data.manifest import DataError, read_facts, take_rows
+from lavcap.data.manifest import read_facts, take_rows
 from lavcap.data.precomputed_features import check_features_fit, feature_facts
+from lavcap.data.schema import DataError
+from lavcap.data.shards import find_shards, open_stream
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption
-from lavcap.data.streaming import ClipStream, find_shards, open_stream
+from lavcap.data.streaming import ClipStream
 
 
 logger = logging.get_logger(__name__)
@@ -115,13 +117,13 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
     validation_dir = args.validation_data_dir or args.data_dir
     if "video" in processor.modalities:
         example = stored_example(rows.train)
-        check_features_fit(model, args.data_dir, args.train_split, example)
+        check_features_fit(model, processor, args.data_dir, args.train_split, example)
         if example is None and any(weight.requires_grad for weight in model.vision_tower.parameters()):
             model.config.vision_model_name = None  # trained on, it is no longer the published one
-        check_features_fit(model, validation_dir, args.validation_split, stored_example(rows.validation))
+        check_features_fit(model, processor, validation_dir, args.validation_split, stored_example(rows.validation))
     check_usable(rows.validation, processor)
     width = model.config.vision_config.projection_dim
-    validation = ClipDataset(rows.validation, processor, args.cache_features, tolerant=True, stored_width=width)
+    validation = ClipDataset(rows.validation, processor, args.cache_features, tolerant=True, stored_size=width)
     if args.streaming:
         train = ClipStream(
             rows.train,
