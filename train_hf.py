@@ -26,7 +26,7 @@ from pathlib import Path
 from transformers import ProgressCallback, set_seed
 
 from lavcap.commands import errors_in_one_line
-from lavcap.data.collation import EvaluationCollator, TrainingCollator, stored_width
+from lavcap.data.collation import EvaluationCollator, TrainingCollator, stored_size
 from lavcap.models.building import ModelArguments, build_model, plain
 from lavcap.models.lora import num_trained, trainable_table
 from lavcap.provenance import inherited_note
@@ -73,7 +73,7 @@ def main():
         if checkpoint is not None:
             check_checkpoint(model, checkpoint)
 
-        widths = [stored_width(plain(model), stored_example(split)) for split in (rows.train, rows.validation)]
+        widths = [stored_size(plain(model), stored_example(split)) for split in (rows.train, rows.validation)]
         collator = TrainingCollator(processor, augmentation, widths[0])
         train_set, validation_set = as_model_inputs(rows, data_args, plain(model), processor, args)
         open_hub(args, model)

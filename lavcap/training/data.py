@@ -14,10 +14,12 @@ from transformers.utils import logging
 
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.leakage import check_selection, clips_of_a_test, keys_of_tests, origins
-from lavcap.data.manifest import DataError, read_facts, take_rows
+from lavcap.data.manifest import read_facts, take_rows
 from lavcap.data.precomputed_features import check_features_fit, feature_facts, note_encoder
+from lavcap.data.schema import DataError
+from lavcap.data.shards import find_shards, open_stream
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption
-from lavcap.data.streaming import ClipStream, find_shards, open_stream
+from lavcap.data.streaming import ClipStream
 from lavcap.training.arguments import DataArguments
 
 
@@ -95,10 +97,10 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
     Raises:
         DataError: clips that the model can make nothing of, or stored features of another image encoder.
     """
-    _fit_features(rows, args, model)
+    _fit_features(rows, args, model, processor)
     check_usable(rows.validation, processor)
     width = model.stored_feature_size
-    validation = ClipDataset(rows.validation, processor, args.cache_features, tolerant=True, stored_width=width)
+    validation = ClipDataset(rows.validation, processor, args.cache_features, tolerant=True, stored_size=width)
     if args.streaming:
         train = ClipStream(
             rows.train,
@@ -144,19 +146,19 @@ def seeded(loader: DataLoader, seed: int) -> DataLoader:
     return loader
 
 
-def _fit_features(rows: TrainingRows, args: DataArguments, model):
+def _fit_features(rows: TrainingRows, args: DataArguments, model, processor):
     """Refuse stored features that are not those of a model's encoder; note in its configuration whose they are."""
     if "video" not in model.modalities:
         return
     train = (args.data_dir, args.train_split, stored_example(rows.train))
     validation_dir = args.validation_data_dir or args.data_dir
     validation = (validation_dir, args.validation_split, stored_example(rows.validation))
-    check_features_fit(model, *train)
+    check_features_fit(model, processor, *train)
     note_encoder(model, *train)
     encoder = model.feature_encoder
     if train[-1] is None and encoder is not None and any(weight.requires_grad for weight in encoder.parameters()):
         model.config.vision_model_name = None  # trained on, it is no longer the published one
-    check_features_fit(model, *validation)
+    check_features_fit(model, processor, *validation)
     note_encoder(model, *validation)
 
 

@@ -27,8 +27,9 @@ from conftest import ROOT
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.data.collation import EvaluationCollator, TrainingCollator
 from lavcap.data.dataset import ClipDataset
+from lavcap.data.shards import find_shards
 from lavcap.data.splits import load_split, one_row_per_caption
-from lavcap.data.streaming import ClipStream, find_shards
+from lavcap.data.streaming import ClipStream
 from lavcap.models.lora import add_lora
 from lavcap.training.checkpoints import CheckpointError
 from lavcap.training.resume import find_checkpoint

@@ -34,8 +34,8 @@ from safetensors.torch import load_file
 from stranger import run_inside
 
 from conftest import tiny_model
+from lavcap.data.shards import write_shards
 from lavcap.data.splits import load_split
-from lavcap.data.streaming import write_shards
 from lavcap.files import UNFINISHED, publish_folder, publish_model
 from lavcap.models.lora import freeze
 from lavcap.training.checkpoints import RECORD, CheckpointError, is_complete, last_checkpoint

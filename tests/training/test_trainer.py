@@ -10,8 +10,9 @@ from conftest import tiny_model
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.data.collation import EvaluationCollator, TrainingCollator, model_inputs
 from lavcap.data.dataset import ClipDataset
+from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import load_split, one_row_per_caption
-from lavcap.data.streaming import ClipStream, find_shards, write_shards
+from lavcap.data.streaming import ClipStream
 from lavcap.training.in_training_evaluation import ValidationScores
 from lavcap.training.trainer import CaptioningTrainer
 from processing_lavcap import LavcapProcessor
