@@ -27,8 +27,9 @@ from transformers.utils import logging
 from configuration_lavcap import CLIP_VIT_L_14, LavcapConfig
 from lavcap.commands import Parser, errors_in_one_line, positive
 from lavcap.data.dataset import ClipDataset
+from lavcap.data.shards import find_shards
 from lavcap.data.splits import load_split
-from lavcap.data.streaming import ClipStream, find_shards
+from lavcap.data.streaming import ClipStream
 from lavcap.models.loading import choose_device, device_name
 from lavcap.toy.dataset import train_tokenizer
 from processing_lavcap import LavcapProcessor

@@ -147,11 +147,11 @@ def _evaluate(args: argparse.Namespace):
     note = read_note(args.model)
     model, processor = load_model(args.model, args.device, sees_media=False)
     if "video" in processor.modalities:
-        check_features_fit(model, args.data_dir, args.split, stored_example(rows))
+        check_features_fit(model, processor, args.data_dir, args.split, stored_example(rows))
     modalities = _modalities_of_model(args.modalities, processor, len(rows))
     unavailable = _preflight(args)
     width = model.config.vision_config.projection_dim
-    dataset = ClipDataset(rows, processor, cache=len(modalities) > 1, stored_width=width).preload("Reading clips")
+    dataset = ClipDataset(rows, processor, cache=len(modalities) > 1, stored_size=width).preload("Reading clips")
     options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
     start = time.perf_counter()
     predictions = [

@@ -21,19 +21,19 @@ from transformers import CLIPVisionModelWithProjection
 from configuration_lavcap import LavcapConfig
 from lavcap.commands import Parser, errors_in_one_line, positive
 from lavcap.data.dataset import as_file
-from lavcap.data.manifest import FRAME_SAMPLER, read_facts
+from lavcap.data.manifest import read_facts
 from lavcap.data.precomputed_features import (
     FeatureFacts,
+    encoder_name,
     extract_features,
-    stored_features_of,
-    tower_name,
     weights_digest,
 )
+from lavcap.data.schema import stored_features_of
 from lavcap.data.splits import read_split
 from lavcap.models.loading import check_name, choose_device, load_model
 from media_captioning import read_images
 from parts_captioning import find_file, load_part, published_name, read_json
-from processing_captioning import clip_image_processor
+from processing_captioning import CaptioningProcessor, clip_image_processor
 
 
 DEFAULT_FRAMES = 20  # of the released LAVCap
@@ -70,7 +70,7 @@ def _extract(args: argparse.Namespace) -> int:
     name, tower, image_processor, num_frames = _load(args.model, device, dtype)
     num_frames = args.num_frames or num_frames
     width = tower.config.projection_dim
-    facts = FeatureFacts(name, weights_digest(tower), FRAME_SAMPLER, num_frames, width, dtype)
+    facts = FeatureFacts(name, weights_digest(tower), CaptioningProcessor.frame_sampler, num_frames, width, dtype)
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         frames = pixels.flatten(0, 1).to(device, tower.dtype)
@@ -101,7 +101,7 @@ def _load(name: str, device: str, dtype: str) -> tuple[str, torch.nn.Module, Any
         model, processor = load_model(name, device, dtype)
         if model.vision_tower is None:
             raise ValueError(f"{name}: has no vision tower; pass the CLIP that it takes features of.")
-        return tower_name(model), model.vision_tower, processor.image_processor, model.config.num_video_frames
+        return encoder_name(model), model.vision_tower, processor.image_processor, model.config.num_video_frames
     if kind not in ("clip", "clip_vision_model"):
         raise ValueError(f"{name}: holds a model of type {kind!r}, expected CLIP or LAVCap; check --model.")
     tower = load_part(CLIPVisionModelWithProjection, name, getattr(torch, dtype)).to(device).eval()

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from lavcap.commands import Parser, errors_in_one_line, positive
 from lavcap.data.manifest import read_facts
 from lavcap.data.precomputed_features import feature_facts
+from lavcap.data.shards import write_shards
 from lavcap.data.splits import load_split
-from lavcap.data.streaming import write_shards
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ from interrupted_runs import Run
 from safetensors.torch import load_file
 
 from conftest import tiny_model
+from lavcap.data.shards import write_shards
 from lavcap.data.splits import load_split
-from lavcap.data.streaming import write_shards
 from processing_lavcap import LavcapProcessor
 
 

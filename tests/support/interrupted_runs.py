@@ -30,12 +30,14 @@ from conftest import ROOT
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.data.collation import EvaluationCollator, TrainingCollator
 from lavcap.data.dataset import ClipDataset
+from lavcap.data.shards import find_shards
 from lavcap.data.splits import load_split, one_row_per_caption
-from lavcap.data.streaming import ClipStream, find_shards
+from lavcap.data.streaming import ClipStream
 from lavcap.files import UNFINISHED
 from lavcap.models.lora import add_lora
-from lavcap.training.checkpoints import CheckpointError, find_checkpoint
-from lavcap.training.trainer import LavcapTrainer, TrainingNote
+from lavcap.training.checkpoints import CheckpointError
+from lavcap.training.resume import find_checkpoint
+from lavcap.training.trainer import CaptioningTrainer, TrainingNote
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 from train_hf import TrainingArguments
@@ -76,7 +78,7 @@ class Run:
         args.resume_from_checkpoint = str(checkpoint)
         return args
 
-    def trainer(self) -> LavcapTrainer:
+    def trainer(self) -> CaptioningTrainer:
         torch.set_num_threads(1)  # as in the processes that are killed, whatever a test before has set
         args = self.arguments()
         set_seed(args.seed)
@@ -92,7 +94,7 @@ class Run:
             validation = ClipDataset(load_split(self.data, "val"), processor, cache=True)
             for dataset, split in ((clips, "train"), (validation, "val")):
                 dataset._cache = FEATURES.setdefault((self.data, split), {})
-        return LavcapTrainer(
+        return CaptioningTrainer(
             model=add_lora(model, LORA) if self.lora else model,
             args=args,
             data_collator=TrainingCollator(processor, Augmentation(16, 12, True, 0.2, 0.2, RELEASED_INSTRUCTIONS)),
@@ -103,7 +105,7 @@ class Run:
             callbacks=[TrainingNote({"train_split": "train"})],
         )
 
-    def finish(self, resume: bool = False) -> LavcapTrainer:
+    def finish(self, resume: bool = False) -> CaptioningTrainer:
         """Train, and save as the command does."""
         trainer = self.trainer()
         trainer.train(resume_from_checkpoint=resume)

@@ -14,7 +14,7 @@ from interrupted_runs import Run, die_in_step, exit_code
 
 from lavcap.files import UNFINISHED, publish_folder, publish_model
 from lavcap.training.checkpoints import is_complete, last_checkpoint
-from lavcap.training.publisher import HubTrainer
+from lavcap.training.publisher import Publisher
 
 
 KILLED = -signal.SIGKILL
@@ -43,7 +43,7 @@ def test_every_file_of_a_checkpoint_reaches_the_disk_before_the_checkpoint_has_i
 
 def test_only_whole_checkpoints_are_pushed(run, monkeypatch):
     pushed = []
-    monkeypatch.setattr(HubTrainer, "_push_from_checkpoint", lambda self, folder: pushed.append(Path(folder)))
+    monkeypatch.setattr(Publisher, "push_checkpoint", lambda self, folder: pushed.append(folder))
     trainer = run.trainer()
     monkeypatch.setattr(trainer.args, "save_total_limit", None)
     monkeypatch.setattr(trainer.args, "push_to_hub", True)

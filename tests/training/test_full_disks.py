@@ -8,7 +8,8 @@ import pytest
 from finished_runs import differences
 from interrupted_runs import UNLIMITED, exit_code, fill_disk, run_command
 
-from lavcap.training.checkpoints import CheckpointError, find_checkpoint
+from lavcap.training.checkpoints import CheckpointError
+from lavcap.training.resume import find_checkpoint
 
 
 @pytest.mark.parametrize("largest_file", [9_000, 100_000, 300_000], ids=["code", "weights", "optimizer"])

@@ -32,7 +32,8 @@ from safetensors.torch import load_file
 from stranger import run_inside
 
 from lavcap.files import UNFINISHED
-from lavcap.training.checkpoints import MANIFEST, find_checkpoint, is_complete, last_checkpoint
+from lavcap.training.checkpoints import RECORD, is_complete, last_checkpoint
+from lavcap.training.resume import find_checkpoint
 from modeling_lavcap import LavcapForConditionalGeneration
 
 
@@ -85,7 +86,7 @@ def test_the_loss_of_a_run_is_that_of_all_its_steps(run, tmp_path, logging_steps
 
 
 def test_the_time_of_a_run_is_that_of_all_its_parts(finished, caplog):
-    path = finished.output / "checkpoint-7" / MANIFEST
+    path = finished.output / "checkpoint-7" / RECORD
     manifest = json.loads(path.read_text())
     first = json.loads((finished.output / "trainer_state.json").read_text())["log_history"][-1]
     totals = manifest["totals"]
@@ -199,7 +200,7 @@ def test_a_process_of_two_that_is_killed_in_a_save_leaves_no_checkpoint(run, tmp
     for name in ("rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"):
         files = (each.output / "checkpoint-6" / name for each in (run, whole))
         assert len({file.read_bytes() for file in files}) == 1
-    assert json.loads((run.output / "checkpoint-6" / MANIFEST).read_text())["num_processes"] == 2
+    assert json.loads((run.output / "checkpoint-6" / RECORD).read_text())["num_processes"] == 2
 
 
 @pytest.mark.slow

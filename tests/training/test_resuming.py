@@ -13,7 +13,8 @@ from finished_runs import flip_a_bit
 
 from lavcap.files import UNFINISHED
 from lavcap.models.lora import freeze
-from lavcap.training.checkpoints import MANIFEST, CheckpointError, find_checkpoint, is_complete
+from lavcap.training.checkpoints import RECORD, CheckpointError, is_complete
+from lavcap.training.resume import find_checkpoint
 
 
 def test_a_broken_checkpoint_is_left_aside_and_what_is_half_written_is_removed(finished, caplog):
@@ -22,6 +23,7 @@ def test_a_broken_checkpoint_is_left_aside_and_what_is_half_written_is_removed(f
     found = find_checkpoint(finished.arguments_to_resume("true"))
     assert found == str(finished.output / "checkpoint-6")
     assert "checkpoint-7 not complete, and left aside" in caplog.text
+    finished.trainer().train(resume_from_checkpoint=found)
     assert not (finished.output / UNFINISHED).exists()
 
 
@@ -46,8 +48,8 @@ def test_checkpoints_that_are_all_broken_do_not_begin_the_run_anew(finished):
 
 def test_a_checkpoint_of_unknown_origin_is_taken_by_name_alone(finished, caplog):
     for number in (6, 7):
-        (finished.output / f"checkpoint-{number}" / MANIFEST).unlink()
-    with pytest.raises(CheckpointError, match=f"checkpoint-7 lacks {MANIFEST}"):
+        (finished.output / f"checkpoint-{number}" / RECORD).unlink()
+    with pytest.raises(CheckpointError, match=f"checkpoint-7 lacks {RECORD}"):
         find_checkpoint(finished.arguments_to_resume("true"))
     named = str(finished.output / "checkpoint-7")
     assert find_checkpoint(finished.arguments_to_resume(named)) == named
@@ -86,7 +88,7 @@ def test_one_flipped_bit_in_the_last_checkpoint_is_an_error(finished, name):
 
 
 def test_a_checkpoint_without_checksums_is_taken(finished):
-    path = finished.output / "checkpoint-7" / MANIFEST
+    path = finished.output / "checkpoint-7" / RECORD
     manifest = json.loads(path.read_text())
     assert manifest.pop("crc32").keys() == manifest["files"].keys()
     path.write_text(json.dumps(manifest))
@@ -95,12 +97,12 @@ def test_a_checkpoint_without_checksums_is_taken(finished):
 
 @pytest.mark.parametrize("content", ["{}", '{"step": 3}', '{"files": {}}', "null", '"x"', "{", "[]", None])
 def test_a_list_of_files_that_cannot_be_read_makes_a_checkpoint_incomplete(finished, content, caplog):
-    path = finished.output / "checkpoint-7" / MANIFEST
+    path = finished.output / "checkpoint-7" / RECORD
     wrong_sizes = json.dumps(json.loads(path.read_text()) | {"files": {"optimizer.pt": "large"}})
     path.write_text(wrong_sizes if content is None else content)
     assert find_checkpoint(finished.arguments_to_resume("true")) == str(finished.output / "checkpoint-6")
     assert "checkpoint-7 not complete, and left aside" in caplog.text
-    lacking = f"checkpoint-7: is not complete, it lacks a readable {MANIFEST}; the last complete one is .*checkpoint-6"
+    lacking = f"checkpoint-7: is not complete, it lacks a readable {RECORD}; the last complete one is .*checkpoint-6"
     with pytest.raises(CheckpointError, match=lacking):
         find_checkpoint(finished.arguments_to_resume(path.parent))
 
@@ -132,7 +134,7 @@ def test_checkpoints_without_the_optimizer_cannot_be_continued(run):
 
 
 def test_another_engine_is_refused_and_other_settings_are_said(finished, caplog):
-    path = finished.output / "checkpoint-7" / MANIFEST
+    path = finished.output / "checkpoint-7" / RECORD
     manifest = json.loads(path.read_text())
     finished.options |= {"learning_rate": 0.5, "gradient_accumulation_steps": 1}
     path.write_text(json.dumps(manifest | {"num_processes": 4}))
