@@ -156,8 +156,6 @@ def check_features_fit(
 ):
     """Refuse stored features that are not those of a model's image encoder, or a model that has neither.
 
-    A model that does not know the name of its encoder takes on that of the features.
-
     Args:
         processor: of the model.
         example: the stored features of one clip; `None` if there are none.
@@ -185,6 +183,11 @@ def check_features_fit(
             f"{stored_features_of(data_dir, split)}: the stored features have {both}. Extract them again with --model "
             "of this model, or move the folder away to use the frames."
         )
+
+
+def note_encoder(model, data_dir: str | Path, split: str, example: str | list[list[float]] | None):
+    """Note in a model's configuration which encoder the features are of that were found to fit it."""
+    facts = None if example is None else feature_facts(data_dir, split)
     if facts is not None:
         model.config.vision_model_name = facts.model
 

@@ -16,7 +16,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from conftest import tiny_config, tiny_model
 from lavcap.data.dataset import ClipDataset, read_features
-from lavcap.data.precomputed_features import check_features_fit, encoder_name
+from lavcap.data.precomputed_features import check_features_fit, encoder_name, note_encoder
 from lavcap.data.schema import DataError, stored_features_of
 from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import check_usable, load_split, one_row_per_caption, read_split
@@ -180,6 +180,7 @@ def test_a_model_is_known_by_its_encoders_weights_not_by_its_name(world, model, 
     for dtype in (torch.float32, torch.bfloat16):
         copied = type(model).from_pretrained(shutil.copytree(saved_model, tmp_path / str(dtype)), dtype=dtype)
         check_features_fit(copied, processor, world, "val", example)
+        note_encoder(copied, world, "val", example)
         assert copied.config.vision_model_name == "model"
 
 
@@ -200,7 +201,7 @@ def test_features_are_not_extracted_of_shards(toy_world, saved_model, tmp_path):
 
 def test_a_model_without_an_encoder_remembers_whose_features_it_learnt(world, processor):
     blind = tiny_model(has_vision_tower=False)
-    check_features_fit(blind, processor, world, "val", load_split(world, "val")[0]["video_features"])
+    note_encoder(blind, world, "val", load_split(world, "val")[0]["video_features"])
     assert blind.config.vision_model_name == "model"
 
 
