@@ -1,24 +1,10 @@
 """LAVCap for Transformers: model, configuration and processor, and what training and evaluation share.
 
-Importing this package makes the Auto classes know LAVCap, so that `AutoModel.from_pretrained` and its kin need no
-`trust_remote_code`.
+Taking a name of this package makes the Auto classes know LAVCap, so that `AutoModel.from_pretrained` and its kin need
+no `trust_remote_code`; importing it loads nothing.
 """
 
-import configuration_lavcap  # noqa: F401, I001, first: it says so if Transformers is too old
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-)
-
-from configuration_lavcap import LavcapAudioConfig, LavcapConfig
-from media_captioning import MediaError
-from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
-from processing_lavcap import LavcapFeatureExtractor, LavcapProcessor
+from typing import Any
 
 
 __version__ = "0.1.0"
@@ -33,10 +19,14 @@ __all__ = [
     "MediaError",
 ]
 
-AutoConfig.register(LavcapConfig.model_type, LavcapConfig, exist_ok=True)
-AutoConfig.register(LavcapAudioConfig.model_type, LavcapAudioConfig, exist_ok=True)
-AutoModel.register(LavcapAudioConfig, LavcapAudioModel, exist_ok=True)
-AutoProcessor.register(LavcapConfig, LavcapProcessor, exist_ok=True)
-AutoFeatureExtractor.register(LavcapConfig, LavcapFeatureExtractor, exist_ok=True)
-for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-    auto_class.register(LavcapConfig, LavcapForConditionalGeneration, exist_ok=True)
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import configuration_lavcap
+    import media_captioning
+    import modeling_lavcap
+    import processing_lavcap
+
+    modules = (configuration_lavcap, modeling_lavcap, processing_lavcap, media_captioning)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))

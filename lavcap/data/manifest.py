@@ -10,15 +10,15 @@ where the file lies below it. Any reader of parquet can use it; with `load_datas
 
 import json
 import os
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 from datasets import Audio, Dataset, Features, Image, List, Value, load_dataset
 from pyarrow import parquet
 
+from lavcap.data.batches import in_batches
 from lavcap.files import replace_text
 
 
@@ -37,8 +37,6 @@ VIDEO_FEATURES = Features({"video_features": List(List(Value("float32")))})  # (
 FRAME_SAMPLER = "centres of equal parts"  # how frames are chosen of a clip: `media_captioning.even_indices`
 ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time
 FACTS = "manifest.json"
-
-Item = TypeVar("Item")
 
 
 class DataError(ValueError):
@@ -106,15 +104,6 @@ def write_facts(data_dir: str | Path, split: str, facts: dict[str, Any]):
 def take_rows(rows: Dataset, indices: Iterable[int]) -> Dataset:
     """Some rows, in this order, as a table of their own: `Dataset.select` would keep all of them behind its back."""
     return Dataset(rows.data.table.take(pa.array(list(indices), pa.int64())))
-
-
-def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items; the last one may be shorter."""
-    if size < 1:
-        raise ValueError(f"batch_size is {size}, expected at least 1.")
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:

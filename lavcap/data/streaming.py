@@ -15,9 +15,10 @@ import torch
 from datasets import Dataset, Features, IterableDataset, load_dataset
 from pyarrow import parquet
 
+from lavcap.data.batches import in_batches
 from lavcap.data.collation import REPEATED
 from lavcap.data.dataset import as_file, draw_seed, features_or_reason, read_features, shared_number
-from lavcap.data.manifest import FEATURES, VIDEO_FEATURES, DataError, in_batches, shards_of, write_facts, write_parquet
+from lavcap.data.manifest import FEATURES, VIDEO_FEATURES, DataError, shards_of, write_facts, write_parquet
 from lavcap.data.precomputed_features import read_stored_features
 from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
 from media_captioning import SOUND_SUFFIXES, read_clip
@@ -238,3 +239,15 @@ def _embedded_sound(medium: dict[str, Any]) -> dict[str, Any]:
     buffer = io.BytesIO()
     write_wav(buffer, to_pcm(clip.waveform))
     return {"bytes": buffer.getvalue(), "path": path.with_suffix(".wav").name}
+
+
+def stored_example(rows: Dataset | list[Path]) -> Any:
+    """Stored visual features of the first clip that has some, of a table or of shards; `None` if none has."""
+    if isinstance(rows, list):
+        stream = open_stream(list(map(str, rows)))
+        if "video_features" not in (stream.column_names or []):
+            return None
+        column = (row["video_features"] for row in stream.select_columns(["video_features"]))
+    else:
+        column = iter(rows["video_features"] if "video_features" in rows.column_names else ())
+    return next((stored for stored in column if stored is not None), None)

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from lavcap.commands import listed
 from lavcap.data.collation import BROKEN, CLIP_IDS, model_inputs
-from lavcap.evaluation.metrics import QUICK_METRICS
+from lavcap.evaluation.names import QUICK_METRICS
 from lavcap.training.broken_clips import BrokenClips, TrainingStopped
 
 

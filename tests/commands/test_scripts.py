@@ -10,7 +10,7 @@ import yaml
 from model_parts import LORA
 
 from conftest import ROOT, tiny_config, write_media
-from lavcap.data.manifest import in_batches
+from lavcap.data.batches import in_batches
 from lavcap.models.captioning import list_clips
 from lavcap.models.loading import load_model
 from media_captioning import MediaError
