@@ -37,7 +37,7 @@ IDLE_OPTIONS = frozenset(
 )
 
 
-class LavcapAdapterMixin:
+class AdapterMixin:
     """Loading and saving of a model whose weights are those of published parts and an adapter on them.
 
     The folder of such a model holds the adapter with the projection and the scale of the alignment, the configuration
@@ -84,7 +84,9 @@ class LavcapAdapterMixin:
             )
         if kwargs.get("quantization_config") is not None and name is not None:
             config = kwargs.get("config") or cls.config_class.from_pretrained(name, **hub_options(kwargs))
-            kwargs["quantization_config"] = quantized_language_model(kwargs["quantization_config"], config)
+            kwargs["quantization_config"] = quantized_language_model(
+                kwargs["quantization_config"], config, cls.parts_beside_the_language_model()
+            )
         return super().from_pretrained(name, *args, **kwargs)
 
     @classmethod
@@ -126,7 +128,9 @@ class LavcapAdapterMixin:
         is_assembled = base in (None, "", str(name))
         if parts and not is_assembled:
             given = ", ".join(parts)
-            raise WeightsError(f"{name}: got {given} for an adapter of {base}, which is a whole LAVCap. {MOVED}")
+            raise WeightsError(
+                f"{name}: got {given} for an adapter of {base}, which is a whole {cls.config_class.family}. {MOVED}"
+            )
         if is_assembled:
             config = kwargs.pop("config", None) or cls.config_class.from_pretrained(name, **hub)
             model = cls._from_base_parts(name, config, parts, kwargs)
@@ -159,13 +163,26 @@ class LavcapAdapterMixin:
                 **parts,
                 dtype=config.dtype if dtype in (None, "auto") else dtype,
                 **options,
-                **_options_of(config, has_vision="vision" in parts),
+                **cls.assembly_options(config, has_vision="vision" in parts),
             )
         except OSError as error:
             raise OSError(
                 f"{name}: its base is assembled of {', '.join(f'{part}={path}' for part, path in parts.items())}, and "
                 f"one of these cannot be loaded ({error}). Pass text, audio or vision to say where a part is."
             ) from error
+
+    @classmethod
+    def assembly_options(cls, config: PreTrainedConfig, has_vision: bool) -> dict[str, Any]:
+        """What `from_parts` must be told, beside its parts, to build the model of a configuration."""
+        # The names are those of what is loaded: that they are the right ones is checked with the adapter.
+        told = {"text_config", "text_model_name", "text_model_vocab_size", "text_model_hidden_size", "base_parts"}
+        told |= {"vision_config", "vision_model_name"} if has_vision else set()
+        return {name: getattr(config, name) for name in sorted(own_fields(config) - told)}
+
+    @classmethod
+    def parts_beside_the_language_model(cls) -> list[str]:
+        """Parts that are never quantised."""
+        return [name for name in cls.part_names if name != "language_model"]
 
     def load_adapter(self, peft_model_id: str | Path | None = None, adapter_name: str | None = None, *args, **kwargs):
         """As [`PreTrainedModel.load_adapter`], after a look whether the adapter was trained on this base.
@@ -203,19 +220,7 @@ def holds_weights(name: str | Path, options: dict) -> bool:
     return any(find_file(name, file, options) is not None for file in FOLDER_FILES)
 
 
-def _options_of(config: PreTrainedConfig, has_vision: bool) -> dict[str, Any]:
-    """What `from_parts` must be told to build the model of a configuration, beside its parts."""
-    own = _own_fields(config)
-    # The names are those of what is loaded: that they are the right ones is checked with the adapter.
-    own -= {"text_config", "text_model_name", "text_model_vocab_size", "text_model_hidden_size", "base_parts"}
-    own -= {"audio_config", "has_vision_tower", *({"vision_config", "vision_model_name"} if has_vision else ())}
-    tower = config.audio_config
-    return {name: getattr(config, name) for name in sorted(own)} | {
-        "audio_config": {name: getattr(tower, name) for name in sorted(_own_fields(tower))}
-    }
-
-
-def _own_fields(config: PreTrainedConfig) -> set[str]:
+def own_fields(config: PreTrainedConfig) -> set[str]:
     """Fields of a configuration that not every configuration has."""
     names, common = ({field.name for field in dataclasses.fields(kind)} for kind in (config, PreTrainedConfig))
     return names - common
@@ -277,8 +282,9 @@ def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str
     own = re.compile(
         rf"\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save)\.{re.escape(adapter)}(\.|$)"
     )
-    # An image encoder that was put beside it for the stored features it was trained on has none, and needs none.
-    sees = any(place.startswith("vision_tower.") for place in tensors)
+    # An encoder that was put beside it for the stored features it was trained on has none, and needs none.
+    encoder = f"{getattr(model, 'feature_encoder_name', None)}."
+    is_adapted = any(place.startswith(encoder) for place in tensors)
     missing = []
     for place, parameter in model.named_parameters():
         if own.search(place):
@@ -286,7 +292,7 @@ def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str
             key = place if place in tensors else place.replace(f".{adapter}", "", 1)
             if key in tensors:
                 parameter.data = tensors[key].to(parameter.device)
-            elif sees or not key.startswith("vision_tower."):
+            elif is_adapted or not key.startswith(encoder):
                 missing.append(key)
     if missing:
         raise WeightsError(f"{name}: its {ADAPTER_WEIGHTS} is not whole." + listed("missing", missing))

@@ -1,46 +1,9 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Conversations about a clip: the released prompt, as a chat template, and the clip that is in the messages."""
+"""Conversations about a clip: the clip that is in the messages."""
 
 from collections.abc import Sequence
 from typing import Any
 
-
-# Released `models/lavcap.py`: the prompt of training and of captioning.
-PROMPT = "USER: <Speech>{av}</Speech> {instruction}\nASSISTANT:"
-
-# The same for messages. Whatever entries bring a clip, it stands in the first turn that has one.
-CHAT_TEMPLATE = """\
-{%- set media = ["audio", "video", "image"] -%}
-{%- set seen = namespace(clip=false) -%}
-{%- for message in messages -%}
-{%- set words = namespace(text="", clip=false) -%}
-{%- if message.content is string -%}
-{%- set words.text = message.content -%}
-{%- else -%}
-{%- for entry in message.content -%}
-{%- if entry.type == "text" -%}{%- set words.text = words.text + entry.text -%}{%- endif -%}
-{%- if entry.type in media -%}{%- set words.clip = true -%}{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- if message.role == "user" -%}
-{{- "USER: " -}}
-{%- if words.clip and not seen.clip -%}
-{%- set seen.clip = true -%}
-{{- "<Speech>" + av_token + "</Speech> " -}}
-{{- words.text or instruction -}}
-{%- else -%}
-{{- words.text -}}
-{%- endif -%}
-{{- "\n" -}}
-{%- elif message.role == "assistant" -%}
-{{- "ASSISTANT: " + words.text -}}
-{%- if not loop.last or not continue_final_message -%}{{- eos_token + "\n" -}}{%- endif -%}
-{%- else -%}
-{{- words.text + "\n" -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- "ASSISTANT:" -}}{%- endif -%}
-"""
 
 # Types of entries that bring part of a clip: the argument of the call that takes it, and the keys that may hold it.
 SOURCES = {
@@ -52,7 +15,7 @@ SOURCES = {
 
 
 def clips_of(messages: Sequence[dict[str, Any]], load_audio_from_video: bool = False) -> dict[str, Any]:
-    """The clip of a conversation, as `audio`, `videos` and `images` of [`LavcapProcessor`]; empty without one.
+    """The clip of a conversation, as `audio`, `videos` and `images` of the call of a processor; empty without one.
 
     Raises:
         ValueError: an entry of unknown type, or that brings nothing; more than one sound or video: a conversation is

@@ -1,25 +1,16 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """Configuration of LAVCap: an audio tower, a vision tower, their fusion, and a causal language model."""
 
-import dataclasses
-import difflib
 import math
-from typing import Any
-
-import transformers
-from packaging.version import Version
 
 
-OLDEST_TRANSFORMERS = "5.5.4"  # up to 5.5.3 the Trainer divides accumulated gradients twice
+try:  # inside a package: the Hub's module cache
+    from .configuration_captioning import SoftTokenConfig, build_part, check_choice, reject_misspelt
+except ImportError:  # as a plain module: a clone, or after `pip install`
+    from configuration_captioning import SoftTokenConfig, build_part, check_choice, reject_misspelt
 
-if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):  # before anything that an older one lacks
-    # No ImportError: the other files take that for a sign that they are plain modules, and would hide the sentence.
-    raise RuntimeError(
-        f"LAVCap needs Transformers {OLDEST_TRANSFORMERS} or newer, but {transformers.__version__} is installed: "
-        f"pip install --upgrade 'transformers>={OLDEST_TRANSFORMERS}'"
-    )
-
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig  # noqa: E402
+# After the shared configuration, which has looked at the version.
+from transformers import AutoConfig, PreTrainedConfig
 
 
 SINGLE_MODALITIES = {"audio_only": "audio", "video_only": "video"}
@@ -41,14 +32,6 @@ LLAMA_2_7B = {
     "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,
     "pad_token_id": 32000,
-}
-
-AUTO_MAP = {
-    "AutoConfig": "configuration_lavcap.LavcapConfig",
-    "AutoModel": "modeling_lavcap.LavcapForConditionalGeneration",
-    "AutoModelForCausalLM": "modeling_lavcap.LavcapForConditionalGeneration",
-    "AutoModelForImageTextToText": "modeling_lavcap.LavcapForConditionalGeneration",
-    "AutoModelForMultimodalLM": "modeling_lavcap.LavcapForConditionalGeneration",
 }
 
 
@@ -92,7 +75,7 @@ class LavcapAudioConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        _reject_misspelt(self, kwargs)
+        reject_misspelt(self, kwargs)
         super().__post_init__(**kwargs)
         for multiple, divisor in (
             ("hidden_size", "num_attention_heads"),
@@ -116,7 +99,7 @@ class LavcapAudioConfig(PreTrainedConfig):
         return self.max_frames // self.patch_size
 
 
-class LavcapConfig(PreTrainedConfig):
+class LavcapConfig(SoftTokenConfig):
     r"""
     Configuration of [`LavcapForConditionalGeneration`]. Every default is what was released with the paper
     (arXiv 2501.09291); where an option has a textbook alternative, its other value selects it.
@@ -124,7 +107,6 @@ class LavcapConfig(PreTrainedConfig):
     Args:
         audio_config (`LavcapAudioConfig` or `dict`): the audio tower.
         vision_config (`CLIPVisionConfig` or `dict`): the CLIP vision tower; default ViT-L/14.
-        text_config (`PreTrainedConfig` or `dict`): any causal language model; default LLaMA-2-7B with `[PAD]`.
         has_vision_tower (`bool`): `False` builds no vision tower: the model then takes `video_features` only, and
             `vision_config` tells which tower they come from. Always `False` for `fusion="audio_only"`.
         num_video_frames (`int`): frames sampled from a clip, hence video tokens.
@@ -149,24 +131,18 @@ class LavcapConfig(PreTrainedConfig):
         exponentiate_logit_scale (`bool`): `True` uses `exp(scale)` as CLIP does; the released code does not.
         frequency_mean (`bool`): average the audio tokens of one time step over frequency.
         token_layer_norm (`bool`): LayerNorm on the tokens of each modality before anything else.
-        av_token_id (`int`, *optional*): id of the placeholder where soft tokens stand. Default: the first id after
-            the language model's vocabulary, so that no embedding row is needed and it can never be generated.
-        text_model_name (`str`, *optional*), text_model_vocab_size (`int`), text_model_hidden_size (`int`): the base
-            language model that the weights belong to, as its authors published it. Vocabulary and width default to
-            those of `text_config`, whose vocabulary may grow afterwards.
-        vision_model_name (`str`, *optional*): the image encoder that the vision tower was, or whose stored features
-            the model was trained on, as its authors published it.
-        base_parts (`dict`, *optional*): where the parts are that an adapter's base is assembled of: `text`, `audio`
-            and `vision`, each a name on the Hub, a file, a folder, or `None`. Weights that are saved whole need none.
-        bos_token_id, eos_token_id, pad_token_id (`int`, *optional*): default to those of `text_config`.
+        others: of [`SoftTokenConfig`]; `text_config` defaults to LLaMA-2-7B with `[PAD]`.
     """
 
     model_type = "lavcap"
     sub_configs = {"audio_config": LavcapAudioConfig, "vision_config": AutoConfig, "text_config": AutoConfig}
+    family = "LAVCap"
+    feature_names = {"audio": ("input_features",), "video": ("pixel_values_videos", "video_features")}
+    default_text = ("llama", LLAMA_2_7B)
+    generation_class = "modeling_lavcap.LavcapForConditionalGeneration"
 
     audio_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
     has_vision_tower: bool = True
     num_video_frames: int = 20
     fusion: str = "concat_time"
@@ -182,39 +158,16 @@ class LavcapConfig(PreTrainedConfig):
     exponentiate_logit_scale: bool = False
     frequency_mean: bool = True
     token_layer_norm: bool = False
-    av_token_id: int | None = None
-    text_model_name: str | None = None
-    text_model_vocab_size: int | None = None
-    text_model_hidden_size: int | None = None
-    vision_model_name: str | None = None
-    base_parts: dict | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-    tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
-        _reject_misspelt(self, kwargs)
-        self.audio_config = _built("audio_config", self.audio_config, LavcapAudioConfig, {})
-        self.vision_config = _built("vision_config", self.vision_config, "clip_vision_model", CLIP_VIT_L_14)
-        self.text_config = _built("text_config", self.text_config, "llama", LLAMA_2_7B)
+        self.audio_config = build_part("audio_config", self.audio_config, LavcapAudioConfig, {})
+        self.vision_config = build_part("vision_config", self.vision_config, "clip_vision_model", CLIP_VIT_L_14)
         super().__post_init__(**kwargs)
-        self.auto_map = dict(AUTO_MAP)
-        self.tie_word_embeddings = self.text_config.tie_word_embeddings
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            if getattr(self, name) is None:
-                setattr(self, name, getattr(self.text_config, name, None))
         self._set_dependent_defaults()
         self._check_options()
         self._check_sizes()
 
     def _set_dependent_defaults(self):
-        if self.av_token_id is None:
-            self.av_token_id = self.text_config.vocab_size
-        if self.text_model_vocab_size is None:
-            self.text_model_vocab_size = self.text_config.vocab_size
-        if self.text_model_hidden_size is None:
-            self.text_model_hidden_size = self.text_config.hidden_size
         if self.optimal_transport is None:
             self.optimal_transport = self.single_modality is None
         if self.transport_attention is None:
@@ -226,9 +179,9 @@ class LavcapConfig(PreTrainedConfig):
             self.cross_attention_heads = width // 64 if width % 64 == 0 else 1
 
     def _check_options(self):
-        _check_choice("fusion", self.fusion, FUSIONS)
-        _check_choice("transport_attention", self.transport_attention, TRANSPORT_ATTENTIONS)
-        _check_choice("alignment_weights", self.alignment_weights, ALIGNMENT_WEIGHTS)
+        check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("transport_attention", self.transport_attention, TRANSPORT_ATTENTIONS)
+        check_choice("alignment_weights", self.alignment_weights, ALIGNMENT_WEIGHTS)
         if self.transport_attention != "none" and not self.optimal_transport:
             raise ValueError(
                 f"transport_attention={self.transport_attention!r} moves tokens along a transport plan, but "
@@ -241,8 +194,6 @@ class LavcapConfig(PreTrainedConfig):
             )
 
     def _check_sizes(self):
-        if self.av_token_id < 0:
-            raise ValueError(f"av_token_id is {self.av_token_id}, expected the id of a token.")
         for name in ("num_video_frames", "sinkhorn_iterations", "sinkhorn_epsilon", "cross_attention_heads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number.")
@@ -268,6 +219,24 @@ class LavcapConfig(PreTrainedConfig):
         return SINGLE_MODALITIES.get(self.fusion)
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the model takes of a clip: `("audio", "video")`, or one of them for a single-modality baseline."""
+        return modalities_of(self.fusion)
+
+    @property
+    def takes_media(self) -> bool:
+        """Whether the model can see media; without a vision tower it takes stored `video_features` only."""
+        return self.has_vision_tower or "video" not in self.modalities
+
+    def part_origins(self) -> dict[str, str | None]:
+        places, origins = self.base_parts or {}, super().part_origins()
+        if "audio" in self.modalities:
+            origins["audio encoder"] = places.get("audio")
+        if "video" in self.modalities:
+            origins["image encoder"] = places.get("vision") or self.vision_model_name
+        return origins
+
+    @property
     def token_size(self) -> int:
         """Width of audio and video tokens before their fusion."""
         return self.vision_config.projection_dim if self.fusion == "video_only" else self.audio_config.hidden_size
@@ -279,36 +248,10 @@ class LavcapConfig(PreTrainedConfig):
         return rows * self.audio_config.num_time_patches
 
 
-def _built(name: str, part: dict | PreTrainedConfig | None, kind: type | str, defaults: dict) -> PreTrainedConfig:
-    """Configuration of a part from its fields; `kind` is its class, or the model type where the fields name none."""
-    if isinstance(part, PreTrainedConfig):
-        return part
-    fields = defaults if part is None else part
-    if not isinstance(fields, dict):
-        raise TypeError(f"{name} is of type {type(part).__name__}, expected a configuration or a dict of its fields.")
-    if isinstance(kind, str):
-        model_type = fields.get("model_type", kind)
-        if model_type not in CONFIG_MAPPING:
-            raise ValueError(
-                f"{name} has model_type {model_type!r}, expected one that Transformers {transformers.__version__} "
-                "knows: check the spelling, or update Transformers."
-            )
-        kind = CONFIG_MAPPING[model_type]
-    return kind(**fields)
-
-
-def _reject_misspelt(config: PreTrainedConfig, extra: dict[str, Any]):
-    """Refuse an extra field that looks like a known one; others are kept, as every configuration does."""
-    known = [field.name for field in dataclasses.fields(config)]
-    for name in extra.keys() - config.attribute_map:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if near and not name.startswith("_"):
-            raise ValueError(f"{name!r} is not an option of {type(config).__name__}; did you mean {near[0]}?")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]):
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}.")
+def modalities_of(fusion: str) -> tuple[str, ...]:
+    """What a fusion takes of a clip."""
+    single = SINGLE_MODALITIES.get(fusion)
+    return tuple(LavcapConfig.feature_names) if single is None else (single,)
 
 
 LavcapAudioConfig.register_for_auto_class()

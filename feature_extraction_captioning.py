@@ -1,5 +1,5 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Feature extractor of LAVCap: Kaldi's log-mel filter bank in windows of 25 ms every 10 ms, no dither, no energy.
+"""Kaldi's log-mel filter bank in windows of 25 ms every 10 ms, no dither, no energy.
 
 The recipe is that of `torchaudio.compliance.kaldi.fbank` with the settings of the released `dataset.py`. torchaudio
 computes it where it is installed and loads; the code here does elsewhere, batched and on any device, with equal
@@ -32,9 +32,10 @@ PREEMPHASIS = 0.97
 ENERGY_FLOOR = 1.1920928955078125e-07  # smallest float32 step at 1.0, Kaldi's floor before the logarithm
 
 
-class LavcapFeatureExtractor(SequenceFeatureExtractor):
+class FilterBankFeatureExtractor(SequenceFeatureExtractor):
     r"""
-    Kaldi-compatible log-mel filter bank of LAVCap, see [`log_mel`].
+    Kaldi-compatible log-mel filter bank, see [`log_mel`]. The defaults are LAVCap's; a family has its own in a class
+    of its own.
 
     Args:
         feature_size (`int`): mel bands.
@@ -91,7 +92,7 @@ class LavcapFeatureExtractor(SequenceFeatureExtractor):
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(
                 f"The waveform has {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample it, or let "
-                "LavcapProcessor do so."
+                "the processor do so."
             )
         single = getattr(raw_speech, "ndim", None) == 1 or (len(raw_speech) > 0 and np.isscalar(raw_speech[0]))
         waveforms = [to_mono(to_numpy(waveform)) for waveform in ([raw_speech] if single else raw_speech)]
@@ -176,8 +177,3 @@ def mel_filters(num_bands: int, fft_size: int, sampling_rate: int) -> torch.Tens
     bins = 1127.0 * (1.0 + torch.arange(fft_size // 2) * (sampling_rate / fft_size) / 700.0).log()[:, None]
     filters = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
     return torch.nn.functional.pad(filters, (0, 0, 0, 1))
-
-
-LavcapFeatureExtractor.register_for_auto_class()
-
-__all__ = ["LavcapFeatureExtractor"]

@@ -1,18 +1,15 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """Generation about clips: they are encoded once, and nothing that looks at the ids stumbles over placeholders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from transformers import GenerationMixin
 from transformers.generation import CandidateGenerator, LogitsProcessorList, PromptLookupCandidateGenerator
 
 
-FEATURE_INPUTS = ("input_features", "pixel_values_videos", "video_features", "audio_mask", "video_mask")
-
-
-class LavcapGenerationMixin(GenerationMixin):
-    """`generate` of a model that has `get_soft_tokens` and, in its configuration, `av_token_id`."""
+class CaptionGenerationMixin(GenerationMixin):
+    """`generate` of a model that has `get_soft_tokens`, `feature_names` and, in its configuration, `av_token_id`."""
 
     @torch.no_grad()
     def generate(self, *args, **kwargs):
@@ -20,8 +17,8 @@ class LavcapGenerationMixin(GenerationMixin):
 
         Clips are encoded once, whatever the number of beams, returned sequences and steps.
         """
-        features = {name: kwargs.pop(name) for name in FEATURE_INPUTS if name in kwargs}
-        if has_clips(features, kwargs.get("soft_tokens")):
+        features = {name: kwargs.pop(name) for name in clip_inputs(self.feature_names) if name in kwargs}
+        if has_clips(features, kwargs.get("soft_tokens"), self.feature_names):
             clips = self.get_soft_tokens(**features)
             kwargs |= {"soft_tokens": clips.soft_tokens, "soft_token_counts": clips.soft_token_counts}
         return super().generate(*args, **kwargs)
@@ -73,18 +70,25 @@ class LavcapGenerationMixin(GenerationMixin):
         return input_ids.masked_fill(input_ids == self.config.av_token_id, word or 0)
 
 
-def has_clips(features: dict[str, torch.Tensor | None], soft_tokens: torch.Tensor | None) -> bool:
+def clip_inputs(feature_names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Inputs of a model that tell of clips: the features of each modality, and the mask of each."""
+    return [name for names in feature_names.values() for name in names] + [f"{kind}_mask" for kind in feature_names]
+
+
+def has_clips(
+    features: Mapping[str, torch.Tensor | None],
+    soft_tokens: torch.Tensor | None,
+    feature_names: Mapping[str, Sequence[str]],
+) -> bool:
     """Whether clips are given, once, and not only masks for them."""
-    given = [name for name in FEATURE_INPUTS if features.get(name) is not None]
-    clips = [name for name in given if not name.endswith("_mask")]
+    given = [name for name in clip_inputs(feature_names) if features.get(name) is not None]
+    found = {kind: any(name in given for name in names) for kind, names in feature_names.items()}
     if given and soft_tokens is not None:
         raise ValueError(f"Got soft_tokens and {', '.join(given)}, expected one of them: they are the same clips.")
-    for name in given:
-        modality = name.removesuffix("_mask")
-        found = "input_features" in clips if modality == "audio" else set(clips) - {"input_features"}
-        if name.endswith("_mask") and not found:
-            raise ValueError(f"Got {name} without the {modality} that it is of: pass both or neither.")
-    return bool(clips)
+    for kind, is_there in found.items():
+        if f"{kind}_mask" in given and not is_there:
+            raise ValueError(f"Got {kind}_mask without the {kind} that it is of: pass both or neither.")
+    return any(found.values())
 
 
 class _ProcessorsOfWords(LogitsProcessorList):

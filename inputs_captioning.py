@@ -24,7 +24,7 @@ class ClipInputs(NamedTuple):
 
 
 def sort_by_clip(audio: Any, images: Any, videos: Any, video_features: Any) -> list[ClipInputs]:
-    """The parts of each clip, from single items or lists of them as [`LavcapProcessor`] takes them.
+    """The parts of each clip, from single items or lists of them as a processor takes them.
 
     Raises:
         ValueError: lists of different lengths; a clip with two videos, or with images and a video.

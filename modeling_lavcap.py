@@ -5,7 +5,8 @@ Axes are spelled `batch, frames, mel, audio_tokens, video_tokens, hidden` throug
 video by audio: `(batch, video_tokens, audio_tokens)`.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,51 +24,29 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 
 try:  # inside a package: the Hub's module cache
-    from .adapters_captioning import LavcapAdapterMixin
+    from .adapters_captioning import own_fields
+    from .ced_captioning import fit_time_positions, read_ced
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
-    from .generation_captioning import LavcapGenerationMixin, has_clips
-    from .parts_captioning import (
-        KEPT_IN_FLOAT32,
-        as_dtype,
-        cast,
-        check_parts,
-        load_part,
-        location,
-        published_name,
-        read_ced,
-        released_decoding,
-    )
-    from .transport_captioning import alignment_loss, at_least_float32, log_sinkhorn
-    from .weights_captioning import WeightsError, fit_time_positions, load_strictly
+    from .modeling_captioning import CaptioningOutput, SoftTokenModel, SoftTokens, register_family
+    from .parts_captioning import as_dtype, caption_decoding, cast, load_part, location, published_name
+    from .transport_captioning import alignment_loss, at_least_float32, log_sinkhorn, plan_entropy
+    from .weights_captioning import WeightsError, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from adapters_captioning import LavcapAdapterMixin
+    from adapters_captioning import own_fields
+    from ced_captioning import fit_time_positions, read_ced
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
-    from generation_captioning import LavcapGenerationMixin, has_clips
-    from parts_captioning import (
-        KEPT_IN_FLOAT32,
-        as_dtype,
-        cast,
-        check_parts,
-        load_part,
-        location,
-        published_name,
-        read_ced,
-        released_decoding,
-    )
-    from transport_captioning import alignment_loss, at_least_float32, log_sinkhorn
-    from weights_captioning import WeightsError, fit_time_positions, load_strictly
+    from modeling_captioning import CaptioningOutput, SoftTokenModel, SoftTokens, register_family
+    from parts_captioning import as_dtype, caption_decoding, cast, load_part, location, published_name
+    from transport_captioning import alignment_loss, at_least_float32, log_sinkhorn, plan_entropy
+    from weights_captioning import WeightsError, load_strictly
 
 # After the configuration, which has looked at the version: an older Transformers lacks them.
 from transformers import initialization as init
 from transformers.utils.output_capturing import capture_outputs
 
 
-LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {
-    "cache_position",
-    "logits_to_keep",
-    "use_cache",
-}
-
+# Statistics and the scale of the alignment must not lose bits, whatever dtype the rest is loaded in.
+KEPT_IN_FLOAT32 = frozenset({"batch_norm", "logit_scale"})
 
 # ------------------------------------------------------------------------------------------------------ audio tower
 
@@ -250,7 +229,7 @@ class LavcapAudioModel(LavcapPreTrainedModel):
             with torch.device("meta"):
                 model = cls._from_config(config)
             load_strictly(model, weights)
-            cast(model, model.dtype)  # the statistics go up to float32
+            cast(model, model.dtype, KEPT_IN_FLOAT32)  # the statistics go up to float32
         except WeightsError as error:
             raise WeightsError(f"{path}: {error}") from error
         return model.eval()
@@ -476,52 +455,44 @@ def _pack(*parts: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torc
 
 
 @dataclass
-class LavcapSoftTokens(ModelOutput):
-    """What a batch of clips looks like to the language model.
+class LavcapSoftTokens(SoftTokens):
+    """Soft tokens with what the alignment of their clips gave.
 
     Args:
-        soft_tokens (`torch.FloatTensor` of shape `(batch, soft_tokens, text_hidden)`): fused, projected tokens of
-            each clip from the left.
-        soft_token_counts (`torch.LongTensor` of shape `(batch,)`): how many of them each clip has.
-        alignment_loss (`torch.FloatTensor` of shape `()`, *optional*), num_aligned_clips (`torch.LongTensor` of shape
-            `()`, *optional*): see [`LavcapFusionOutput`].
+        alignment_loss (`torch.FloatTensor` of shape `()`, *optional*): see [`LavcapFusionOutput`].
         transport_plan (`torch.FloatTensor` of shape `(batch, video_tokens, audio_tokens)`, *optional*).
     """
 
-    soft_tokens: torch.Tensor | None = None
-    soft_token_counts: torch.Tensor | None = None
     alignment_loss: torch.Tensor | None = None
-    num_aligned_clips: torch.Tensor | None = None
     transport_plan: torch.Tensor | None = None
 
 
 @dataclass
-class LavcapCausalLMOutputWithPast(ModelOutput):
-    """Output of [`LavcapForConditionalGeneration`].
+class LavcapCausalLMOutputWithPast(CaptioningOutput):
+    """Output of [`LavcapForConditionalGeneration`]; hidden states and attentions of the towers are in the outputs of
+    `get_audio_features` and `get_video_features`.
 
     Args:
-        loss (`torch.FloatTensor` of shape `()`): `caption_loss` plus `alignment_loss`; needs `labels`.
-        logits (`torch.FloatTensor` of shape `(batch, sequence, vocab_size)`).
-        past_key_values (`Cache`), hidden_states, attentions: of the language model; those of the towers are in the
-            outputs of `get_audio_features` and `get_video_features`.
-        caption_loss (`torch.FloatTensor` of shape `()`): cross-entropy of the caption and its end token.
         alignment_loss (`torch.FloatTensor` of shape `()`): weighted alignment loss; only when a clip of the batch
             has both modalities and `optimal_transport` is on.
         transport_plan (`torch.FloatTensor` of shape `(batch, video_tokens, audio_tokens)`): float32, total mass 1.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    caption_loss: torch.Tensor | None = None
     alignment_loss: torch.Tensor | None = None
     transport_plan: torch.Tensor | None = None
 
 
-class LavcapForConditionalGeneration(LavcapAdapterMixin, LavcapPreTrainedModel, LavcapGenerationMixin):
+class LavcapForConditionalGeneration(SoftTokenModel, LavcapPreTrainedModel):
     """LAVCap: describes what can be heard in a clip, from its sound and its frames."""
+
+    config: LavcapConfig
+    output_class = LavcapCausalLMOutputWithPast
+    clip_outputs = ("alignment_loss", "transport_plan")
+    part_names = ("audio_tower", "vision_tower", "fusion", "multi_modal_projector", "language_model")
+    fresh_part_names = ("multi_modal_projector", "fusion")
+    loss_terms = {"caption_loss": "tokens", "alignment_loss": "clips"}
+    resume_fields = ("fusion", "optimal_transport", "token_layer_norm", "frequency_mean", "transport_attention")
+    feature_encoder_name = "vision_tower"
 
     def __init__(self, config: LavcapConfig):
         super().__init__(config)
@@ -571,7 +542,7 @@ class LavcapForConditionalGeneration(LavcapAdapterMixin, LavcapPreTrainedModel, 
             WeightsError: a part lacks weights, or the audio part holds none of CED.
             ValueError: parts that do not fit each other or the options.
         """
-        check_parts(options, audio, vision)
+        _check_parts(options, audio, vision)
         dtype = as_dtype(dtype)
         if isinstance(text, nn.Module) and dtype not in (None, text.dtype):
             raise ValueError(
@@ -599,27 +570,42 @@ class LavcapForConditionalGeneration(LavcapAdapterMixin, LavcapPreTrainedModel, 
         for name in ("fusion", "multi_modal_projector"):
             parts[name] = getattr(model, name).to_empty(device=language_model.device).apply(model._init_weights)
         for name, part in parts.items():
-            setattr(model, name, cast(part, dtype).to(language_model.device))
+            part = cast(part, dtype, KEPT_IN_FLOAT32)
+            setattr(model, name, part.to(language_model.device))
         model.language_model = language_model
-        model.generation_config = released_decoding(language_model.generation_config)
+        model.generation_config = caption_decoding(language_model.generation_config, **cls.decoding)
         if attn_implementation is not None:
             model.set_attn_implementation(attn_implementation)
         return model.eval()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
+    @classmethod
+    def assembly_options(cls, config: LavcapConfig, has_vision: bool) -> dict[str, Any]:
+        options = super().assembly_options(config, has_vision)
+        tower = config.audio_config
+        options["audio_config"] = {name: getattr(tower, name) for name in sorted(own_fields(tower))}
+        options.pop("has_vision_tower")
+        return options
 
-    def set_input_embeddings(self, value: nn.Module):
-        self.language_model.set_input_embeddings(value)
+    @property
+    def stored_feature_size(self) -> int | None:
+        return self.config.vision_config.projection_dim if "video" in self.modalities else None
 
-    def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.get_output_embeddings()
+    def counted_clips(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Those with sound and picture."""
+        return self.shows(batch, "audio") & self.shows(batch, "video")
 
-    def set_output_embeddings(self, value: nn.Module):
-        self.language_model.set_output_embeddings(value)
+    def statistics(self, output: Mapping[str, Any]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Entropy of the transport plans, in nats and as a share of an even plan's."""
+        plan = output.get("transport_plan")
+        if plan is None:
+            return {}
+        entropy, number = plan_entropy(plan.detach())
+        largest = math.log(plan.shape[-1] * plan.shape[-2])
+        return {"plan_entropy": (entropy, number), "relative_plan_entropy": (entropy / largest, number)}
 
-    def get_decoder(self) -> nn.Module:
-        return self.language_model.get_decoder()
+    def get_alignment(self, **features: torch.Tensor | None) -> torch.Tensor | None:
+        """The transport plan, `(batch, video_tokens, audio_tokens)` float32; `None` without optimal transport."""
+        return self.get_soft_tokens(**features).transport_plan
 
     @can_return_tuple
     def get_audio_features(
@@ -708,8 +694,8 @@ class LavcapForConditionalGeneration(LavcapAdapterMixin, LavcapPreTrainedModel, 
         return LavcapSoftTokens(
             soft_tokens=self.multi_modal_projector(fused.tokens.to(self.multi_modal_projector.weight.dtype)),
             soft_token_counts=fused.counts,
+            num_counted_clips=fused.num_aligned_clips,
             alignment_loss=fused.alignment_loss,
-            num_aligned_clips=fused.num_aligned_clips,
             transport_plan=fused.transport_plan,
         )
 
@@ -774,129 +760,46 @@ class LavcapForConditionalGeneration(LavcapAdapterMixin, LavcapPreTrainedModel, 
                 the text are given.
             TypeError: unknown keyword.
         """
-        _reject_unknown(kwargs)
-        features = {
-            "input_features": input_features,
-            "pixel_values_videos": pixel_values_videos,
-            "video_features": video_features,
-            "audio_mask": audio_mask,
-            "video_mask": video_mask,
-        }
-        clips = LavcapSoftTokens(soft_tokens=soft_tokens, soft_token_counts=soft_token_counts)
-        if has_clips(features, soft_tokens):
-            clips = self.get_soft_tokens(**features)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Got both or neither of input_ids and inputs_embeds, expected exactly one.")
-        inputs_embeds = self._embed(input_ids, inputs_embeds, clips)
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
+        return self._caption(
+            {
+                "input_features": input_features,
+                "pixel_values_videos": pixel_values_videos,
+                "video_features": video_features,
+                "audio_mask": audio_mask,
+                "video_mask": video_mask,
+            },
+            input_ids,
+            inputs_embeds,
+            SoftTokens(soft_tokens=soft_tokens, soft_token_counts=soft_token_counts),
+            labels,
+            num_items_in_batch,
+            num_clips_in_batch,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             **kwargs,
         )
-        output = LavcapCausalLMOutputWithPast(
-            alignment_loss=clips.alignment_loss,
-            logits=self._without_placeholder(outputs.logits),
-            past_key_values=outputs.get("past_key_values"),
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            transport_plan=clips.transport_plan,
-        )
-        if labels is not None:
-            self._add_losses(output, labels, num_items_in_batch, num_clips_in_batch, clips.num_aligned_clips)
-        return output
-
-    def _embed(
-        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, clips: LavcapSoftTokens
-    ) -> torch.Tensor:
-        """Look up the text and put each clip's soft tokens at its placeholders: `(batch, sequence, text_hidden)`."""
-        table, token = self.get_input_embeddings(), self.config.av_token_id
-        has_row, no_clip = token < self.config.get_text_config().vocab_size, clips.soft_tokens is None
-        if no_clip and (input_ids is None or has_row):
-            return table(input_ids) if inputs_embeds is None else inputs_embeds
-        if input_ids is None:
-            placeholder = self._embedded_placeholders(inputs_embeds)
-        else:
-            placeholder = input_ids == token
-            # Where the placeholder has no row in the embedding table any other id serves for the look-up.
-            inputs_embeds = table(input_ids.masked_fill(placeholder, 0))
-        counts = torch.zeros_like(placeholder[:, 0], dtype=torch.long) if no_clip else clips.soft_token_counts
-        self._check_placeholders(placeholder.sum(dim=1), counts)
-        if no_clip:
-            return inputs_embeds
-        soft_tokens = clips.soft_tokens.to(inputs_embeds.device, inputs_embeds.dtype)
-        rank = (placeholder.cumsum(dim=1) - 1).clamp(0, soft_tokens.shape[1] - 1)
-        placed = soft_tokens.gather(1, rank[..., None].expand(-1, -1, soft_tokens.shape[-1]))
-        return torch.where(placeholder[..., None], placed, inputs_embeds)
-
-    def _embedded_placeholders(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Where the embedding of the placeholder stands, if it has one: `(batch, sequence)` bool."""
-        table, token = self.get_input_embeddings(), self.config.av_token_id
-        words = self.config.get_text_config().vocab_size
-        if token >= words:
-            raise ValueError(
-                f"Got inputs_embeds and a clip, but the placeholder (av_token_id {token}) has no row among the "
-                f"{words} embeddings that could mark its place: pass input_ids, or put the soft tokens "
-                "of get_soft_tokens into inputs_embeds yourself and leave the clip out."
-            )
-        marker = table(torch.tensor(token, device=inputs_embeds.device))
-        return (inputs_embeds == marker).all(dim=-1)
-
-    def _without_placeholder(self, logits: torch.Tensor) -> torch.Tensor:
-        """Rule the placeholder out where a resized vocabulary has a row for it; it is never a word."""
-        token = self.config.av_token_id
-        if token >= logits.shape[-1]:
-            return logits
-        return logits.index_fill(-1, torch.tensor([token], device=logits.device), torch.finfo(logits.dtype).min)
-
-    @staticmethod
-    def _check_placeholders(placeholders: torch.Tensor, counts: torch.Tensor):
-        if torch.compiler.is_compiling():  # a graph has no branch for an error
-            torch._assert_async((placeholders == counts.to(placeholders.device)).all(), "placeholders for soft tokens")
-            return
-        if placeholders.shape != counts.shape or (placeholders != counts.to(placeholders.device)).any():
-            raise ValueError(
-                f"input_ids has {placeholders.tolist()} placeholders per row for {counts.tolist()} soft tokens, "
-                "expected equal numbers: let LavcapProcessor write the placeholders for the clips that are passed."
-            )
-
-    def _add_losses(
-        self,
-        output: LavcapCausalLMOutputWithPast,
-        labels: torch.Tensor,
-        num_items_in_batch: torch.Tensor | int | None,
-        num_clips_in_batch: torch.Tensor | int | None,
-        num_aligned_clips: torch.Tensor | None,
-    ):
-        labels = labels.masked_fill(labels == self.config.av_token_id, -100)  # it is no word, and never predicted
-        output.caption_loss = self.loss_function(
-            logits=output.logits,
-            labels=labels,
-            vocab_size=output.logits.shape[-1],
-            num_items_in_batch=num_items_in_batch,
-        )
-        output.loss = output.caption_loss
-        if output.alignment_loss is not None:
-            share = 1.0
-            if num_clips_in_batch is not None:
-                share = num_aligned_clips / num_clips_in_batch
-            elif num_items_in_batch is not None:
-                share = (labels[:, 1:] != -100).sum() / num_items_in_batch
-            output.loss = output.loss + share * output.alignment_loss
 
 
-def _reject_unknown(kwargs: dict):
-    unknown = sorted(set(kwargs) - LANGUAGE_MODEL_KEYWORDS)
-    if unknown:
-        raise TypeError(
-            f"LavcapForConditionalGeneration got unknown keyword{'s' if len(unknown) > 1 else ''} "
-            f"{', '.join(unknown)}: check the spelling against the arguments of its forward method."
-        )
+def _check_parts(options: dict, audio: object, vision: object):
+    """Refuse parts that a fusion has no use for, or a missing one, and options that a loaded part would ignore."""
+    fusion = options.get("fusion", "concat_time")
+    if audio is None and fusion != "video_only":
+        raise ValueError(f"Got no audio part for fusion={fusion!r}, expected CED: pass audio.")
+    for name, part, baseline in (("audio", audio, "video_only"), ("vision", vision, "audio_only")):
+        if part is not None and fusion == baseline:
+            raise ValueError(f"Got {name}={part!r} for fusion={fusion!r}, which has no such tower: leave it out.")
+    if "torch_dtype" in options:
+        raise TypeError("Got torch_dtype, expected dtype.")
+    own = {"text_config": True, "vision_config": vision is not None, "audio_config": isinstance(audio, nn.Module)}
+    for name in options.keys() & {name for name, has_own in own.items() if has_own}:
+        raise ValueError(f"Got {name} beside a part that has one of its own: leave it out.")
 
 
 LavcapAudioModel.register_for_auto_class("AutoModel")
 LavcapForConditionalGeneration.register_for_auto_class("AutoModel")
+if __name__ == "modeling_lavcap":  # no part of a package: on the Hub the Auto classes go by `auto_map`
+    register_family(LavcapConfig, LavcapForConditionalGeneration, {LavcapAudioConfig: LavcapAudioModel})
 
 __all__ = [
     "LavcapAudioModel",

@@ -67,12 +67,14 @@ def sort_options(processor: ProcessorMixin, kwargs: dict[str, Any]) -> CallOptio
         given |= kwargs[group]
     unknown = sorted((kwargs.keys() | given.keys()) - known_options(processor.image_processor))
     if unknown:
-        raise TypeError(f"LavcapProcessor got unknown keyword {', '.join(unknown)}: check the spelling.")
+        raise TypeError(f"{type(processor).__name__} got unknown keyword {', '.join(unknown)}: check the spelling.")
     images = _image_options(processor.image_processor)
     usable = AUDIO_OPTIONS | VIDEO_OPTIONS | set(TextOptions._fields) | OURS | images
     for name, value in given.items():
         if name not in usable and value not in (None, False):
-            raise ValueError(f"{name} is {value!r}, but means nothing for LAVCap: leave it out.")
+            raise ValueError(
+                f"{name} is {value!r}, but means nothing for {processor.config_class.family}: leave it out."
+            )
     if given.get("return_attention_mask") is False:
         raise ValueError("return_attention_mask is False, but generation needs the mask: leave it out.")
     if given.get("num_frames") is not None and given["num_frames"] < 1:

@@ -1,56 +1,71 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Processor of LAVCap: clips, prompts and captions in, tensors out. The same one serves training and inference."""
-
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from transformers import BatchFeature, ProcessorMixin
-from transformers.processing_utils import ProcessingKwargs, Unpack
-from transformers.utils import logging
-
+"""Processor of LAVCap: the released prompt, CED's filter bank, CLIP's pixels, and how many soft tokens a clip has."""
 
 try:  # inside a package: the Hub's module cache
-    from .chat_captioning import CHAT_TEMPLATE, PROMPT, clips_of
-    from .configuration_lavcap import SINGLE_MODALITIES
-    from .feature_extraction_captioning import LavcapFeatureExtractor
-    from .inputs_captioning import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
-    from .media_captioning import Clip, read_clip, resample, to_mono
-    from .options_captioning import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
+    from .configuration_lavcap import LavcapConfig, modalities_of
+    from .feature_extraction_captioning import FilterBankFeatureExtractor
+    from .processing_captioning import CaptioningProcessor, check_vocabulary, clip_image_processor, register_processor
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from chat_captioning import CHAT_TEMPLATE, PROMPT, clips_of
-    from configuration_lavcap import SINGLE_MODALITIES
-    from feature_extraction_captioning import LavcapFeatureExtractor
-    from inputs_captioning import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
-    from media_captioning import Clip, read_clip, resample, to_mono
-    from options_captioning import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
+    from configuration_lavcap import LavcapConfig, modalities_of
+    from feature_extraction_captioning import FilterBankFeatureExtractor
+    from processing_captioning import CaptioningProcessor, check_vocabulary, clip_image_processor, register_processor
 
 
-logger = logging.get_logger(__name__)
+# Released `models/lavcap.py`: the prompt of training and of captioning.
+PROMPT = "USER: <Speech>{av}</Speech> {instruction}\nASSISTANT:"
 
-LENGTH_TOLERANCE = 0.1  # seconds that a clip may exceed the window without a word: the last packet of a codec
+# The same for messages. Whatever entries bring a clip, it stands in the first turn that has one.
+CHAT_TEMPLATE = """\
+{%- set media = ["audio", "video", "image"] -%}
+{%- set seen = namespace(clip=false) -%}
+{%- for message in messages -%}
+{%- set words = namespace(text="", clip=false) -%}
+{%- if message.content is string -%}
+{%- set words.text = message.content -%}
+{%- else -%}
+{%- for entry in message.content -%}
+{%- if entry.type == "text" -%}{%- set words.text = words.text + entry.text -%}{%- endif -%}
+{%- if entry.type in media -%}{%- set words.clip = true -%}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- if message.role == "user" -%}
+{{- "USER: " -}}
+{%- if words.clip and not seen.clip -%}
+{%- set seen.clip = true -%}
+{{- "<Speech>" + av_token + "</Speech> " -}}
+{{- words.text or instruction -}}
+{%- else -%}
+{{- words.text -}}
+{%- endif -%}
+{{- "\n" -}}
+{%- elif message.role == "assistant" -%}
+{{- "ASSISTANT: " + words.text -}}
+{%- if not loop.last or not continue_final_message -%}{{- eos_token + "\n" -}}{%- endif -%}
+{%- else -%}
+{{- words.text + "\n" -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "ASSISTANT:" -}}{%- endif -%}
+"""
 
 
-class LavcapProcessor(ProcessorMixin):
+class LavcapFeatureExtractor(FilterBankFeatureExtractor):
+    """Filter bank of LAVCap with the released settings: 64 mel bands, 10.24 s, the released mean and deviation."""
+
+
+class LavcapProcessor(CaptioningProcessor):
     r"""
-    Turns clips into model inputs: sound into a filter bank, frames into CLIP pixels, prompt and caption into ids,
-    with as many placeholders as the fusion will make soft tokens. Text is padded on the left for generation and on
-    the right for training.
+    [`CaptioningProcessor`] of LAVCap.
 
     Args:
-        feature_extractor (`LavcapFeatureExtractor`): for the sound.
-        image_processor (`CLIPImageProcessorPil`): for the frames.
-        tokenizer (`PreTrainedTokenizerBase`): of the language model; the placeholder is added to it if need be.
-        chat_template (`str`, *optional*): Jinja template of a conversation; default: that of the released prompt.
         num_audio_tokens (`int`): audio tokens of a window.
-        num_video_frames (`int`): frames taken from a clip, evenly spaced.
         fusion (`str`): `config.fusion` of the model; decides what of a clip is used and the number of soft tokens.
-        av_token (`str`), av_token_id (`int`, *optional*): the placeholder; the id defaults to the tokenizer's.
-        prompt (`str`): template with `{av}` and `{instruction}`.
-        instruction (`str`): what is asked when nothing else is.
+        others: of [`CaptioningProcessor`].
     """
+
+    config_class = LavcapConfig
+    default_prompt = PROMPT
+    default_chat_template = CHAT_TEMPLATE
 
     def __init__(
         self,
@@ -66,42 +81,23 @@ class LavcapProcessor(ProcessorMixin):
         prompt: str = PROMPT,
         instruction: str = "Please describe the audio.",
     ):
-        if tokenizer.eos_token_id is None:
-            raise ValueError("The tokenizer has no end token, expected eos_token: a caption could not end.")
-        tokenizer.add_special_tokens({"extra_special_tokens": [av_token]}, replace_extra_special_tokens=False)
         self.num_audio_tokens = num_audio_tokens
-        self.num_video_frames = num_video_frames
         self.fusion = fusion
-        self.av_token = av_token
-        self.av_token_id = tokenizer.convert_tokens_to_ids(av_token) if av_token_id is None else av_token_id
-        word = tokenizer.convert_ids_to_tokens(self.av_token_id) if self.av_token_id < len(tokenizer) else av_token
-        if word != av_token:
-            raise ValueError(
-                f"av_token_id is {self.av_token_id}, expected the id of {av_token!r} or one beyond the "
-                f"{len(tokenizer)} tokens of the tokenizer: it is that of {word!r}."
-            )
-        self.prompt = prompt
-        self.instruction = instruction
-        if chat_template is None and prompt == PROMPT:
-            chat_template = CHAT_TEMPLATE
-        super().__init__(feature_extractor, image_processor, tokenizer, chat_template=chat_template)
-
-    @property
-    def pad_token_id(self) -> int:
-        """What rows are filled up with, masked: the end token where the tokenizer has none, as LLaMA-2's."""
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
+        super().__init__(
+            feature_extractor,
+            image_processor,
+            tokenizer,
+            chat_template,
+            num_video_frames,
+            av_token,
+            av_token_id,
+            prompt,
+            instruction,
+        )
 
     @classmethod
-    def from_config(cls, config, tokenizer, **kwargs) -> "LavcapProcessor":
-        """Processor that fits a [`LavcapConfig`]; keywords go to the constructor."""
-        av_token = kwargs.get("av_token", "<av>")
-        words = len(tokenizer) - (av_token in tokenizer.get_vocab())
-        if words > config.text_config.vocab_size:
-            raise ValueError(
-                f"The tokenizer has {words} tokens and the language model {config.text_config.vocab_size}, expected "
-                "at most as many: take the tokenizer of the language model."
-            )
+    def from_config(cls, config: LavcapConfig, tokenizer, **kwargs) -> "LavcapProcessor":
+        check_vocabulary(config, tokenizer, kwargs.get("av_token", "<av>"))
         audio = config.audio_config
         return cls(
             LavcapFeatureExtractor(feature_size=audio.num_mel_bins, max_frames=audio.max_frames),
@@ -115,187 +111,11 @@ class LavcapProcessor(ProcessorMixin):
         )
 
     @property
-    def model_input_names(self) -> list[str]:
-        return [
-            "input_ids",
-            "attention_mask",
-            "input_features",
-            "pixel_values_videos",
-            "video_features",
-            "audio_mask",
-            "video_mask",
-        ]
-
-    def __call__(
-        self,
-        media: str | Path | Sequence[str | Path] | None = None,
-        images: Any = None,
-        text: str | Sequence[str] | None = None,
-        videos: Any = None,
-        audio: Any = None,
-        video_features: Any = None,
-        captions: str | Sequence[str] | None = None,
-        **kwargs: Unpack[ProcessingKwargs],
-    ) -> BatchFeature:
-        """Prepare one clip or a list of clips.
-
-        Args:
-            media: path of a file with sound, picture or both, or of a folder of frames. Or, apart:
-            audio: path, samples `(samples,)` or `(channels, samples)`, or `{"array": …, "sampling_rate": …}`. Any
-                rate and number of channels: samples are resampled and mixed down, which is said once.
-            videos: path, folder, list of images or of their paths, or array `(video_frames, height, width, 3)`:
-                uint8, or floating point in [0, 1]. Channels may come first. Frames are taken at even distances.
-            images: a still picture for each clip, or a list of the frames of each; in place of `videos`.
-            video_features: projected image embeddings, `(video_frames, hidden)`.
-                In a list, `None` stands for a clip that lacks the modality.
-            text: instruction, or a whole prompt that holds `av_token` once; default: `instruction`.
-            captions: for training: appended to the prompt with an end token; adds `labels`.
-            kwargs: as every processor takes them, flat or in `text_kwargs`, `images_kwargs`, `videos_kwargs` and
-                `audio_kwargs`:
-                `sampling_rate` of `audio` samples in Hz, default the feature extractor's; `device` for the filter
-                bank; `num_frames` to take of a video, `do_sample_frames=False` to take all that are passed;
-                `padding` (default `True`), `max_length`, `pad_to_multiple_of`, `padding_side`, `add_special_tokens`,
-                `truncation`, which never cuts but refuses what is longer than `max_length`;
-                `return_tensors`, default `"pt"`; and what the image processor takes.
-
-        Returns:
-            `input_ids`, `attention_mask` `(batch, sequence)`; `input_features` `(batch, frames, mel)` and
-            `pixel_values_videos` `(batch, video_frames, 3, height, width)` or `video_features`; `audio_mask` and
-            `video_mask` `(batch,)` when some clip lacks a modality; `labels` `(batch, sequence)` with `captions`.
-
-        Raises:
-            MediaError: a file cannot be used.
-            ValueError: a clip with neither sound nor picture; numbers of clips, texts or captions that differ; an
-                option that has no meaning here.
-            TypeError: unknown keyword.
-        """
-        options = sort_options(self, kwargs)
-        parts = {"audio": audio, "images": images, "videos": videos, "video_features": video_features}
-        if media is not None:
-            if given := [name for name, part in parts.items() if part is not None]:
-                raise ValueError(f"Got media together with {', '.join(given)}: pass the clip once.")
-            paths = [media] if is_path(media) else media
-            clips = [self.load_clip(path, num_frames=options.videos.get("num_frames")) for path in paths]
-            features = self._clip_features(clips, options)
-        else:
-            rows = sort_by_clip(**parts)
-            present = {name for row in rows for name, given in row._asdict().items() if given is not None}
-            self._check_modalities("videos" if name == "video" else name for name in present)
-            features = self._clip_features([self._clip(row, options) for row in rows], options)
-            for row, found in zip(rows, features, strict=True):
-                if row.video_features is not None:
-                    found["video_features"] = torch.as_tensor(row.video_features, dtype=torch.float32)
-        return as_batch(self.batch(features, text, captions, **options.text), options.return_tensors)
-
-    def apply_chat_template(
-        self,
-        conversation: list[dict] | list[list[dict]],
-        chat_template: str | None = None,
-        tokenize: bool = False,
-        return_dict: bool = False,
-        return_tensors: str | None = "pt",
-        load_audio_from_video: bool = False,
-        processor_kwargs: dict[str, Any] | None = None,
-        **kwargs,
-    ) -> str | list[str] | BatchFeature | torch.Tensor:
-        """Prompt of a conversation about a clip, or of several conversations.
-
-        Args:
-            conversation: messages with `role` and `content`, a text or a list of entries of a `type`: `"text"` asks,
-                `"audio"`, `"video"` and `"image"` bring the sound, the picture or a frame of it, under the name of
-                their type, `"path"` or `"url"` (of a local file). One clip per conversation.
-            chat_template: Jinja template; default: the processor's.
-            tokenize: process the prompt and the clip; default: return the text of the prompt.
-            return_dict: with `tokenize`: return all model inputs, as the call does, not `input_ids` alone.
-            load_audio_from_video: take the sound of the video files as well.
-            processor_kwargs: options of the call.
-            kwargs: as [`ProcessorMixin.apply_chat_template`]: `add_generation_prompt`, `continue_final_message`,
-                variables of the template.
-        """
-        if kwargs.get("return_assistant_tokens_mask"):
-            raise ValueError("return_assistant_tokens_mask is not supported: for training pass captions to the call.")
-        options = {name: kwargs.pop(name) for name in list(kwargs) if name in known_options(self.image_processor)}
-        variables = {"instruction": self.instruction, "av_token": self.av_token}
-        prompt = super().apply_chat_template(conversation, chat_template, tokenize=False, **variables | kwargs)
-        if not tokenize:
-            return prompt
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        conversations = [conversation] if isinstance(prompt, str) else conversation
-        clips = [clips_of(messages, load_audio_from_video) for messages in conversations]
-        options = {"return_tensors": return_tensors} | options | (processor_kwargs or {})
-        if any(clips):
-            media = {name: [clip.get(name) for clip in clips] for name in ("audio", "images", "videos")}
-            media = {name: column for name, column in media.items() if any(part is not None for part in column)}
-            inputs = self(text=prompts, **media, **options)
-        else:  # words alone
-            options = sort_options(self, options)
-            inputs = as_batch(self.encode_text([0] * len(prompts), prompts, **options.text), options.return_tensors)
-        return inputs if return_dict else inputs["input_ids"]
-
-    @property
     def modalities(self) -> tuple[str, ...]:
         """What the model takes of a clip: `("audio", "video")`, or one of them for a single-modality baseline."""
-        single = SINGLE_MODALITIES.get(self.fusion)
-        return ("audio", "video") if single is None else (single,)
-
-    def load_clip(
-        self, path: str | Path, audio: bool = True, video: bool = True, num_frames: int | None = None
-    ) -> Clip:
-        """Decode the window of a clip that the model can take; a longer one is cut with a warning.
-
-        A single-modality baseline decodes its modality only.
-        """
-        extractor = self.feature_extractor
-        audio, video = audio and "audio" in self.modalities, video and "video" in self.modalities
-        num_frames = num_frames or self.num_video_frames
-        clip = read_clip(path, extractor.sampling_rate, num_frames, extractor.window, audio, video)
-        self._warn_if_long(str(path), clip.duration)
-        return clip
-
-    def clip_features(self, clip: Clip) -> dict[str, torch.Tensor]:
-        """`input_features` `(frames, mel)` and `pixel_values_videos` `(video_frames, 3, height, width)` of a clip.
-
-        Of what the clip and the model both have.
-        """
-        return self._clip_features([clip], DEFAULTS)[0]
-
-    def batch(
-        self,
-        clips: Sequence[dict[str, torch.Tensor]],
-        text: str | Sequence[str] | None = None,
-        captions: str | Sequence[str] | None = None,
-        audio_mask: Sequence[bool] | None = None,
-        video_mask: Sequence[bool] | None = None,
-        **text_options,
-    ) -> BatchFeature:
-        """Put clips from [`clip_features`] and their texts into one batch.
-
-        Args:
-            clips: features per clip; `video_features` `(video_frames, hidden)` may replace the pixels.
-            text, captions: as in the call.
-            audio_mask, video_mask: `False` where a clip shall be treated as if it lacked the modality.
-            text_options: as in [`encode_text`].
-        """
-        if not clips:
-            raise ValueError("Got no clip: pass media, audio, videos or video_features.")
-        data: dict[str, torch.Tensor] = {}
-        arguments = {"input_features": "audio", "pixel_values_videos": "videos"}
-        self._check_modalities(arguments.get(name, name) for clip in clips for name in clip)
-        video_name = "video_features" if any("video_features" in clip for clip in clips) else "pixel_values_videos"
-        if video_name == "video_features" and any("pixel_values_videos" in clip for clip in clips):
-            raise ValueError("Got pixels and video_features in one batch, expected one of them for all clips.")
-        heard = self._add_modality(data, clips, "input_features", "audio_mask", audio_mask)
-        seen = self._add_modality(data, clips, video_name, "video_mask", video_mask)
-        for index, present in enumerate(zip(heard, seen, strict=True)):
-            if not any(present):
-                raise ValueError(f"Clip {index} has {self._nothing_to_use}")
-        frames = data[video_name].shape[1] if video_name in data else 0
-        counts = [self.num_soft_tokens(*present, frames) for present in zip(heard, seen, strict=True)]
-        data |= self.encode_text(counts, text, captions, **text_options)
-        return BatchFeature(data)
+        return modalities_of(self.fusion)
 
     def num_soft_tokens(self, audio: bool, video: bool, video_tokens: int | None = None) -> int:
-        """Placeholders that a clip needs, given which modalities it has."""
         video_tokens = self.num_video_frames if video_tokens is None else video_tokens
         if self.fusion == "concat_channel":
             return self.num_audio_tokens
@@ -303,175 +123,20 @@ class LavcapProcessor(ProcessorMixin):
             return self.num_audio_tokens if audio else video_tokens
         return audio * self.num_audio_tokens + video * video_tokens
 
-    def encode_text(
-        self,
-        counts: Sequence[int],
-        text: str | Sequence[str] | None = None,
-        captions: str | Sequence[str] | None = None,
-        **options,
-    ) -> dict[str, torch.Tensor]:
-        """Ids of prompts with `counts` placeholders each, and of captions with labels if there are any.
-
-        Args:
-            options: fields of `TextOptions`, such as `padding` and `max_length`.
-        """
-        options = TextOptions(**options)
-        prompts = broadcast("texts", self.instruction if text is None else text, len(counts))
-        rows = [self._prompt_ids(prompt, count, options) for prompt, count in zip(prompts, counts, strict=True)]
-        if captions is None:
-            ids, mask = pad_rows(rows, self.pad_token_id, options, side="left")
-            return {"input_ids": ids, "attention_mask": mask}
-        answers = [self._answer_ids(caption) for caption in broadcast("captions", captions, len(counts))]
-        pairs = list(zip(rows, answers, strict=True))
-        ids, mask = pad_rows([row + answer for row, answer in pairs], self.pad_token_id, options, side="right")
-        labels, _ = pad_rows([[-100] * len(row) + answer for row, answer in pairs], -100, options, side="right")
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-    def decode_captions(self, output_ids: torch.Tensor, inputs: BatchFeature | dict | None = None) -> list[str]:
-        """Captions from what `generate` returns, each in one line.
-
-        Args:
-            output_ids: `(batch, sequence)`.
-            inputs: what was given to `generate`; the prompt is cut off by its length. Default: nothing is cut.
-        """
-        start = 0 if inputs is None else inputs["input_ids"].shape[1]
-        texts = self.tokenizer.batch_decode(output_ids[:, start:], skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
-
-    # ------------------------------------------------------------------------------------------------- internals
-
     @property
     def _nothing_to_use(self) -> str:
-        if len(self.modalities) == 2:
-            return "neither sound nor picture: pass at least one."
-        missing = "sound" if self.modalities == ("audio",) else "picture"
-        return f"no {missing}, and the model, a baseline on one modality, takes nothing else: leave the clip out."
+        return super()._nothing_to_use.replace("the model takes", "the model, a baseline on one modality, takes")
 
-    def _check_modalities(self, arguments: Iterable[str]):
-        for name in arguments:
-            if len(self.modalities) == 1 and not name.startswith(self.modalities):
-                raise ValueError(
-                    f"Got {name}, but the model is a baseline on {self.modalities[0]} alone (fusion is "
-                    f"{self.fusion!r}): leave them out."
-                )
-
-    def _clip(self, inputs: ClipInputs, options: CallOptions) -> Clip:
-        waveform = self._waveform(inputs.audio, options.audio.get("sampling_rate"))
-        return Clip(waveform, self._frames(inputs.video, options.videos), None)
-
-    def _clip_features(self, clips: Sequence[Clip], options: CallOptions) -> list[dict[str, torch.Tensor]]:
-        features: list[dict[str, torch.Tensor]] = [{} for _ in clips]
-        heard = [index for index, clip in enumerate(clips) if clip.waveform is not None and "audio" in self.modalities]
-        if heard:
-            device = options.audio.get("device")
-            rows = self.feature_extractor([clips[index].waveform for index in heard], device=device)["input_features"]
-            for index, row in zip(heard, rows, strict=True):
-                features[index]["input_features"] = row
-        for clip, found in zip(clips, features, strict=True):
-            if clip.frames is not None and "video" in self.modalities:
-                pixels = self.image_processor(
-                    list(clip.frames),
-                    return_tensors="pt",
-                    input_data_format="channels_last",
-                    **options.images,
-                )
-                found["pixel_values_videos"] = pixels["pixel_values"]
-        return features
-
-    def _waveform(self, audio, sampling_rate: int | None) -> np.ndarray | None:
-        if audio is None:
-            return None
-        if is_path(audio):
-            return self.load_clip(audio, video=False).waveform
-        rate = self.feature_extractor.sampling_rate
-        if isinstance(audio, dict):
-            audio, sampling_rate = audio["array"], audio["sampling_rate"]
-        sampling_rate = rate if sampling_rate is None else sampling_rate
-        if sampling_rate <= 0:
-            raise ValueError(f"sampling_rate is {sampling_rate}, expected samples per second, such as 44100.")
-        samples = to_numpy(audio)
-        waveform = to_mono(samples)
-        self._say_changed(min(samples.shape) if samples.ndim == 2 else 1, sampling_rate, rate)
-        self._warn_if_long("audio", len(waveform) / sampling_rate)
-        return resample(waveform[: int(self.feature_extractor.window * sampling_rate)], sampling_rate, rate)
-
-    def _frames(self, video, options: dict[str, Any]) -> np.ndarray | None:
-        count, everything = options.get("num_frames"), options.get("do_sample_frames") is False
-        if video is None:
-            return None
-        if not is_path(video):
-            return to_frames(video, None if everything else count or self.num_video_frames)
-        if everything:
-            raise ValueError("do_sample_frames is False for a file, expected frames: of files frames are sampled.")
-        return self.load_clip(video, audio=False, num_frames=count).frames
-
-    @staticmethod
-    def _say_changed(channels: int, sampling_rate: int, rate: int):
-        changes = [f"mixed down from {channels} channels"] if channels > 1 else []
-        changes += [f"resampled from {sampling_rate} to {rate} Hz"] if sampling_rate != rate else []
-        if changes:
-            logger.warning_once(f"audio is {' and '.join(changes)}. This is said once.")
-
-    def _warn_if_long(self, name: str, duration: float | None):
-        window = self.feature_extractor.window
-        if duration is not None and duration > window + LENGTH_TOLERANCE:
-            logger.warning(
-                f"{name} lasts {duration:.2f} s, the window is {window:.2f} s: only the first {window:.2f} s are used."
-            )
-
-    def _add_modality(self, data: dict, clips, name: str, mask_name: str, mask) -> list[bool]:
-        """Stack a modality into `data` if any clip has it, with a mask if not all have; tell which clips have it."""
-        present = [name in clip for clip in clips]
-        if not any(present):
-            return present
-        template = clips[present.index(True)][name]
-        # A real clip fills the gaps: made-up values would move the statistics of BatchNorm in training.
-        data[name] = torch.stack([_same_shape(name, clip.get(name, template), template) for clip in clips])
-        if mask is not None:
-            present = [there and bool(wanted) for there, wanted in zip(present, mask, strict=True)]
-        if not all(present):
-            data[mask_name] = torch.tensor(present)
-        return present
-
-    def _prompt_ids(self, text: str, count: int, options: TextOptions) -> list[int]:
-        """Ids of a prompt; its parts are encoded each on its own, as the released code does."""
-        prompt = text if self.av_token in text or not count else self.prompt.replace("{instruction}", text)
-        parts = prompt.replace("{av}", self.av_token).split(self.av_token)
-        if len(parts) != 1 + (count > 0):
-            raise ValueError(
-                f"The prompt holds {len(parts) - 1} placeholders {self.av_token}, expected {int(count > 0)}: "
-                f"{prompt!r}"
-            )
-        bos, start = self.tokenizer.bos_token, []
-        if bos is not None and options.add_special_tokens:
-            parts[0] = parts[0].removeprefix(bos)  # of a template that writes it
-            start = [self.tokenizer.bos_token_id]
-        before, *after = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts)
-        return start + before + [self.av_token_id] * count + sum(after, [])
-
-    def _answer_ids(self, caption: str) -> list[int]:
-        if self.av_token in caption:
-            raise ValueError(f"The caption holds the placeholder {self.av_token}, expected words: {caption!r}")
-        return self.tokenizer(caption, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
-
-
-def clip_image_processor(image_size: int):
-    """What CLIP's pictures go through: resized, cropped to a square of `image_size` pixels, normalised."""
-    from transformers import CLIPImageProcessorPil  # the PIL one does without torchvision
-
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
-    )
-
-
-def _same_shape(name: str, tensor: torch.Tensor, template: torch.Tensor) -> torch.Tensor:
-    if tensor.shape != template.shape:
-        raise ValueError(
-            f"{name} has shapes {tuple(template.shape)} and {tuple(tensor.shape)} in one batch, expected one shape."
+    def _refusal(self, argument: str) -> str:
+        return (
+            f"Got {argument}, but the model is a baseline on {self.modalities[0]} alone (fusion is {self.fusion!r}): "
+            "leave them out."
         )
-    return tensor
 
 
+LavcapFeatureExtractor.register_for_auto_class()
 LavcapProcessor.register_for_auto_class()
+if __name__ == "processing_lavcap":  # no part of a package: on the Hub the Auto classes go by `auto_map`
+    register_processor(LavcapConfig, LavcapProcessor, LavcapFeatureExtractor)
 
 __all__ = ["LavcapFeatureExtractor", "LavcapProcessor"]

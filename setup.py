@@ -1,7 +1,12 @@
 """Packaging of LAVCap for Transformers: the flat model files, the training script and the `lavcap` package."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
+
+# The families, and what they share: `configuration_lavcap`, `media_captioning`, …
+FLAT_FILES = sorted(path.stem for path in Path(__file__).resolve().parent.glob("*_*.py") if path.stem != "train_hf")
 
 setup(
     name="lavcap",
@@ -12,22 +17,7 @@ setup(
     packages=find_packages(include=["lavcap", "lavcap.*"]),
     package_data={"lavcap.data": ["audiocaps_test_ids.txt"], "lavcap.publishing": ["families/*.yaml"]},
     data_files=[("share/lavcap", ["model_card.md"])],
-    py_modules=[
-        "adapters_captioning",
-        "chat_captioning",
-        "configuration_lavcap",
-        "feature_extraction_captioning",
-        "generation_captioning",
-        "inputs_captioning",
-        "media_captioning",
-        "modeling_lavcap",
-        "options_captioning",
-        "parts_captioning",
-        "processing_lavcap",
-        "train_hf",
-        "transport_captioning",
-        "weights_captioning",
-    ],
+    py_modules=[*FLAT_FILES, "train_hf"],
     install_requires=[
         "torch>=2.6",
         "transformers>=5.5.4,<6",

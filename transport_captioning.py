@@ -57,6 +57,15 @@ def _self_recognition(logits: torch.Tensor) -> torch.Tensor:
     return nn.functional.cross_entropy(logits, targets, reduction="none").mean(dim=-1)
 
 
+def plan_entropy(plan: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the entropies of a batch's plans, in nats, and how many plans there are, which is not one for each clip.
+
+    Args:
+        plan: `(batch, video_tokens, audio_tokens)`, mass 1 or, for a clip that lacks a modality, 0.
+    """
+    return torch.special.entr(plan.float()).sum(), (plan.sum(dim=(1, 2)) > 0).sum()
+
+
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor in float32, or as it is where it has more bits."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,32 +1,40 @@
-"""LAVCap for Transformers: model, configuration and processor, and what training and evaluation share.
+"""LAVCap for Transformers: models, configurations and processors, and what training, evaluation and scripts share.
 
-Taking a name of this package makes the Auto classes know LAVCap, so that `AutoModel.from_pretrained` and its kin need
-no `trust_remote_code`; importing it loads nothing.
+Taking a family's first name from this package makes the Auto classes know the family, so that
+`AutoModel.from_pretrained` and its kin need no `trust_remote_code`. Nothing is imported before: a script's `--help`
+needs neither torch nor Transformers.
 """
 
+from importlib import import_module
 from typing import Any
 
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "LavcapAudioConfig",
-    "LavcapAudioModel",
-    "LavcapConfig",
-    "LavcapFeatureExtractor",
-    "LavcapForConditionalGeneration",
-    "LavcapProcessor",
-    "MediaError",
-]
+# Where the names are. Of a family all files are imported with the first name.
+_MODULES = {
+    "LavcapAudioConfig": "configuration_lavcap",
+    "LavcapAudioModel": "modeling_lavcap",
+    "LavcapConfig": "configuration_lavcap",
+    "LavcapFeatureExtractor": "processing_lavcap",
+    "LavcapForConditionalGeneration": "modeling_lavcap",
+    "LavcapProcessor": "processing_lavcap",
+    "MediaError": "media_captioning",
+}
+
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import configuration_lavcap
-    import media_captioning
-    import modeling_lavcap
-    import processing_lavcap
+    kind, _, family = _MODULES[name].partition("_")
+    if kind != "media":
+        import_module("configuration_captioning")  # first: it says so if Transformers is too old
+        import_module(f"modeling_{family}")
+        import_module(f"processing_{family}")
+    return getattr(import_module(_MODULES[name]), name)
 
-    modules = (configuration_lavcap, modeling_lavcap, processing_lavcap, media_captioning)
-    return next(getattr(module, name) for module in modules if hasattr(module, name))
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

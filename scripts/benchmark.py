@@ -99,8 +99,10 @@ def _run(script: str, *options: object) -> float:
 
 
 def _read(clips: Iterable) -> float:
+    import torch
+
     start = time.perf_counter()
-    items = (clips[index] for index in range(len(clips))) if hasattr(clips, "__len__") else clips
+    items = clips if isinstance(clips, torch.utils.data.IterableDataset) else (clips[i] for i in range(len(clips)))
     for _ in items:
         pass
     return time.perf_counter() - start

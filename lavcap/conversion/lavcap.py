@@ -1,6 +1,6 @@
 """Released LAVCap and CED checkpoints as `from_pretrained` folders.
 
-Released tensor names are known to `lavcap_checkpoint` and, for CED, to `weights_captioning`; released option names to
+Released tensor names are known to `lavcap_checkpoint` and, for CED, to `ced_captioning`; released option names to
 `lavcap_options`.
 """
 
@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ced_captioning import ced_weights, fit_time_positions
 from configuration_lavcap import LavcapConfig
 from lavcap.commands import whole_folder
 from lavcap.conversion.lavcap_checkpoint import (
@@ -34,14 +35,12 @@ from lavcap.conversion.lavcap_checkpoint import (
     sort_checkpoint,
 )
 from lavcap.conversion.lavcap_options import ReleasedOptions
-from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
-from parts_captioning import find_file, keeps_float32, load_part, published_name, read_json, released_decoding
+from modeling_lavcap import KEPT_IN_FLOAT32, LavcapAudioModel, LavcapForConditionalGeneration
+from parts_captioning import caption_decoding, find_file, load_part, published_name, read_json
 from processing_lavcap import LavcapProcessor
 from weights_captioning import (
     WeightsError,
-    ced_weights,
     check_values,
-    fit_time_positions,
     load_strictly,
     read_weights,
     shorten,
@@ -317,7 +316,7 @@ def _finish(weights: Weights, dtype: torch.dtype):
     """Bring every tensor to its dtype, and refuse those that no model can work with."""
     for name, tensor in weights.tensors.items():
         if tensor.is_floating_point():
-            weights.tensors[name] = tensor.to(torch.float32 if keeps_float32(name) else dtype)
+            weights.tensors[name] = tensor.to(dtype if KEPT_IN_FLOAT32.isdisjoint(name.split(".")) else torch.float32)
     check_values({weights.origins.get(name, name): tensor for name, tensor in weights.tensors.items()})
 
 
@@ -338,7 +337,7 @@ def _fill(model: LavcapForConditionalGeneration, weights: Weights, checkpoint: s
 
 
 def _generation_config(config: LavcapConfig, options: ReleasedOptions) -> GenerationConfig:
-    decoding = released_decoding(config)
+    decoding = caption_decoding(config, **LavcapForConditionalGeneration.decoding)
     decoding.update(**options.decoding)
     return decoding
 

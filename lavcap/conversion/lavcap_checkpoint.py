@@ -1,7 +1,7 @@
 """The tensors of released LAVCap checkpoints under our names.
 
 Source of the layouts: Hyeongkeun/LAVCap (`models/lavcaps.py`, `runner.py`) and NAVER-INTEL-Co-Lab/gaudi-lavcap
-(`models/lmmcaps_final.py`, `train.py`); CED's own names are in `weights_captioning`.
+(`models/lmmcaps_final.py`, `train.py`); CED's own names are in `ced_captioning`.
 """
 
 import re
@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from tqdm.auto import tqdm
 
+from ced_captioning import ced_name, ced_weights
 from lavcap.conversion.lavcap_options import ReleasedOptions
-from weights_captioning import WeightsError, ced_name, ced_weights, check_values, shorten
+from weights_captioning import WeightsError, check_values, shorten
 
 
 PARTS = (

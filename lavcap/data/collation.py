@@ -14,7 +14,7 @@ from transformers import BatchFeature
 
 from lavcap.data.augmentation import Augmentation
 from media_captioning import Clip
-from processing_lavcap import LavcapProcessor
+from processing_captioning import CaptioningProcessor
 
 
 CLIP_IDS, BROKEN, REPEATED = "clip_ids", "broken", "repeated"
@@ -35,7 +35,7 @@ class TrainingCollator:
     """
 
     def __init__(
-        self, processor: LavcapProcessor, augmentation: Augmentation | None = None, stored_width: int | None = None
+        self, processor: CaptioningProcessor, augmentation: Augmentation | None = None, stored_width: int | None = None
     ):
         self.processor = processor
         self.augmentation = augmentation or Augmentation()
@@ -77,7 +77,7 @@ class EvaluationCollator:
         processor, stored_width: as of [`TrainingCollator`].
     """
 
-    def __init__(self, processor: LavcapProcessor, stored_width: int | None = None):
+    def __init__(self, processor: CaptioningProcessor, stored_width: int | None = None):
         self.processor = processor
         self.blanks = Blanks(processor, stored_width)
 
@@ -100,7 +100,7 @@ class Blanks:
         processor, stored_width: as of [`TrainingCollator`].
     """
 
-    def __init__(self, processor: LavcapProcessor, stored_width: int | None):
+    def __init__(self, processor: CaptioningProcessor, stored_width: int | None):
         self.processor = processor
         self.stored_width = stored_width
 
@@ -149,7 +149,7 @@ class Blanks:
         }
 
 
-def blank(batch: MutableMapping[str, Any], rows: torch.Tensor, processor: LavcapProcessor):
+def blank(batch: MutableMapping[str, Any], rows: torch.Tensor, processor: CaptioningProcessor):
     """Make rows of a batch count for nothing: padding, without a modality or a label.
 
     One token of each is attended to: a softmax of nothing is NaN.

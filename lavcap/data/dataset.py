@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from lavcap.data.manifest import DataError
 from lavcap.data.precomputed_features import read_stored_features
 from media_captioning import Clip, MediaError, StoredFile, read_images
-from processing_lavcap import LavcapProcessor
+from processing_captioning import CaptioningProcessor
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -32,7 +32,7 @@ class ClipDataset(torch.utils.data.Dataset):
     def __init__(
         self,
         rows: Dataset,
-        processor: LavcapProcessor,
+        processor: CaptioningProcessor,
         cache: bool = False,
         seed: int = 0,
         tolerant: bool = False,
@@ -93,9 +93,9 @@ class ClipDataset(torch.utils.data.Dataset):
 
 
 def read_features(
-    row: dict[str, Any], processor: LavcapProcessor, stored_width: int | None = None
+    row: dict[str, Any], processor: CaptioningProcessor, stored_width: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Features of a row: of its media, as [`LavcapProcessor.clip_features`], or the stored `video_features`.
+    """Features of a row: of its media, as [`CaptioningProcessor.clip_features`], or the stored `video_features`.
 
     Args:
         stored_width: that stored features should have; default: any.

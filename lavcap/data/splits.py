@@ -23,7 +23,7 @@ from transformers.utils import logging
 from lavcap.data.manifest import FEATURES, DataError, read_facts, read_manifest, shards_of, take_rows
 from lavcap.data.precomputed_features import add_stored_features, failed_features, stored_features_of
 from lavcap.data.references import read_coco_references
-from processing_lavcap import LavcapProcessor
+from processing_captioning import CaptioningProcessor
 
 
 logger = logging.get_logger(__name__)
@@ -102,7 +102,7 @@ def read_split(data_dir: str | Path, split: str, stored_features: bool = True) -
     return add_stored_features(rows, data_dir, split), missing | failed
 
 
-def check_usable(rows: Dataset, processor: LavcapProcessor):
+def check_usable(rows: Dataset, processor: CaptioningProcessor):
     """Refuse rows that a single-modality baseline can make nothing of.
 
     Raises:

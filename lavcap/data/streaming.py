@@ -22,7 +22,7 @@ from lavcap.data.manifest import FEATURES, VIDEO_FEATURES, DataError, shards_of,
 from lavcap.data.precomputed_features import read_stored_features
 from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
 from media_captioning import SOUND_SUFFIXES, read_clip
-from processing_lavcap import LavcapProcessor
+from processing_captioning import CaptioningProcessor
 
 
 SHARD_FEATURES = Features(FEATURES | VIDEO_FEATURES)
@@ -52,7 +52,7 @@ class ClipStream(torch.utils.data.IterableDataset):
     def __init__(
         self,
         files: Sequence[Path],
-        processor: LavcapProcessor,
+        processor: CaptioningProcessor,
         batch_size: int,
         seed: int = 0,
         shuffle_buffer: int = 256,

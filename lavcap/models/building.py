@@ -12,19 +12,28 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import is_bitsandbytes_available, logging
 
 from adapters_captioning import ADAPTER_SETTINGS, check_base
-from configuration_lavcap import LavcapConfig
+from configuration_captioning import CaptioningConfig
 from lavcap.commands import parse_object, reject_unknown
-from lavcap.models.loading import check_model_name, check_name
+from lavcap.models.loading import (
+    DEFAULT_FAMILY,
+    check_model_name,
+    check_name,
+    config_class,
+    is_captioner,
+    load_processor,
+    model_class,
+    processor_class,
+    type_of,
+)
 from lavcap.models.lora import add_lora, freeze, load_lora, train_in_float32
-from modeling_lavcap import LavcapForConditionalGeneration
-from parts_captioning import RELEASED_DECODING, as_dtype, find_file, read_json
-from processing_lavcap import LavcapProcessor
+from modeling_captioning import CaptioningModel
+from parts_captioning import as_dtype, find_file, read_json
+from processing_captioning import CaptioningProcessor
 
 
 logger = logging.get_logger(__name__)
 
-# What a checkpoint must share with the recipe that goes on from it, of the configuration and of LoRA.
-SHAPING = ("fusion", "optimal_transport", "token_layer_norm", "frequency_mean", "transport_attention")
+# What a checkpoint must share with the recipe that goes on from it, of LoRA; of the model `resume_fields` tells.
 SHAPING_LORA = ("r", "lora_alpha", "target_modules", "modules_to_save", "rank_pattern", "alpha_pattern", "bias")
 SHAPING_LORA += ("use_dora", "use_rslora")
 
@@ -33,7 +42,7 @@ SHAPING_LORA += ("use_dora", "use_rslora")
 class ModelArguments:
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Trained LAVCap to start from, whole or an adapter: a folder or a name on the Hub."},
+        metadata={"help": "Trained model to start from, whole or an adapter: a folder or a name on the Hub."},
     )
     text_model: str | None = field(
         default=None,
@@ -56,7 +65,10 @@ class ModelArguments:
     )
     model_config: dict | str | None = field(
         default=None,
-        metadata={"help": "Fields of LavcapConfig, for a fresh model or beside text_model: an object, or JSON text."},
+        metadata={
+            "help": "Fields of the configuration, for a fresh model or beside text_model: an object, or JSON text. "
+            "model_type names the family; default: lavcap."
+        },
     )
     tokenizer_name: str | None = field(
         default=None,
@@ -85,7 +97,7 @@ class ModelArguments:
                 setattr(self, name, parse_object(getattr(self, name), name))
 
 
-def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration | PeftModel, LavcapProcessor]:
+def build_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, CaptioningProcessor]:
     """The model of a recipe, with LoRA if it has that, and its processor.
 
     Raises:
@@ -110,7 +122,7 @@ def build_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration | 
     return model, processor
 
 
-def plain(model: nn.Module) -> LavcapForConditionalGeneration:
+def plain(model: nn.Module) -> CaptioningModel:
     """The model without PEFT around it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
@@ -131,7 +143,7 @@ def check_checkpoint(model: nn.Module, checkpoint: str | Path):
             f"{checkpoint}: is a checkpoint of {kinds[is_adapter]}, but the recipe trains {kinds[not is_adapter]}: "
             "continue with the recipe that it was made with."
         )
-    changed = [name for name in SHAPING if name in theirs and theirs[name] != getattr(config, name)]
+    changed = [name for name in plain(model).resume_fields if name in theirs and theirs[name] != getattr(config, name)]
     if is_adapter:
         own = model.peft_config["default"]
         changed += [
@@ -172,7 +184,7 @@ def _check_fresh_modules(model: nn.Module, args: ModelArguments):
         )
     names = args.lora.get("modules_to_save") or ()
     saved = {names} if isinstance(names, str) else set(names)
-    fresh = [name for name in ("multi_modal_projector", "fusion") if list(model.get_submodule(name).parameters())]
+    fresh = [name for name in model.fresh_part_names if list(model.get_submodule(name).parameters())]
     if missing := [name for name in fresh if name not in saved]:
         raise ValueError(
             f"lora.modules_to_save is {sorted(saved)}, expected {', '.join(missing)} too: these begin with random "
@@ -180,23 +192,23 @@ def _check_fresh_modules(model: nn.Module, args: ModelArguments):
         )
 
 
-def _trained_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration | PeftModel, LavcapProcessor]:
+def _trained_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, CaptioningProcessor]:
     name = args.model_name_or_path
     check_model_name(name)
     if args.model_config is not None:
         logger.warning("model_name_or_path is given: model_config and tokenizer_name of the recipe are not used.")
     options = {"dtype": as_dtype(args.model_dtype)} if args.model_dtype else {}
     options |= {"quantization_config": quantization(args)} if args.load_in_4bit else {}
-    processor = LavcapProcessor.from_pretrained(name)
+    processor, kind = load_processor(name), model_class(type_of(name))
     if find_file(name, ADAPTER_SETTINGS, {}) is None:
-        model = LavcapForConditionalGeneration.from_pretrained(name, **options)
+        model = kind.from_pretrained(name, **options)
     elif args.lora is not None:
         raise ValueError(
             f"{name}: holds an adapter, and the recipe's lora would be a second one; leave lora out to train it on, "
             "or fold it in with scripts/merge_lora.py."
         )
     else:
-        base = LavcapForConditionalGeneration.base_of_adapter(name, **options)
+        base = kind.base_of_adapter(name, **options)
         model = train_in_float32(load_lora(base, name, is_trainable=True))
         for settings in model.peft_config.values():
             if settings.base_model_name_or_path == name:  # a repository that names itself for its parts
@@ -205,15 +217,19 @@ def _trained_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration
     return model, processor
 
 
-def _assembled_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
+def _assembled_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningProcessor]:
     for name in filter(None, (args.text_model, args.vision_model, args.tokenizer_name)):
         check_name(name, has_owner=False)
-    if read_json(find_file(args.text_model, "config.json", {})).get("model_type") == LavcapConfig.model_type:
-        raise ValueError(f"{args.text_model}: is a LAVCap, expected a language model: name it as model_name_or_path.")
-    options = args.model_config or {}
+    told = read_json(find_file(args.text_model, "config.json", {})).get("model_type")
+    if is_captioner(told):
+        raise ValueError(
+            f"{args.text_model}: is a {config_class(told).family}, expected a language model: name it as "
+            "model_name_or_path."
+        )
+    family, options = _family_and_fields(args.model_config or {})
     # What the parts' own configurations tell, `from_parts` refuses.
-    reject_unknown("a field of model_config", options, {field.name for field in fields(LavcapConfig)})
-    model = LavcapForConditionalGeneration.from_parts(
+    reject_unknown("a field of model_config", options, {field.name for field in fields(config_class(family))})
+    model = model_class(family).from_parts(
         text=args.text_model,
         audio=args.audio_model,
         vision=args.vision_model,
@@ -223,10 +239,10 @@ def _assembled_model(args: ModelArguments) -> tuple[LavcapForConditionalGenerati
     )
     _check_trainable(model, args.text_model)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name or args.text_model)
-    return model, LavcapProcessor.from_config(model.config, tokenizer)
+    return model, processor_class(family).from_config(model.config, tokenizer)
 
 
-def _fresh_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
+def _fresh_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningProcessor]:
     if args.model_config is None or args.tokenizer_name is None:
         raise ValueError(
             "Got neither model_name_or_path nor text_model nor model_config with tokenizer_name, expected one: name a "
@@ -234,10 +250,11 @@ def _fresh_model(args: ModelArguments) -> tuple[LavcapForConditionalGeneration, 
         )
     check_name(args.tokenizer_name, has_owner=False)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
-    config = _fresh_config(args.model_config, tokenizer)
-    model = LavcapForConditionalGeneration(config)
-    model.generation_config.update(**RELEASED_DECODING)
-    return model, LavcapProcessor.from_config(config, tokenizer)
+    family, fields = _family_and_fields(args.model_config)
+    config = _fresh_config(config_class(family), fields, tokenizer)
+    model = model_class(family)(config)
+    model.generation_config.update(**model.decoding)
+    return model, processor_class(family).from_config(config, tokenizer)
 
 
 def quantization(args: ModelArguments) -> BitsAndBytesConfig:
@@ -265,7 +282,13 @@ def _check_trainable(model: nn.Module, name: str):
         )
 
 
-def _fresh_config(fields: dict[str, Any], tokenizer) -> LavcapConfig:
+def _family_and_fields(model_config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Family that a recipe's configuration names, and the other fields of it."""
+    fields = dict(model_config)
+    return fields.pop("model_type", DEFAULT_FAMILY), fields
+
+
+def _fresh_config(kind: type[CaptioningConfig], fields: dict[str, Any], tokenizer) -> CaptioningConfig:
     """Configuration from a recipe's fields; vocabulary and special ids are the tokenizer's."""
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     text_config = {
@@ -273,7 +296,7 @@ def _fresh_config(fields: dict[str, Any], tokenizer) -> LavcapConfig:
         **{name: getattr(tokenizer, name) for name in names},
         **fields.get("text_config", {}),
     }
-    config = LavcapConfig(**(fields | {"text_config": text_config}))
+    config = kind(**(fields | {"text_config": text_config}))
     check_config_fields(fields, config)
     return config
 

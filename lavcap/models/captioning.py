@@ -7,16 +7,16 @@ from typing import Any, TypeVar
 import torch
 
 from media_captioning import IMAGE_SUFFIXES, MEDIA_SUFFIXES, MediaError, list_folder
-from modeling_lavcap import LavcapForConditionalGeneration
-from processing_lavcap import LavcapProcessor
+from modeling_captioning import CaptioningModel
+from processing_captioning import CaptioningProcessor
 
 
 Item = TypeVar("Item")
 
 
 def caption_features(
-    model: LavcapForConditionalGeneration,
-    processor: LavcapProcessor,
+    model: CaptioningModel,
+    processor: CaptioningProcessor,
     clips: Sequence[dict[str, torch.Tensor]],
     instruction: str | None = None,
     **options,
@@ -24,7 +24,7 @@ def caption_features(
     """Caption one batch of clips.
 
     Args:
-        clips: features of each clip, from [`LavcapProcessor.clip_features`].
+        clips: features of each clip, from [`CaptioningProcessor.clip_features`].
         instruction: what to ask; default: the processor's.
         options: for `generate`; default: the model's `generation_config`.
     """

@@ -1,26 +1,32 @@
-"""A trained model and its processor, loaded to run: from which folder, on which device, in which dtype."""
+"""A trained model and its processor, loaded to run: which family, from which folder, on which device, in which dtype.
+
+The Auto classes know a family by its `model_type` once its flat files, `modeling_<model_type>` and
+`processing_<model_type>`, are imported. Nothing else in the tools tells families apart.
+"""
 
 import os
 import platform
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING, PROCESSOR_MAPPING
 
-from configuration_lavcap import LavcapConfig
+from configuration_captioning import CaptioningConfig
 from lavcap.data.precomputed_features import check_sees
-from modeling_lavcap import LavcapForConditionalGeneration
-from parts_captioning import read_json
-from processing_lavcap import LavcapProcessor
+from modeling_captioning import CaptioningModel
+from parts_captioning import find_file, read_json
+from processing_captioning import CaptioningProcessor
 
 
-Item = TypeVar("Item")
+DEFAULT_FAMILY = "lavcap"  # of a recipe that names none
 
 
 def load_model(
     name_or_path: str | Path, device: str | None = None, dtype: str | None = None, sees_media: bool = True
-) -> tuple[LavcapForConditionalGeneration, LavcapProcessor]:
+) -> tuple[CaptioningModel, CaptioningProcessor]:
     """Model in evaluation mode, and its processor.
 
     Args:
@@ -30,14 +36,52 @@ def load_model(
     """
     check_model_name(name_or_path)
     device, dtype = choose_device(device, dtype)
-    processor = LavcapProcessor.from_pretrained(name_or_path)
+    processor = load_processor(name_or_path)
     try:
-        model = LavcapForConditionalGeneration.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
+        model = model_class(type_of(name_or_path)).from_pretrained(name_or_path, dtype=getattr(torch, dtype))
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: its weights are damaged ({error}); copy or train it again.") from error
     if sees_media:
         check_sees(model, name_or_path)
     return model.to(device).eval(), processor
+
+
+def load_processor(name_or_path: str | Path) -> CaptioningProcessor:
+    """Processor that is saved with a model."""
+    return processor_class(type_of(name_or_path)).from_pretrained(name_or_path)
+
+
+def load_config(name_or_path: str | Path) -> CaptioningConfig:
+    """Configuration that is saved with a model."""
+    return config_class(type_of(name_or_path)).from_pretrained(name_or_path)
+
+
+def config_class(model_type: str) -> type[CaptioningConfig]:
+    """Configuration of a family.
+
+    Raises:
+        ValueError: there is no captioner of this type.
+    """
+    _import_family(model_type)
+    found = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None  # noqa: SIM401 (no dict)
+    if found not in MODEL_FOR_MULTIMODAL_LM_MAPPING or not issubclass(found, CaptioningConfig):
+        raise ValueError(f"model_type is {model_type!r}, expected that of a captioner, such as {DEFAULT_FAMILY!r}.")
+    return found
+
+
+def model_class(model_type: str) -> type[CaptioningModel]:
+    """Model of a family; raises as [`config_class`]."""
+    return MODEL_FOR_MULTIMODAL_LM_MAPPING[config_class(model_type)]
+
+
+def processor_class(model_type: str) -> type[CaptioningProcessor]:
+    """Processor of a family; raises as [`config_class`]."""
+    return PROCESSOR_MAPPING[config_class(model_type)]
+
+
+def type_of(name_or_path: str | Path) -> str:
+    """`model_type` of a saved model, which a folder or a name on the Hub holds."""
+    return read_json(find_file(name_or_path, "config.json", {})).get("model_type") or DEFAULT_FAMILY
 
 
 def check_name(name_or_path: str | Path, has_owner: bool = True):
@@ -77,7 +121,7 @@ def device_name(device: str) -> str:
 
 
 def check_model_name(name_or_path: str | Path):
-    """Refuse a folder that is missing or holds no LAVCap model, before anything is looked up on the Hub."""
+    """Refuse a folder that is missing or holds no captioner, before anything is looked up on the Hub."""
     path = Path(name_or_path)
     check_name(path)
     if not path.exists():
@@ -85,8 +129,25 @@ def check_model_name(name_or_path: str | Path):
     if not (path / "config.json").is_file():
         raise ValueError(f"{path}: holds no config.json, expected a folder written by save_pretrained or train_hf.py.")
     kind = read_json(path / "config.json").get("model_type")
-    if kind != LavcapConfig.model_type:
-        raise ValueError(f"{path}: holds a model of type {kind!r}, expected 'lavcap'; pass a LAVCap model.")
+    if not is_captioner(kind):
+        raise ValueError(f"{path}: holds a model of type {kind!r}, expected a captioner, such as {DEFAULT_FAMILY!r}.")
+
+
+def is_captioner(model_type: str | None) -> bool:
+    """Whether a model of this type is one that the tools take."""
+    try:
+        return bool(config_class(model_type or ""))
+    except ValueError:
+        return False
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+def _import_family(model_type: str):
+    for kind in ("modeling", "processing"):
+        if model_type.isidentifier() and find_spec(f"{kind}_{model_type}"):
+            import_module(f"{kind}_{model_type}")
 
 
 def _check_device(device: str):

@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 
 from adapters_captioning import ADAPTER_SETTINGS
 from lavcap.commands import whole_folder
+from lavcap.models.loading import load_processor, model_class, type_of
 from lavcap.models.lora import load_lora
 from lavcap.provenance import NOTE
-from modeling_lavcap import LavcapForConditionalGeneration
+from modeling_captioning import CaptioningModel
 from parts_captioning import find_file
-from processing_lavcap import LavcapProcessor
+from processing_captioning import CaptioningProcessor
 
 
 # Of the largest logit: what folding in may change it by, which adds the same numbers in another order.
@@ -54,8 +55,8 @@ def merge_adapter(
     """
     if find_file(name, ADAPTER_SETTINGS, {}) is None:
         raise ValueError(f"{name}: holds no {ADAPTER_SETTINGS}, expected the folder of a model trained with LoRA.")
-    processor = LavcapProcessor.from_pretrained(name)
-    base = LavcapForConditionalGeneration.base_of_adapter(name, **({"dtype": dtype} if dtype else {}), **parts)
+    processor, kind = load_processor(name), model_class(type_of(name))
+    base = kind.base_of_adapter(name, **({"dtype": dtype} if dtype else {}), **parts)
     adapted = load_lora(base, name).eval()
     expected, dtype = probe(adapted.get_base_model(), processor), base.dtype
     with whole_folder(output) as folder:
@@ -66,7 +67,7 @@ def merge_adapter(
             shutil.copy(note, folder)
         del base, adapted, merged
         gc.collect()
-        found = probe(LavcapForConditionalGeneration.from_pretrained(folder, dtype=dtype), processor)
+        found = probe(kind.from_pretrained(folder, dtype=dtype), processor)
         difference = float((found - expected).abs().max() / expected.abs().max())
         if not difference <= TOLERANCES.get(dtype, 1e-4):  # NaN is no equality either
             raise MergeError(
@@ -85,15 +86,9 @@ def _folded_in(adapted: PeftModel, name: str | Path) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def probe(model: PreTrainedModel, processor: LavcapProcessor) -> torch.Tensor:
+def probe(model: CaptioningModel, processor: CaptioningProcessor) -> torch.Tensor:
     """Logits of two clips of noise, the same for every model of a configuration: `(2, sequence, vocab_size)`."""
-    draw, config = torch.Generator().manual_seed(0), model.config
-    shapes = {
-        "input_features": (config.audio_config.max_frames, config.audio_config.num_mel_bins),
-        "video_features": (config.num_video_frames, config.vision_config.projection_dim),
-    }
-    if config.single_modality is not None:
-        shapes.pop({"audio": "video_features", "video": "input_features"}[config.single_modality])
-    clips = [{name: torch.randn(shape, generator=draw) for name, shape in shapes.items()} for _ in range(2)]
+    draw, blank = torch.Generator().manual_seed(0), processor.blank_features(model.stored_feature_size)
+    clips = [{name: torch.randn(each.shape, generator=draw) for name, each in blank.items()} for _ in range(2)]
     inputs = processor.batch(clips).to(model.device)
     return model.eval()(**inputs).logits.float().cpu()

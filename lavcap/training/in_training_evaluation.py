@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from lavcap.evaluation.metrics import score_captions
-from processing_lavcap import LavcapProcessor
+from processing_captioning import CaptioningProcessor
 
 
 SAMPLES = "sample_captions.jsonl"
@@ -29,7 +29,7 @@ class ValidationScores:
     """
 
     def __init__(
-        self, processor: LavcapProcessor, ids: Sequence[str], references: Sequence[list[str]], num_samples: int = 0
+        self, processor: CaptioningProcessor, ids: Sequence[str], references: Sequence[list[str]], num_samples: int = 0
     ):
         self.processor = processor
         self.ids, self.references = list(ids), list(references)

@@ -11,7 +11,7 @@ from clips import clip_inputs
 from released_reference import read_golden
 
 from conftest import tiny_model
-from generation_captioning import FEATURE_INPUTS
+from generation_captioning import clip_inputs as inputs_of_clips
 from modeling_lavcap import LavcapForConditionalGeneration, alignment_loss, log_sinkhorn
 
 
@@ -160,7 +160,7 @@ def test_a_baseline_takes_its_tokens_as_the_tower_made_them(fusion, audio):
         tokens = model.get_audio_features(inputs["input_features"]).pooler_output.unflatten(1, (4, 3)).mean(1)
     else:
         tokens = model.get_video_features(inputs["pixel_values_videos"]).pooler_output
-    features = {name: value for name, value in inputs.items() if name in FEATURE_INPUTS}
+    features = {name: value for name, value in inputs.items() if name in inputs_of_clips(model.feature_names)}
     expected = model.multi_modal_projector(tokens)
     torch.testing.assert_close(model.get_soft_tokens(**features).soft_tokens, expected)
     assert model.generate(**inputs, max_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
@@ -196,7 +196,7 @@ def test_no_parameter_of_any_fusion_is_without_gradient(fusion, transport):
     """One that is stops plain data parallelism at its second step."""
     model = tiny_model(fusion=fusion, optimal_transport=transport, token_layer_norm=True, num_video_frames=3).train()
     inputs = clip_inputs(model, audio=fusion != "video_only", video=fusion != "audio_only", frames=3)
-    features = {name: value for name, value in inputs.items() if name in FEATURE_INPUTS}
+    features = {name: value for name, value in inputs.items() if name in inputs_of_clips(model.feature_names)}
     clips = model.get_soft_tokens(**features)
     loss = clips.soft_tokens.square().sum() + (clips.alignment_loss or 0)
     loss.backward()

@@ -1,0 +1,145 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""What the configurations of all captioners share: the language model they end in, and checks of their options."""
+
+import dataclasses
+import difflib
+from typing import Any, ClassVar
+
+import transformers
+from packaging.version import Version
+
+
+OLDEST_TRANSFORMERS = "5.5.4"  # up to 5.5.3 the Trainer divides accumulated gradients twice
+
+if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):  # before anything that an older one lacks
+    # No ImportError: the other files take that for a sign that they are plain modules, and would hide the sentence.
+    raise RuntimeError(
+        f"LAVCap needs Transformers {OLDEST_TRANSFORMERS} or newer, but {transformers.__version__} is installed: "
+        f"pip install --upgrade 'transformers>={OLDEST_TRANSFORMERS}'"
+    )
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig  # noqa: E402
+
+
+GENERATION_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+
+
+class CaptioningConfig(PreTrainedConfig):
+    r"""
+    What the configurations of all captioners share; a family adds its encoders.
+
+    Args:
+        text_config (`PreTrainedConfig` or `dict`): the causal language model.
+        text_model_name (`str`, *optional*), text_model_vocab_size (`int`), text_model_hidden_size (`int`): the base
+            language model that the weights belong to, as its authors published it. Vocabulary and width default to
+            those of `text_config`, whose vocabulary may grow afterwards.
+        vision_model_name (`str`, *optional*): the image encoder that the model holds, or whose stored features it was
+            trained on, as its authors published it.
+        base_parts (`dict`, *optional*): where the parts are that an adapter's base is assembled of: `text`, `audio`
+            and `vision`, each a name on the Hub, a file, a folder, or `None`. Weights that are saved whole need none.
+        bos_token_id, eos_token_id, pad_token_id (`int`, *optional*): default to those of `text_config`.
+
+    Class attributes:
+        family (`str`): what messages call a model of this kind.
+        feature_names (`dict`): by modality, the model inputs that hold it; a family's one table of them. Whether a
+            clip has a modality is told under the modality's name with `_mask` behind it.
+        default_text (`tuple`): model type, and fields, of `text_config` where none is given.
+        generation_class (`str`): what the Auto classes of models stand for, as `module.Class`.
+    """
+
+    family: ClassVar[str] = "captioner"
+    feature_names: ClassVar[dict[str, tuple[str, ...]]] = {}
+    default_text: ClassVar[tuple[str, dict[str, Any]]] = ("llama", {})
+    generation_class: ClassVar[str] = ""
+    sub_configs = {"text_config": AutoConfig}
+
+    text_config: dict | PreTrainedConfig | None = None
+    text_model_name: str | None = None
+    text_model_vocab_size: int | None = None
+    text_model_hidden_size: int | None = None
+    vision_model_name: str | None = None
+    base_parts: dict | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        reject_misspelt(self, kwargs)
+        self.text_config = build_part("text_config", self.text_config, *self.default_text)
+        super().__post_init__(**kwargs)
+        own_place = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
+        self.auto_map = {"AutoConfig": own_place} | dict.fromkeys(GENERATION_CLASSES, self.generation_class)
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(self.text_config, name, None))
+        if self.text_model_vocab_size is None:
+            self.text_model_vocab_size = self.text_config.vocab_size
+        if self.text_model_hidden_size is None:
+            self.text_model_hidden_size = self.text_config.hidden_size
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the model takes of a clip, such as `("audio", "video")`."""
+        return tuple(self.feature_names)
+
+    @property
+    def takes_media(self) -> bool:
+        """Whether the model encodes all that it takes itself; `False`: it needs features that were stored before."""
+        return True
+
+    def part_origins(self) -> dict[str, str | None]:
+        """Pretrained parts of the model, as a card calls them, with the names of their origins where known."""
+        return {"language model": (self.base_parts or {}).get("text") or self.text_model_name}
+
+
+class SoftTokenConfig(CaptioningConfig):
+    r"""
+    Configuration of a captioner whose clips stand as soft tokens among the words, in the place of placeholders.
+
+    Args:
+        av_token_id (`int`, *optional*): id of the placeholder where soft tokens stand. Default: the first id after
+            the language model's vocabulary, so that no embedding row is needed and it can never be generated.
+    """
+
+    av_token_id: int | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.av_token_id is None:
+            self.av_token_id = self.text_config.vocab_size
+        if self.av_token_id < 0:
+            raise ValueError(f"av_token_id is {self.av_token_id}, expected the id of a token.")
+
+
+def build_part(name: str, part: dict | PreTrainedConfig | None, kind: type | str, defaults: dict) -> PreTrainedConfig:
+    """Configuration of a part from its fields; `kind` is its class, or the model type where the fields name none."""
+    if isinstance(part, PreTrainedConfig):
+        return part
+    fields = defaults if part is None else part
+    if not isinstance(fields, dict):
+        raise TypeError(f"{name} is of type {type(part).__name__}, expected a configuration or a dict of its fields.")
+    if isinstance(kind, str):
+        model_type = fields.get("model_type", kind)
+        if model_type not in CONFIG_MAPPING:
+            raise ValueError(
+                f"{name} has model_type {model_type!r}, expected one that Transformers {transformers.__version__} "
+                "knows: check the spelling, or update Transformers."
+            )
+        kind = CONFIG_MAPPING[model_type]
+    return kind(**fields)
+
+
+def reject_misspelt(config: PreTrainedConfig, extra: dict[str, Any]):
+    """Refuse an extra field that looks like a known one; others are kept, as every configuration does."""
+    known = [field.name for field in dataclasses.fields(config)]
+    for name in extra.keys() - config.attribute_map:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if near and not name.startswith("_"):
+            raise ValueError(f"{name!r} is not an option of {type(config).__name__}; did you mean {near[0]}?")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]):
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}.")

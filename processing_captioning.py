@@ -1,0 +1,512 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""What the processors of all captioners share: clips, prompts and captions in, tensors out.
+
+The same processor serves training and inference.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoProcessor,
+    BatchFeature,
+    ProcessorMixin,
+    SequenceFeatureExtractor,
+)
+from transformers.processing_utils import ProcessingKwargs, Unpack
+from transformers.utils import logging
+
+
+try:  # inside a package: the Hub's module cache
+    from .chat_captioning import clips_of
+    from .configuration_captioning import CaptioningConfig
+    from .inputs_captioning import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
+    from .media_captioning import Clip, read_clip, resample, to_mono
+    from .options_captioning import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
+except ImportError:  # as a plain module: a clone, or after `pip install`
+    from chat_captioning import clips_of
+    from configuration_captioning import CaptioningConfig
+    from inputs_captioning import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
+    from media_captioning import Clip, read_clip, resample, to_mono
+    from options_captioning import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
+
+
+logger = logging.get_logger(__name__)
+
+ARGUMENTS = {"input_features": "audio", "pixel_values_videos": "videos"}  # of the call, by what is made of them
+LENGTH_TOLERANCE = 0.1  # seconds that a clip may exceed the window without a word: the last packet of a codec
+
+
+class CaptioningProcessor(ProcessorMixin):
+    r"""
+    Turns clips into model inputs: sound into a filter bank, frames into pixels, prompt and caption into ids, with as
+    many placeholders as the model will make soft tokens. Text is padded on the left for generation and on the right
+    for training. A family has [`num_soft_tokens`], and arguments of its own in a constructor that names all of these.
+
+    Args:
+        feature_extractor (`SequenceFeatureExtractor`): for the sound; has `window` (seconds) and `sampling_rate`.
+        image_processor (`BaseImageProcessor`): for the frames.
+        tokenizer (`PreTrainedTokenizerBase`): of the language model; the placeholder is added to it if need be.
+        chat_template (`str`, *optional*): Jinja template of a conversation; default: that of `default_prompt`.
+        num_video_frames (`int`): frames taken from a clip, evenly spaced.
+        av_token (`str`), av_token_id (`int`, *optional*): the placeholder; the id defaults to the tokenizer's.
+        prompt (`str`): template with `{av}` and `{instruction}`.
+        instruction (`str`): what is asked when nothing else is.
+
+    Class attributes:
+        config_class: the family's configuration, which has the table of feature names.
+        default_prompt, default_chat_template: the family's prompt, and the same for messages.
+        frame_sampler: how frames are chosen of a clip, as data sets note it.
+    """
+
+    config_class: ClassVar[type[CaptioningConfig]] = CaptioningConfig
+    default_prompt: ClassVar[str] = "{av} {instruction}\n"
+    default_chat_template: ClassVar[str | None] = None
+    frame_sampler: ClassVar[str] = "centres of equal parts"
+
+    def __init__(
+        self,
+        feature_extractor=None,
+        image_processor=None,
+        tokenizer=None,
+        chat_template: str | None = None,
+        num_video_frames: int = 20,
+        av_token: str = "<av>",
+        av_token_id: int | None = None,
+        prompt: str | None = None,
+        instruction: str = "Please describe the audio.",
+    ):
+        if tokenizer.eos_token_id is None:
+            raise ValueError("The tokenizer has no end token, expected eos_token: a caption could not end.")
+        tokenizer.add_special_tokens({"extra_special_tokens": [av_token]}, replace_extra_special_tokens=False)
+        self.num_video_frames = num_video_frames
+        self.av_token = av_token
+        self.av_token_id = tokenizer.convert_tokens_to_ids(av_token) if av_token_id is None else av_token_id
+        word = tokenizer.convert_ids_to_tokens(self.av_token_id) if self.av_token_id < len(tokenizer) else av_token
+        if word != av_token:
+            raise ValueError(
+                f"av_token_id is {self.av_token_id}, expected the id of {av_token!r} or one beyond the "
+                f"{len(tokenizer)} tokens of the tokenizer: it is that of {word!r}."
+            )
+        self.prompt = self.default_prompt if prompt is None else prompt
+        self.instruction = instruction
+        if chat_template is None and self.prompt == self.default_prompt:
+            chat_template = self.default_chat_template
+        super().__init__(feature_extractor, image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def from_config(cls, config: CaptioningConfig, tokenizer, **kwargs) -> "CaptioningProcessor":
+        """Processor that fits a configuration; keywords go to the constructor."""
+        raise NotImplementedError
+
+    def num_soft_tokens(self, audio: bool, video: bool, video_tokens: int | None = None) -> int:
+        """Placeholders that a clip needs, given which modalities it has, and how many frames or stored features."""
+        raise NotImplementedError
+
+    @property
+    def feature_names(self) -> dict[str, tuple[str, ...]]:
+        """By modality, the model inputs that hold it."""
+        return self.config_class.feature_names
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the model takes of a clip."""
+        return tuple(self.feature_names)
+
+    @property
+    def window(self) -> float:
+        """Longest clip that is taken whole, in seconds."""
+        return self.feature_extractor.window
+
+    @property
+    def pad_token_id(self) -> int:
+        """What rows are filled up with, masked: the end token where the tokenizer has none, as LLaMA-2's."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    @property
+    def model_input_names(self) -> list[str]:
+        features = [name for names in self.feature_names.values() for name in names]
+        return ["input_ids", "attention_mask", *features, *(f"{kind}_mask" for kind in self.feature_names)]
+
+    def blank_features(self, stored_size: int | None = None) -> dict[str, torch.Tensor]:
+        """Zeros in the shape of the features of one clip that has every modality.
+
+        Args:
+            stored_size: width of stored visual features, `(video_frames, stored_size)`, in the place of pixels.
+        """
+        silence = np.zeros(self.feature_extractor.sampling_rate, np.float32)
+        black = np.zeros((self.num_video_frames, 64, 64, 3), np.uint8) if stored_size is None else None
+        features = self.clip_features(Clip(silence, black, None))
+        if stored_size is not None and "video" in self.modalities:
+            features["video_features"] = torch.zeros(self.num_video_frames, stored_size)
+        return {name: torch.zeros_like(each) for name, each in features.items()}
+
+    def __call__(
+        self,
+        media: str | Path | Sequence[str | Path] | None = None,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        videos: Any = None,
+        audio: Any = None,
+        video_features: Any = None,
+        captions: str | Sequence[str] | None = None,
+        **kwargs: Unpack[ProcessingKwargs],
+    ) -> BatchFeature:
+        """Prepare one clip or a list of clips.
+
+        Args:
+            media: path of a file with sound, picture or both, or of a folder of frames. Or, apart:
+            audio: path, samples `(samples,)` or `(channels, samples)`, or `{"array": …, "sampling_rate": …}`. Any
+                rate and number of channels: samples are resampled and mixed down, which is said once.
+            videos: path, folder, list of images or of their paths, or array `(video_frames, height, width, 3)`:
+                uint8, or floating point in [0, 1]. Channels may come first. Frames are taken at even distances.
+            images: a still picture for each clip, or a list of the frames of each; in place of `videos`.
+            video_features: projected image embeddings, `(video_frames, hidden)`.
+                In a list, `None` stands for a clip that lacks the modality.
+            text: instruction, or a whole prompt that holds `av_token` once; default: `instruction`.
+            captions: for training: appended to the prompt with an end token; adds `labels`.
+            kwargs: as every processor takes them, flat or in `text_kwargs`, `images_kwargs`, `videos_kwargs` and
+                `audio_kwargs`:
+                `sampling_rate` of `audio` samples in Hz, default the feature extractor's; `device` for the filter
+                bank; `num_frames` to take of a video, `do_sample_frames=False` to take all that are passed;
+                `padding` (default `True`), `max_length`, `pad_to_multiple_of`, `padding_side`, `add_special_tokens`,
+                `truncation`, which never cuts but refuses what is longer than `max_length`;
+                `return_tensors`, default `"pt"`; and what the image processor takes.
+
+        Returns:
+            `input_ids`, `attention_mask` `(batch, sequence)`; `input_features` `(batch, frames, mel)` and
+            `pixel_values_videos` `(batch, video_frames, 3, height, width)` or `video_features`; `audio_mask` and
+            `video_mask` `(batch,)` when some clip lacks a modality; `labels` `(batch, sequence)` with `captions`.
+
+        Raises:
+            MediaError: a file cannot be used.
+            ValueError: a clip with neither sound nor picture; numbers of clips, texts or captions that differ; an
+                option that has no meaning here.
+            TypeError: unknown keyword.
+        """
+        options = sort_options(self, kwargs)
+        parts = {"audio": audio, "images": images, "videos": videos, "video_features": video_features}
+        if media is not None:
+            if given := [name for name, part in parts.items() if part is not None]:
+                raise ValueError(f"Got media together with {', '.join(given)}: pass the clip once.")
+            paths = [media] if is_path(media) else media
+            clips = [self.load_clip(path, num_frames=options.videos.get("num_frames")) for path in paths]
+            features = self._clip_features(clips, options)
+        else:
+            rows = sort_by_clip(**parts)
+            present = {name for row in rows for name, given in row._asdict().items() if given is not None}
+            self._check_modalities("videos" if name == "video" else name for name in present)
+            features = self._clip_features([self._clip(row, options) for row in rows], options)
+            for row, found in zip(rows, features, strict=True):
+                if row.video_features is not None:
+                    found["video_features"] = torch.as_tensor(row.video_features, dtype=torch.float32)
+        return as_batch(self.batch(features, text, captions, **options.text), options.return_tensors)
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict] | list[list[dict]],
+        chat_template: str | None = None,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = "pt",
+        load_audio_from_video: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> str | list[str] | BatchFeature | torch.Tensor:
+        """Prompt of a conversation about a clip, or of several conversations.
+
+        Args:
+            conversation: messages with `role` and `content`, a text or a list of entries of a `type`: `"text"` asks,
+                `"audio"`, `"video"` and `"image"` bring the sound, the picture or a frame of it, under the name of
+                their type, `"path"` or `"url"` (of a local file). One clip per conversation.
+            chat_template: Jinja template; default: the processor's.
+            tokenize: process the prompt and the clip; default: return the text of the prompt.
+            return_dict: with `tokenize`: return all model inputs, as the call does, not `input_ids` alone.
+            load_audio_from_video: take the sound of the video files as well.
+            processor_kwargs: options of the call.
+            kwargs: as [`ProcessorMixin.apply_chat_template`]: `add_generation_prompt`, `continue_final_message`,
+                variables of the template.
+        """
+        if kwargs.get("return_assistant_tokens_mask"):
+            raise ValueError("return_assistant_tokens_mask is not supported: for training pass captions to the call.")
+        options = {name: kwargs.pop(name) for name in list(kwargs) if name in known_options(self.image_processor)}
+        variables = {"instruction": self.instruction, "av_token": self.av_token}
+        prompt = super().apply_chat_template(conversation, chat_template, tokenize=False, **variables | kwargs)
+        if not tokenize:
+            return prompt
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        conversations = [conversation] if isinstance(prompt, str) else conversation
+        clips = [clips_of(messages, load_audio_from_video) for messages in conversations]
+        options = {"return_tensors": return_tensors} | options | (processor_kwargs or {})
+        if any(clips):
+            media = {name: [clip.get(name) for clip in clips] for name in ("audio", "images", "videos")}
+            media = {name: column for name, column in media.items() if any(part is not None for part in column)}
+            inputs = self(text=prompts, **media, **options)
+        else:  # words alone
+            options = sort_options(self, options)
+            inputs = as_batch(self.encode_text([0] * len(prompts), prompts, **options.text), options.return_tensors)
+        return inputs if return_dict else inputs["input_ids"]
+
+    def load_clip(
+        self, path: str | Path, audio: bool = True, video: bool = True, num_frames: int | None = None
+    ) -> Clip:
+        """Decode the window of a clip that the model can take; a longer one is cut with a warning.
+
+        A single-modality baseline decodes its modality only.
+        """
+        extractor = self.feature_extractor
+        audio, video = audio and "audio" in self.modalities, video and "video" in self.modalities
+        num_frames = num_frames or self.num_video_frames
+        clip = read_clip(path, extractor.sampling_rate, num_frames, self.window, audio, video)
+        self._warn_if_long(str(path), clip.duration)
+        return clip
+
+    def clip_features(self, clip: Clip) -> dict[str, torch.Tensor]:
+        """`input_features` `(frames, mel)` and `pixel_values_videos` `(video_frames, 3, height, width)` of a clip.
+
+        Of what the clip and the model both have.
+        """
+        return self._clip_features([clip], DEFAULTS)[0]
+
+    def batch(
+        self,
+        clips: Sequence[dict[str, torch.Tensor]],
+        text: str | Sequence[str] | None = None,
+        captions: str | Sequence[str] | None = None,
+        audio_mask: Sequence[bool] | None = None,
+        video_mask: Sequence[bool] | None = None,
+        **text_options,
+    ) -> BatchFeature:
+        """Put clips from [`clip_features`] and their texts into one batch.
+
+        Args:
+            clips: features per clip; `video_features` `(video_frames, hidden)` may replace the pixels.
+            text, captions: as in the call.
+            audio_mask, video_mask: `False` where a clip shall be treated as if it lacked the modality.
+            text_options: as in [`encode_text`].
+        """
+        if not clips:
+            raise ValueError("Got no clip: pass media, audio, videos or video_features.")
+        data: dict[str, torch.Tensor] = {}
+        self._check_modalities(ARGUMENTS.get(name, name) for clip in clips for name in clip)
+        wanted = {"audio": audio_mask, "video": video_mask}
+        heard, seen = (
+            self._add_modality(data, clips, self._one_form(kind, clips), f"{kind}_mask", wanted[kind])
+            for kind in ("audio", "video")
+        )
+        for index, present in enumerate(zip(heard, seen, strict=True)):
+            if not any(present):
+                raise ValueError(f"Clip {index} has {self._nothing_to_use}")
+        frames = next((data[name].shape[1] for name in self.feature_names.get("video", ()) if name in data), 0)
+        counts = [self.num_soft_tokens(*present, frames) for present in zip(heard, seen, strict=True)]
+        data |= self.encode_text(counts, text, captions, **text_options)
+        return BatchFeature(data)
+
+    def encode_text(
+        self,
+        counts: Sequence[int],
+        text: str | Sequence[str] | None = None,
+        captions: str | Sequence[str] | None = None,
+        **options,
+    ) -> dict[str, torch.Tensor]:
+        """Ids of prompts with `counts` placeholders each, and of captions with labels if there are any.
+
+        Args:
+            options: fields of `TextOptions`, such as `padding` and `max_length`.
+        """
+        options = TextOptions(**options)
+        prompts = broadcast("texts", self.instruction if text is None else text, len(counts))
+        rows = [self._prompt_ids(prompt, count, options) for prompt, count in zip(prompts, counts, strict=True)]
+        if captions is None:
+            ids, mask = pad_rows(rows, self.pad_token_id, options, side="left")
+            return {"input_ids": ids, "attention_mask": mask}
+        answers = [self._answer_ids(caption) for caption in broadcast("captions", captions, len(counts))]
+        pairs = list(zip(rows, answers, strict=True))
+        ids, mask = pad_rows([row + answer for row, answer in pairs], self.pad_token_id, options, side="right")
+        labels, _ = pad_rows([[-100] * len(row) + answer for row, answer in pairs], -100, options, side="right")
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def decode_captions(self, output_ids: torch.Tensor, inputs: BatchFeature | dict | None = None) -> list[str]:
+        """Captions from what `generate` returns, each in one line.
+
+        Args:
+            output_ids: `(batch, sequence)`.
+            inputs: what was given to `generate`; the prompt is cut off by its length. Default: nothing is cut.
+        """
+        start = 0 if inputs is None else inputs["input_ids"].shape[1]
+        texts = self.tokenizer.batch_decode(output_ids[:, start:], skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]
+
+    # ------------------------------------------------------------------------------------------------- internals
+
+    @property
+    def _nothing_to_use(self) -> str:
+        if len(self.modalities) == 2:
+            return "neither sound nor picture: pass at least one."
+        missing = "sound" if self.modalities == ("audio",) else "picture"
+        return f"no {missing}, and the model takes nothing else: leave the clip out."
+
+    def _check_modalities(self, arguments: Iterable[str]):
+        for name in arguments:
+            if not name.startswith(self.modalities):
+                raise ValueError(self._refusal(name))
+
+    def _refusal(self, argument: str) -> str:
+        """Why what an argument brings is not taken."""
+        return f"Got {argument}, but the model takes {' and '.join(self.modalities)} alone: leave them out."
+
+    def _one_form(self, modality: str, clips: Sequence[dict[str, torch.Tensor]]) -> str | None:
+        """Name of the features that a modality of a batch comes as; a modality may have several forms."""
+        names = self.feature_names.get(modality, ())
+        found = [name for name in names if any(name in clip for clip in clips)]
+        if len(found) > 1:
+            raise ValueError("Got pixels and video_features in one batch, expected one of them for all clips.")
+        return found[0] if found else None
+
+    def _clip(self, inputs: ClipInputs, options: CallOptions) -> Clip:
+        waveform = self._waveform(inputs.audio, options.audio.get("sampling_rate"))
+        return Clip(waveform, self._frames(inputs.video, options.videos), None)
+
+    def _clip_features(self, clips: Sequence[Clip], options: CallOptions) -> list[dict[str, torch.Tensor]]:
+        features: list[dict[str, torch.Tensor]] = [{} for _ in clips]
+        heard = [index for index, clip in enumerate(clips) if clip.waveform is not None and "audio" in self.modalities]
+        if heard:
+            device = options.audio.get("device")
+            rows = self.feature_extractor([clips[index].waveform for index in heard], device=device)["input_features"]
+            for index, row in zip(heard, rows, strict=True):
+                features[index]["input_features"] = row
+        for clip, found in zip(clips, features, strict=True):
+            if clip.frames is not None and "video" in self.modalities:
+                pixels = self.image_processor(
+                    list(clip.frames),
+                    return_tensors="pt",
+                    input_data_format="channels_last",
+                    **options.images,
+                )
+                found["pixel_values_videos"] = pixels["pixel_values"]
+        return features
+
+    def _waveform(self, audio, sampling_rate: int | None) -> np.ndarray | None:
+        if audio is None:
+            return None
+        if is_path(audio):
+            return self.load_clip(audio, video=False).waveform
+        rate = self.feature_extractor.sampling_rate
+        if isinstance(audio, dict):
+            audio, sampling_rate = audio["array"], audio["sampling_rate"]
+        sampling_rate = rate if sampling_rate is None else sampling_rate
+        if sampling_rate <= 0:
+            raise ValueError(f"sampling_rate is {sampling_rate}, expected samples per second, such as 44100.")
+        samples = to_numpy(audio)
+        waveform = to_mono(samples)
+        self._say_changed(min(samples.shape) if samples.ndim == 2 else 1, sampling_rate, rate)
+        self._warn_if_long("audio", len(waveform) / sampling_rate)
+        return resample(waveform[: int(self.window * sampling_rate)], sampling_rate, rate)
+
+    def _frames(self, video, options: dict[str, Any]) -> np.ndarray | None:
+        count, everything = options.get("num_frames"), options.get("do_sample_frames") is False
+        if video is None:
+            return None
+        if not is_path(video):
+            return to_frames(video, None if everything else count or self.num_video_frames)
+        if everything:
+            raise ValueError("do_sample_frames is False for a file, expected frames: of files frames are sampled.")
+        return self.load_clip(video, audio=False, num_frames=count).frames
+
+    @staticmethod
+    def _say_changed(channels: int, sampling_rate: int, rate: int):
+        changes = [f"mixed down from {channels} channels"] if channels > 1 else []
+        changes += [f"resampled from {sampling_rate} to {rate} Hz"] if sampling_rate != rate else []
+        if changes:
+            logger.warning_once(f"audio is {' and '.join(changes)}. This is said once.")
+
+    def _warn_if_long(self, name: str, duration: float | None):
+        window = self.window
+        if duration is not None and duration > window + LENGTH_TOLERANCE:
+            logger.warning(
+                f"{name} lasts {duration:.2f} s, the window is {window:.2f} s: only the first {window:.2f} s are used."
+            )
+
+    def _add_modality(self, data: dict, clips, name: str | None, mask_name: str, mask) -> list[bool]:
+        """Stack a modality into `data` if any clip has it, with a mask if not all have; tell which clips have it."""
+        present = [name in clip for clip in clips]
+        if not any(present):
+            return present
+        template = clips[present.index(True)][name]
+        # A real clip fills the gaps: made-up values would move the statistics of BatchNorm in training.
+        data[name] = torch.stack([_same_shape(name, clip.get(name, template), template) for clip in clips])
+        if mask is not None:
+            present = [there and bool(wanted) for there, wanted in zip(present, mask, strict=True)]
+        if not all(present):
+            data[mask_name] = torch.tensor(present)
+        return present
+
+    def _prompt_ids(self, text: str, count: int, options: TextOptions) -> list[int]:
+        """Ids of a prompt; its parts are encoded each on its own, as the released code does."""
+        prompt = text if self.av_token in text or not count else self.prompt.replace("{instruction}", text)
+        parts = prompt.replace("{av}", self.av_token).split(self.av_token)
+        if len(parts) != 1 + (count > 0):
+            raise ValueError(
+                f"The prompt holds {len(parts) - 1} placeholders {self.av_token}, expected {int(count > 0)}: "
+                f"{prompt!r}"
+            )
+        bos, start = self.tokenizer.bos_token, []
+        if bos is not None and options.add_special_tokens:
+            parts[0] = parts[0].removeprefix(bos)  # of a template that writes it
+            start = [self.tokenizer.bos_token_id]
+        before, *after = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts)
+        return start + before + [self.av_token_id] * count + sum(after, [])
+
+    def _answer_ids(self, caption: str) -> list[int]:
+        if self.av_token in caption:
+            raise ValueError(f"The caption holds the placeholder {self.av_token}, expected words: {caption!r}")
+        return self.tokenizer(caption, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
+
+
+def clip_image_processor(image_size: int):
+    """What CLIP's pictures go through: resized, cropped to a square of `image_size` pixels, normalised."""
+    from transformers import CLIPImageProcessorPil  # the PIL one does without torchvision
+
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+    )
+
+
+def check_vocabulary(config: CaptioningConfig, tokenizer, av_token: str):
+    """Refuse a tokenizer whose words the language model has no embeddings for.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    words = len(tokenizer) - (av_token in tokenizer.get_vocab())
+    if words > config.text_config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {words} tokens and the language model {config.text_config.vocab_size}, expected "
+            "at most as many: take the tokenizer of the language model."
+        )
+
+
+def _same_shape(name: str, tensor: torch.Tensor, template: torch.Tensor) -> torch.Tensor:
+    if tensor.shape != template.shape:
+        raise ValueError(
+            f"{name} has shapes {tuple(template.shape)} and {tuple(tensor.shape)} in one batch, expected one shape."
+        )
+    return tensor
+
+
+def register_processor(
+    config_class: type[CaptioningConfig],
+    processor_class: type[CaptioningProcessor],
+    feature_extractor_class: type[SequenceFeatureExtractor] | None = None,
+):
+    """Make the Auto classes of processors know a family, which then needs no `trust_remote_code`."""
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoProcessor.register(config_class, processor_class, exist_ok=True)
+    if feature_extractor_class is not None:
+        AutoFeatureExtractor.register(config_class, feature_extractor_class, exist_ok=True)
