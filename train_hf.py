@@ -25,6 +25,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import lavcap.models  # noqa: F401, first: the next lines import PEFT, which has bitsandbytes advise on 4-bit kernels
+
+
+# isort: split
 import torch
 from transformers import ProgressCallback, Seq2SeqTrainingArguments, Trainer, set_seed
 
