@@ -1,18 +1,15 @@
-"""What commands share: errors of the user in one line with exit status 2, and folders that are not overwritten."""
+"""What commands share: arguments, and errors of the user in one line with exit status 2."""
 
 import argparse
 import difflib
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
-from lavcap.files import share
+from lavcap.files import check_new_folder, check_writable, whole_folder  # noqa: F401
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,43 +81,3 @@ def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError
             raise
         sys.stderr.write(f"error: {error}\n")  # at once: processes of one run write at the same time
         sys.exit(2)
-
-
-def check_new_folder(folder: str | Path, option: str):
-    """Refuse a folder that holds anything, so that no earlier result is lost."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: holds another run; name a new folder with {option}, or move this one away.")
-
-
-def check_writable(folder: str | Path, option: str):
-    """Refuse a folder that cannot be made or takes no file, before hours of work; nothing is left of the trial."""
-    folder = Path(folder).absolute()
-    try:
-        place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(bytes(2**16))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise ValueError(
-            f"{folder}: cannot be written ({error.strerror}); make room there, or name another folder with {option}."
-        ) from error
-
-
-@contextmanager
-def whole_folder(folder: str | Path, option: str = "--output") -> Iterator[Path]:
-    """A folder that appears when it is complete: write into what this yields; on failure nothing is left of it."""
-    check_new_folder(folder, option)
-    folder = Path(folder).absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield partial
-        share(partial)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise

@@ -1,15 +1,100 @@
-"""Folders that appear when they are whole, and stay whole when the machine stops."""
+"""Files and folders that appear when they are whole, and stay whole when the machine stops; JSON that is read."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
+import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 UNFINISHED = "_unfinished"  # Transformers never uploads what begins with an underscore
 WEIGHTS = re.compile(r"(model|pytorch_model|adapter_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def read_json(
+    path: str | Path, advice: str, absent: str = "check the path", error: type[Exception] = ValueError
+) -> Any:
+    """Content of a JSON file.
+
+    Args:
+        advice: what to do about a file that is not readable.
+        absent: what to do where there is no such file.
+        error: what is raised with that.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: no such file; {absent}.") from None
+    except (OSError, ValueError) as fault:
+        raise error(f"{path}: not readable as JSON ({fault}); {advice}.") from fault
+
+
+def read_object(path: str | Path) -> dict[str, Any] | None:
+    """Content of a JSON file that may well be damaged: nothing where it is missing, cut short or no object."""
+    try:
+        value = read_json(path, "")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path, unfinished: Path | None = None, flush: bool = False) -> Iterator[Path]:
+    """A file that appears when it is complete: write into the path that this yields; on failure nothing is left of it.
+
+    A reader sees the old file or the new one, never half of one.
+
+    Args:
+        path: of the file; its folder is made.
+        unfinished: folder of what is half-written, on the same disk; default: beside the file, under a hidden name.
+        flush: to the disk itself, so that this holds after a power cut, too.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial") if unfinished is None else unfinished / path.name
+    for folder in {path.parent, partial.parent}:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        if flush:
+            _sync_file(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if flush:
+        sync_names(path.parent)
+
+
+def replace_text(path: str | Path, text: str):
+    """Write a file of text; a reader sees the old one or the new one, never half of one."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
+def replace_json(path: str | Path, content: Any):
+    """Write a file of JSON, as [`replace_text`]."""
+    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_synced(path: Path, text: str):
+    """Write a file of text, to the disk itself."""
+    path.write_text(text, encoding="utf-8")
+    _sync_file(path)
+
+
+def replace_synced(path: Path, text: str):
+    """Write a file of text: after a crash the old one is there, or the new one, never half of one."""
+    with whole_file(path, path.parent / UNFINISHED, flush=True) as partial:
+        partial.write_text(text, encoding="utf-8")
+    clear_unfinished(path.parent, only_empty=True)
 
 
 def sync_folder(folder: Path) -> dict[str, int]:
@@ -17,35 +102,11 @@ def sync_folder(folder: Path) -> dict[str, int]:
 
     A rename may reach the disk before what was written into the file: after a power cut it would be there, but empty.
     """
-    sizes = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            sizes[file.relative_to(folder).as_posix()] = os.fstat(descriptor).st_size
-        finally:
-            os.close(descriptor)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = {file.relative_to(folder).as_posix(): _sync_file(file) for file in files}
     for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         sync_names(path)
     return sizes
-
-
-def checksum(file: Path) -> str:
-    """CRC-32 of what a file holds, in eight hexadecimal digits."""
-    value = 0
-    with open(file, "rb") as opened:
-        while block := opened.read(2**22):
-            value = zlib.crc32(block, value)
-    return f"{value:08x}"
-
-
-def share(folder: Path):
-    """Let those read what is in a folder whom the umask lets: safetensors gives its files to their owner alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    folder.chmod(0o777 & ~mask)
-    for file in folder.rglob("*.safetensors"):
-        file.chmod(0o666 & ~mask)
 
 
 def sync_names(folder: Path):
@@ -58,29 +119,75 @@ def sync_names(folder: Path):
             os.close(descriptor)
 
 
-def write_synced(path: Path, text: str):
-    """Write a file of text, to the disk itself."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _sync_file(file: Path) -> int:
+    """Flush what a file holds to the disk: its size in bytes."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
 
 
-def replace_synced(path: Path, text: str):
-    """Write a file of text: after a crash the old one is there, or the new one, never half of one."""
-    partial = path.parent / UNFINISHED / path.name
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    write_synced(partial, text)
-    partial.replace(path)
-    sync_names(path.parent)
-    clear_unfinished(path.parent, only_empty=True)
+def checksum(file: Path) -> str:
+    """CRC-32 of what a file holds, in eight hexadecimal digits."""
+    value = 0
+    with open(file, "rb") as opened:
+        while block := opened.read(2**22):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
 
 
-def replace_text(path: Path, text: str):
-    """Write a file of text; a reader sees the old one or the new one, never half of one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(path)
+# ---------------------------------------------------------------------------------------------------------- folders
+
+
+def check_new_folder(folder: str | Path, option: str):
+    """Refuse a folder that holds anything, so that no earlier result is lost."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: holds another run; name a new folder with {option}, or move this one away.")
+
+
+def check_writable(folder: str | Path, option: str):
+    """Refuse a folder that cannot be made or takes no file, before hours of work; nothing is left of the trial."""
+    folder = Path(folder).absolute()
+    try:
+        place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(2**16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be written ({error.strerror}); make room there, or name another folder with {option}."
+        ) from error
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | Path, option: str = "--output") -> Iterator[Path]:
+    """A folder that appears when it is complete: write into what this yields; on failure nothing is left of it."""
+    check_new_folder(folder, option)
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield partial
+        share(partial)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+
+
+def share(folder: Path):
+    """Let those read what is in a folder whom the umask lets: safetensors gives its files to their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o666 & ~mask)
 
 
 def publish_folder(partial: Path, folder: Path):

@@ -1,11 +1,10 @@
 """What a model says of its origin: a note beside its weights, which every later model and result takes along."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lavcap.files import replace_text
+from lavcap.files import read_json, replace_json
 from parts_captioning import find_file
 
 
@@ -19,10 +18,7 @@ def read_note(name_or_path: str | Path) -> dict[str, Any]:
         ValueError: the note cannot be read.
     """
     path = find_file(name_or_path, NOTE, {})
-    try:
-        note = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); train the model again, or mend it.") from error
+    note = read_json(path, "train the model again, or mend it") if path else {}
     return note if isinstance(note, dict) else {}
 
 
@@ -37,5 +33,4 @@ def inherited_note(note: dict[str, Any], earlier: Iterable[str | Path]) -> dict[
 
 def write_note(folder: str | Path, note: dict[str, Any]):
     """Note beside a model what it was trained and selected on; `selected_on_test` marks its results for good."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    replace_text(Path(folder) / NOTE, json.dumps(note, indent=2, ensure_ascii=False) + "\n")
+    replace_json(Path(folder) / NOTE, note)

@@ -56,8 +56,9 @@ def main() -> int:
 def _measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, int, float, int | None]]:
     """What was done, with how many clips, in how many seconds, and the bytes that it wrote."""
     from lavcap.data.dataset import ClipDataset
+    from lavcap.data.shards import find_shards
     from lavcap.data.splits import load_split
-    from lavcap.data.streaming import ClipStream, find_shards
+    from lavcap.data.streaming import ClipStream
 
     _write_clips(folder / "raw", args.clips)
     prepare = ["prepare_audiocaps.py", "--annotations", folder / "raw" / "train.csv", "--media", folder / "raw"]

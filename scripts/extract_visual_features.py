@@ -39,7 +39,8 @@ def _extract(args: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
     from lavcap.data.manifest import read_facts
-    from lavcap.data.precomputed_features import extract_features, stored_features_of
+    from lavcap.data.precomputed_features import extract_features
+    from lavcap.data.schema import stored_features_of
     from lavcap.data.splits import read_split
     from lavcap.models.feature_encoder import load_feature_encoder
 

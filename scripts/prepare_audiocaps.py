@@ -43,13 +43,15 @@ def main() -> int:
     with errors_in_one_line():
         # Imported here because worker processes import this module and need none of it.
         from lavcap.preparation.cutting import Settings
+        from lavcap.preparation.pool import CLIP_TIMEOUT
         from lavcap.preparation.preparation import Policy, prepare
 
         source = _read_source(args)
         print(f"{len(source.clips):,} clips in {source.name}", file=sys.stderr)
         settings = Settings(args.window, args.num_frames, args.frame_size)
         policy = Policy(args.keep, args.min_seconds, args.dataset_version)
-        report = prepare(source, args.output, args.split, settings, policy, args.num_proc, show_progress=True)
+        timeout = args.clip_timeout or CLIP_TIMEOUT
+        report = prepare(source, args.output, args.split, settings, policy, args.num_proc, timeout, show_progress=True)
     print(report.to_markdown())
     if args.dataset_version is None and report.dataset_version:
         print(
@@ -88,6 +90,9 @@ def _parse() -> argparse.Namespace:
         help="clips to keep all the same",
     )
     made.add_argument("--num_proc", type=_count, default=os.cpu_count() or 1, help="processes; 0: none but this one")
+    made.add_argument(
+        "--clip_timeout", type=_seconds, help="seconds after which a clip that gives no answer is left (default: 300)"
+    )
     args = parser.parse_args()
     _check(parser, args)
     return args

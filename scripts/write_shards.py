@@ -34,8 +34,8 @@ def _write(args: argparse.Namespace):
 
     from lavcap.data.manifest import read_facts
     from lavcap.data.precomputed_features import feature_facts
+    from lavcap.data.shards import write_shards
     from lavcap.data.splits import load_split
-    from lavcap.data.streaming import write_shards
 
     splits = {split: load_split(args.data_dir, split, args.skip_missing_media) for split in args.split}
     for split, rows in splits.items():

@@ -6,19 +6,19 @@ of it cannot be read. A broken clip keeps its row, which counts for nothing: no 
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from transformers import BatchFeature
 
 from lavcap.data.augmentation import Augmentation
-from media_captioning import Clip
-from processing_captioning import CaptioningProcessor
+
+
+if TYPE_CHECKING:
+    from processing_captioning import CaptioningProcessor
 
 
 CLIP_IDS, BROKEN, REPEATED = "clip_ids", "broken", "repeated"
-FEATURES = {"audio": ("input_features",), "video": ("pixel_values_videos", "video_features")}
 
 
 class TrainingCollator:
@@ -31,15 +31,18 @@ class TrainingCollator:
     Args:
         processor: writes prompts and placeholders.
         augmentation: what is drawn; default: nothing.
-        stored_width: width of the stored visual features, where the data set has some; default: it has pictures.
+        stored_size: width of the stored visual features, where the data set has some; default: it has pictures.
     """
 
     def __init__(
-        self, processor: CaptioningProcessor, augmentation: Augmentation | None = None, stored_width: int | None = None
+        self,
+        processor: "CaptioningProcessor",
+        augmentation: Augmentation | None = None,
+        stored_size: int | None = None,
     ):
         self.processor = processor
         self.augmentation = augmentation or Augmentation()
-        self.blanks = Blanks(processor, stored_width)
+        self.blanks = Blanks(processor, stored_size)
         extractor = processor.feature_extractor
         self.augmentation.check_fits(extractor.max_frames, extractor.feature_size)
         self._masked_value = -extractor.mean / extractor.std
@@ -52,20 +55,15 @@ class TrainingCollator:
         hidden = [self.augmentation.hidden_modality(draw) for draw in draws]
         texts = [self.augmentation.instruction(draw) or self.processor.instruction for draw in draws]
         features = [self._changed(item["features"], draw) for item, draw in zip(items, draws, strict=True)]
-        masks = {
-            f"{kind}_mask": [_shows(kind, item["features"], lost) for item, lost in zip(items, hidden, strict=True)]
-            for kind in self.processor.modalities
-        }
-        batch = self.processor.batch(
-            self.blanks.fill(features), text=texts, captions=[item["captions"][0] for item in items], **masks
-        )
+        masks = self.blanks.masks(items, hidden)
+        batch = self.processor.batch(self.blanks.fill(features), text=texts, captions=_captions(items), **masks)
         return self.blanks.name_clips(batch, items)
 
     def _changed(self, features: dict[str, torch.Tensor], draw: torch.Generator) -> dict[str, torch.Tensor]:
-        if "input_features" not in features:
-            return features
-        changed = self.augmentation.spectrum(features["input_features"], self._masked_value, draw)
-        return features | {"input_features": changed}
+        heard = [name for name in self.processor.feature_names["audio"] if name in features]
+        return features | {
+            name: self.augmentation.spectrum(features[name], self._masked_value, draw) for name in heard
+        }
 
 
 class EvaluationCollator:
@@ -74,19 +72,17 @@ class EvaluationCollator:
     Nothing is drawn: the instruction is the processor's, and the clip is whole. Modalities are as in training.
 
     Args:
-        processor, stored_width: as of [`TrainingCollator`].
+        processor, stored_size: as of [`TrainingCollator`].
     """
 
-    def __init__(self, processor: CaptioningProcessor, stored_width: int | None = None):
+    def __init__(self, processor: "CaptioningProcessor", stored_size: int | None = None):
         self.processor = processor
-        self.blanks = Blanks(processor, stored_width)
+        self.blanks = Blanks(processor, stored_size)
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> BatchFeature:
-        masks = {
-            f"{kind}_mask": [_shows(kind, item["features"]) for item in items] for kind in self.processor.modalities
-        }
+        masks = self.blanks.masks(items)
         features = self.blanks.fill([item["features"] for item in items])
-        batch = self.processor.batch(features, captions=[item["captions"][0] for item in items], **masks)
+        batch = self.processor.batch(features, captions=_captions(items), **masks)
         prompt = self.processor.batch(features, **masks)
         batch["generation_input_ids"] = prompt["input_ids"]
         batch["generation_attention_mask"] = prompt["attention_mask"]
@@ -97,12 +93,12 @@ class Blanks:
     """What stands where a clip has nothing: in the place of a modality that it lacks, and of a clip that is broken.
 
     Args:
-        processor, stored_width: as of [`TrainingCollator`].
+        processor, stored_size: as of [`TrainingCollator`].
     """
 
-    def __init__(self, processor: CaptioningProcessor, stored_width: int | None):
+    def __init__(self, processor: "CaptioningProcessor", stored_size: int | None):
         self.processor = processor
-        self.stored_width = stored_width
+        self.stored_size = stored_size
 
     def fill(self, clips: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
         """The clips with all that the model takes: another clip's in a gap, or zeros where no clip has it.
@@ -113,15 +109,27 @@ class Blanks:
         for clip in reversed(clips):
             filling |= clip
         for kind in self.processor.modalities:
-            if filling.keys().isdisjoint(FEATURES[kind]):
-                filling |= self._zeros[kind]
+            names = self.processor.feature_names[kind]
+            if filling.keys().isdisjoint(names):
+                filling |= {name: self._zeros[name] for name in names if name in self._zeros}
         return [filling | clip for clip in clips]
+
+    def masks(
+        self, items: Sequence[dict[str, Any]], hidden: Sequence[str | None] | None = None
+    ) -> dict[str, list[bool]]:
+        """Which clips show which modality, as `audio_mask` and `video_mask`; `hidden` is what each clip is to lose."""
+        pairs = list(zip(items, hidden or [None] * len(items), strict=True))
+        return {
+            f"{kind}_mask": [self._shows(kind, item["features"], lost) for item, lost in pairs]
+            for kind in self.processor.modalities
+        }
 
     def name_clips(self, batch: BatchFeature, items: Sequence[dict[str, Any]]) -> BatchFeature:
         """Note which clips the batch is of and which of them are broken, and blank the rows of these.
 
-        So are rows that a stream has repeated, which are no clips of the batch.
+        So are rows that a stream has repeated, which are no clips of the batch. A clip without a caption has no label.
         """
+        batch["labels"][torch.tensor([not item["captions"] for item in items])] = -100
         rows = [row for row, item in enumerate(items) if not item["features"] or item.get(REPEATED)]
         if rows:
             blank(batch, torch.tensor(rows), self.processor)
@@ -130,26 +138,21 @@ class Blanks:
         batch[BROKEN] = {item["id"]: self._reason(item) for item in clips if not item["features"]}
         return batch
 
+    def _shows(self, kind: str, features: Mapping[str, torch.Tensor], hidden: str | None) -> bool:
+        """Whether a row shows a modality; only one that shows another can lose it. A broken clip is blanked later."""
+        names = self.processor.feature_names
+        shown = [each for each in self.processor.modalities if not features.keys().isdisjoint(names[each])]
+        return not features or (kind in shown and not (kind == hidden and len(shown) > 1))
+
     def _reason(self, item: dict[str, Any]) -> str:
         return item.get(BROKEN) or f"has no {' and no '.join(self.processor.modalities)}, which the model takes"
 
     @cached_property
-    def _zeros(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Zeros in the shape of a clip's features, by modality."""
-        processor = self.processor
-        silence = np.zeros(processor.feature_extractor.sampling_rate, np.float32)
-        black = np.zeros((processor.num_video_frames, 64, 64, 3), np.uint8)
-        shown = None if self.stored_width is not None else black
-        features = processor.clip_features(Clip(silence, shown, None))
-        if self.stored_width is not None:
-            features["video_features"] = torch.zeros(processor.num_video_frames, self.stored_width)
-        return {
-            kind: {name: torch.zeros_like(features[name]) for name in names if name in features}
-            for kind, names in FEATURES.items()
-        }
+    def _zeros(self) -> dict[str, torch.Tensor]:
+        return self.processor.blank_features(self.stored_size)
 
 
-def blank(batch: MutableMapping[str, Any], rows: torch.Tensor, processor: CaptioningProcessor):
+def blank(batch: MutableMapping[str, Any], rows: torch.Tensor, processor: "CaptioningProcessor"):
     """Make rows of a batch count for nothing: padding, without a modality or a label.
 
     One token of each is attended to: a softmax of nothing is NaN.
@@ -172,14 +175,12 @@ def blank(batch: MutableMapping[str, Any], rows: torch.Tensor, processor: Captio
         batch[f"{kind}_mask"] = present
 
 
-def stored_width(model, example: Any) -> int | None:
+def stored_size(model, example: Any) -> int | None:
     """What a model's collators are told of stored visual features, by those of one clip; `None`: it has pictures.
 
-    A model without a vision tower has no other way to see.
+    A model that takes no media has no other way to see.
     """
-    if example is None and model.vision_tower is not None:
-        return None
-    return model.config.vision_config.projection_dim
+    return None if example is None and model.takes_media else model.stored_feature_size
 
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,8 +188,5 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name not in (CLIP_IDS, BROKEN)}
 
 
-def _shows(kind: str, features: Mapping[str, torch.Tensor], hidden: str | None = None) -> bool:
-    """Whether a row shows a modality; only a whole clip can lose one. That of a broken clip is blanked later."""
-    if len(features) == len(FEATURES) and hidden == kind:
-        return False
-    return not features or not features.keys().isdisjoint(FEATURES[kind])
+def _captions(items: Sequence[dict[str, Any]]) -> list[str]:
+    return [item["captions"][0] if item["captions"] else "" for item in items]

@@ -4,16 +4,19 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from lavcap.data.manifest import DataError
 from lavcap.data.precomputed_features import read_stored_features
+from lavcap.data.schema import STORED_FEATURES, DataError
 from media_captioning import Clip, MediaError, StoredFile, read_images
-from processing_captioning import CaptioningProcessor
+
+
+if TYPE_CHECKING:
+    from processing_captioning import CaptioningProcessor
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -26,23 +29,23 @@ class ClipDataset(torch.utils.data.Dataset):
         seed: of the random draws that training makes for a clip; they differ from epoch to epoch.
         tolerant: a clip that cannot be read comes without features, with the reason under `broken`, and does not
             raise.
-        stored_width: that stored visual features should have; default: any.
+        stored_size: that stored visual features should have; default: any.
     """
 
     def __init__(
         self,
         rows: Dataset,
-        processor: CaptioningProcessor,
+        processor: "CaptioningProcessor",
         cache: bool = False,
         seed: int = 0,
         tolerant: bool = False,
-        stored_width: int | None = None,
+        stored_size: int | None = None,
     ):
         self.rows = rows
         self.processor = processor
         self.seed = seed
         self.tolerant = tolerant
-        self.stored_width = stored_width
+        self.stored_size = stored_size
         self._epoch = shared_number(0)
         self._cache: dict[str, dict[str, torch.Tensor]] | None = {} if cache else None
 
@@ -55,7 +58,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[int(index)]
-        item = {"id": row["id"], "captions": row["captions"], "seed": draw_seed(self.seed, int(self._epoch), row)}
+        item = start_item(row, self.seed, int(self._epoch))
         if not self.tolerant:
             return item | {"features": self._features(row)}
         return item | features_or_reason(lambda: self._features(row))
@@ -86,19 +89,19 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def _features(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
         if self._cache is None:
-            return read_features(row, self.processor, self.stored_width)
+            return read_features(row, self.processor, self.stored_size)
         if row["id"] not in self._cache:
-            self._cache[row["id"]] = read_features(row, self.processor, self.stored_width)
+            self._cache[row["id"]] = read_features(row, self.processor, self.stored_size)
         return self._cache[row["id"]]
 
 
 def read_features(
-    row: dict[str, Any], processor: CaptioningProcessor, stored_width: int | None = None
+    row: dict[str, Any], processor: "CaptioningProcessor", stored_size: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Features of a row: of its media, as [`CaptioningProcessor.clip_features`], or the stored `video_features`.
+    """Features of a row: of its media, as `processor.clip_features`, or the stored ones.
 
     Args:
-        stored_width: that stored features should have; default: any.
+        stored_size: that stored features should have; default: any.
 
     Raises:
         MediaError: a medium or the stored features cannot be used.
@@ -107,13 +110,18 @@ def read_features(
     if row["audio"] is not None and "audio" in processor.modalities:
         waveform = processor.load_clip(as_file(row["audio"]), video=False).waveform
     if "video" in processor.modalities:
-        stored = row.get("video_features")
+        stored = row.get(STORED_FEATURES)
         if stored is None and row["frames"] is not None:
             frames = read_images([as_file(frame) for frame in row["frames"]], processor.num_video_frames)
     features = processor.clip_features(Clip(waveform, frames, None))
     if stored is not None:
-        features["video_features"] = read_stored_features(stored, processor.num_video_frames, stored_width)
+        features[STORED_FEATURES] = read_stored_features(stored, processor.num_video_frames, stored_size)
     return features
+
+
+def start_item(row: dict[str, Any], seed: int, epoch: int) -> dict[str, Any]:
+    """What an item says of its clip beside its features; `captions` is empty where a row has none."""
+    return {"id": row["id"], "captions": row["captions"] or [], "seed": draw_seed(seed, epoch, row)}
 
 
 def features_or_reason(read: Callable[[], dict[str, torch.Tensor]]) -> dict[str, Any]:
@@ -136,7 +144,7 @@ def draw_seed(seed: int, epoch: int, row: dict[str, Any]) -> int:
 
     It depends on nothing else, so that neither the number of processes nor an interruption changes a draw.
     """
-    text = "\0".join((str(seed), str(epoch), row["id"], *row["captions"]))
+    text = "\0".join((str(seed), str(epoch), row["id"], *(row["captions"] or ())))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 

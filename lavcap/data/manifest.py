@@ -3,44 +3,27 @@
     <data_dir>/data/<split>-00000-of-00001.parquet
     <data_dir>/manifest.json                        what is known of each split
 
-Its columns are those of `FEATURES`. A medium is `{"bytes", "path"}`, as in the `Audio` and `Image` types of
+Its columns are `schema.CLIP_COLUMNS`. A medium is `{"bytes", "path"}`, as in the `Audio` and `Image` types of
 `datasets`, left undecoded: bytes where the file travels in the manifest, else a path, which is relative to `data_dir`
 where the file lies below it. Any reader of parquet can use it; with `load_dataset(data_dir)` the splits come by name.
 """
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Audio, Dataset, Features, Image, List, Value, load_dataset
+from datasets import Dataset, Features, load_dataset
 from pyarrow import parquet
 
 from lavcap.data.batches import in_batches
-from lavcap.files import replace_text
+from lavcap.data.schema import CLIP_COLUMNS, DataError
+from lavcap.files import read_json, replace_json, whole_file
 
 
-FEATURES = Features(
-    {
-        "id": Value("string"),  # unique in its split; for AudioCaps the YouTube id
-        "youtube_id": Value("string"),
-        "start_time": Value("float64"),  # seconds, of the clip in the video that it was taken from
-        "duration": Value("float64"),  # seconds, of the clip
-        "audio": Audio(decode=False),  # null without sound
-        "frames": List(Image(decode=False)),  # evenly spaced, in order; null without picture
-        "captions": List(Value("string")),
-    }
-)
-VIDEO_FEATURES = Features({"video_features": List(List(Value("float32")))})  # (video_frames, hidden), in shards
-FRAME_SAMPLER = "centres of equal parts"  # how frames are chosen of a clip: `media_captioning.even_indices`
 ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time
-FACTS = "manifest.json"
-
-
-class DataError(ValueError):
-    """A data set cannot be used as it is. The message says which file, what was found and what to do."""
+MANIFEST_FILE = "manifest.json"
 
 
 def shards_of(data_dir: str | Path, split: str) -> list[Path]:
@@ -54,35 +37,33 @@ def write_split(data_dir: str | Path, split: str, rows: Iterable[dict[str, Any]]
     A reader sees the old file or the new one, never half of one.
 
     Args:
-        rows: with the columns of `FEATURES`; paths of media below `data_dir` become relative to it.
+        rows: with the columns of `CLIP_COLUMNS`; paths of media below `data_dir` become relative to it.
         facts: JSON values, such as `expected` (clips) and `dataset_version`.
     """
     data_dir = Path(data_dir).absolute()
-    (data_dir / "data").mkdir(parents=True, exist_ok=True)
     others = shards_of(data_dir, split)
     path = data_dir / "data" / f"{split}-00000-of-00001.parquet"
-    write_parquet(path, (_relative(row, data_dir) for row in rows), FEATURES)
+    with whole_file(path) as partial:
+        write_parquet(partial, (_relative(row, data_dir) for row in rows), CLIP_COLUMNS)
     for other in others:
         if other != path:
             other.unlink()
     write_facts(data_dir, split, facts)
 
 
-def write_parquet(path: Path, rows: Iterable[dict[str, Any]], features: Features):
-    """Write rows under a name that appears when the file is complete. Memory: one row group."""
-    partial = path.with_name(f".{path.name}.partial")
-    schema = features.arrow_schema
-    with parquet.ParquetWriter(partial, schema) as writer:
+def write_parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Features):
+    """Write rows as parquet. Memory: one row group."""
+    schema = columns.arrow_schema
+    with parquet.ParquetWriter(path, schema) as writer:
         for group in in_batches(rows, ROWS_PER_GROUP):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
-    partial.replace(path)
 
 
 def read_manifest(data_dir: str | Path, split: str) -> Dataset:
     """Rows of a split with absolute paths, in memory; of a split that holds its media, from a cache on disk.
 
     Raises:
-        DataError: no such split, a file that is no parquet, or columns other than `FEATURES`.
+        DataError: no such split, a file that is no parquet, or columns other than `CLIP_COLUMNS`.
     """
     files = shards_of(data_dir, split)
     if not files:
@@ -91,14 +72,13 @@ def read_manifest(data_dir: str | Path, split: str) -> Dataset:
         return load_dataset("parquet", data_files=list(map(str, files)), split="train")
     tables = [_read_table(file) for file in files]
     rows = (_absolute(row, Path(data_dir).absolute()) for table in tables for row in table.to_pylist())
-    table = pa.Table.from_pylist(list(rows), schema=FEATURES.arrow_schema)
+    table = pa.Table.from_pylist(list(rows), schema=CLIP_COLUMNS.arrow_schema)
     return Dataset(table)
 
 
 def write_facts(data_dir: str | Path, split: str, facts: dict[str, Any]):
     """Note in `manifest.json` what is known of a split, in place of what was known."""
-    text = json.dumps(read_facts(data_dir) | {split: facts}, indent=2, ensure_ascii=False)
-    replace_text(Path(data_dir) / FACTS, text + "\n")
+    replace_json(Path(data_dir) / MANIFEST_FILE, read_facts(data_dir) | {split: facts})
 
 
 def take_rows(rows: Dataset, indices: Iterable[int]) -> Dataset:
@@ -108,13 +88,8 @@ def take_rows(rows: Dataset, indices: Iterable[int]) -> Dataset:
 
 def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:
     """What `manifest.json` knows, by split; empty without the file."""
-    path = Path(data_dir) / FACTS
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error}); prepare the data set again.") from error
+    path = Path(data_dir) / MANIFEST_FILE
+    return read_json(path, "prepare the data set again", error=DataError) if path.exists() else {}
 
 
 # -------------------------------------------------------------------------------------------------------- internals
@@ -125,12 +100,12 @@ def _read_table(file: Path) -> pa.Table:
         table = parquet.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{file}: not readable as parquet ({error}); prepare the data set again.") from error
-    if absent := [name for name in FEATURES if name not in table.column_names]:
+    if absent := [name for name in CLIP_COLUMNS if name not in table.column_names]:
         raise DataError(
             f"{file}: lacks the columns {', '.join(absent)}, found {', '.join(table.column_names)}; prepare the data "
             "set with scripts/prepare_audiocaps.py."
         )
-    return table.select(list(FEATURES))
+    return table.select(list(CLIP_COLUMNS))
 
 
 def _relative(row: dict[str, Any], root: Path) -> dict[str, Any]:

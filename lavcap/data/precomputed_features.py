@@ -8,27 +8,31 @@ The layout and the `.npy` files are those of the released LAVCap, whose features
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
 
-from lavcap.data.manifest import FRAME_SAMPLER, DataError, read_facts
-from lavcap.files import replace_text
+from lavcap.data.manifest import read_facts
+from lavcap.data.schema import STORED_FEATURES, DataError, stored_features_of
+from lavcap.files import read_json, replace_json, whole_file
 from media_captioning import MediaError
 from parts_captioning import published_name
 
 
-FACTS = "features.json"
-FAILED = "failed.json"
+if TYPE_CHECKING:
+    from processing_captioning import CaptioningProcessor
+
+
+ORIGIN_FILE = "features.json"
+FAILED_FILE = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,6 @@ class FeatureFacts:
     num_frames: int
     hidden_size: int
     dtype: str
-
-
-def stored_features_of(data_dir: str | Path, split: str) -> Path:
-    """Folder of a split's stored features."""
-    return Path(data_dir) / "visual_feature" / split
 
 
 def feature_stem(row: dict[str, Any]) -> str:
@@ -82,13 +81,13 @@ def add_stored_features(rows: Dataset, data_dir: str | Path, split: str) -> Data
             "scripts/extract_visual_features.py again, which does what is left, or move the folder away."
         )
     paths = [str(folder / name) if name in stored else None for name in names]
-    return Dataset(rows.data.table.append_column("video_features", pa.array(paths, pa.string())))
+    return Dataset(rows.data.table.append_column(STORED_FEATURES, pa.array(paths, pa.string())))
 
 
 def failed_features(data_dir: str | Path, split: str) -> dict[str, str]:
     """Clips whose frames could not be read when features were extracted, by id, with the reason."""
-    path = stored_features_of(data_dir, split) / FAILED
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path = stored_features_of(data_dir, split) / FAILED_FILE
+    return read_json(path, "extract the features again", error=DataError) if path.is_file() else {}
 
 
 def read_stored_features(
@@ -112,10 +111,10 @@ def read_stored_features(
     return features
 
 
-def weights_digest(tower: torch.nn.Module) -> str:
+def weights_digest(encoder: torch.nn.Module) -> str:
     """Digest of an encoder's weights, rounded to bfloat16: the same for float32 and for bfloat16 ones."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, weight in sorted(tower.state_dict().items()):
+    for name, weight in sorted(encoder.state_dict().items()):
         if weight.is_floating_point():
             digest.update(name.encode())
             digest.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy())
@@ -137,27 +136,28 @@ def _read_array(stored: str) -> torch.Tensor:
 
 def feature_facts(data_dir: str | Path, split: str) -> FeatureFacts | None:
     """Where a split's features come from; `None` without features, and for released ones, which do not say."""
-    path = stored_features_of(data_dir, split) / FACTS
+    path = stored_features_of(data_dir, split) / ORIGIN_FILE
     fields = read_facts(data_dir).get(split, {}).get("visual_features")  # of shards, which hold their features
+    if fields is None and path.exists():
+        fields = read_json(path, "extract the features again", error=DataError)
     try:
-        if fields is None and path.exists():
-            fields = json.loads(path.read_text(encoding="utf-8"))
         return fields and FeatureFacts(**fields)
-    except (OSError, TypeError, ValueError) as error:
+    except TypeError as error:
         raise DataError(f"{path}: does not say where the features come from ({error}); extract them again.") from error
 
 
-def tower_name(model) -> str | None:
+def encoder_name(model) -> str | None:
     """What a model's image encoder is called: its published name, or the model's own if it was trained with it."""
     return model.config.vision_model_name or published_name(model)
 
 
-def check_features_fit(model, data_dir: str | Path, split: str, example: str | list[list[float]] | None):
+def check_features_fit(
+    model, processor: "CaptioningProcessor", data_dir: str | Path, split: str, example: str | list[list[float]] | None
+):
     """Refuse stored features that are not those of a model's image encoder, or a model that has neither.
 
-    A model that does not know the name of its encoder takes on that of the features.
-
     Args:
+        processor: of the model.
         example: the stored features of one clip; `None` if there are none.
 
     Raises:
@@ -171,10 +171,10 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
     # Where the split tells its sizes, one odd file is a broken clip: its own affair.
     sizes = (facts.num_frames, facts.hidden_size) if facts else read_stored_features(example).shape
     found = dict(zip(("num_frames", "hidden_size"), sizes, strict=True))
-    expected = {"num_frames": model.config.num_video_frames, "hidden_size": model.config.vision_config.projection_dim}
+    expected = {"num_frames": processor.num_video_frames, "hidden_size": model.stored_feature_size}
     if facts is not None:
         found |= {"frame_sampler": facts.frame_sampler}
-        expected |= {"frame_sampler": FRAME_SAMPLER}
+        expected |= {"frame_sampler": processor.frame_sampler}
         found["model"], expected["model"] = _encoders(facts, model)
     wrong = [name for name in expected if found[name] != expected[name]]
     if wrong:
@@ -183,14 +183,18 @@ def check_features_fit(model, data_dir: str | Path, split: str, example: str | l
             f"{stored_features_of(data_dir, split)}: the stored features have {both}. Extract them again with --model "
             "of this model, or move the folder away to use the frames."
         )
+
+
+def note_encoder(model, data_dir: str | Path, split: str, example: str | list[list[float]] | None):
+    """Note in a model's configuration which encoder the features are of that were found to fit it."""
+    facts = None if example is None else feature_facts(data_dir, split)
     if facts is not None:
         model.config.vision_model_name = facts.model
 
 
 def check_sees(model, name_or_path: str | Path):
     """Refuse a model that takes stored features only, where media files are to be seen."""
-    config = model.config
-    if config.single_modality != "audio" and not config.has_vision_tower:
+    if not model.takes_media:
         raise ValueError(
             f"{name_or_path}: has no vision tower, so it takes stored video_features and cannot see media files; "
             "extract those of the data set by scripts/extract_visual_features.py, or assemble the model with vision."
@@ -199,10 +203,10 @@ def check_sees(model, name_or_path: str | Path):
 
 def _encoders(facts: FeatureFacts, model) -> tuple[str, str]:
     """What the encoders of features and model are known by: weights, named, or names alone if the model has none."""
-    if not model.config.has_vision_tower:
+    if model.feature_encoder is None:
         return _last_part(facts.model), _last_part(model.config.vision_model_name or facts.model)
-    own = weights_digest(model.vision_tower)
-    name = facts.model if own == facts.weights else tower_name(model) or "a fresh one"
+    own = weights_digest(model.feature_encoder)
+    name = facts.model if own == facts.weights else encoder_name(model) or "a fresh one"
     return f"{_last_part(facts.model)} ({facts.weights[:8]})", f"{_last_part(name)} ({own[:8]})"
 
 
@@ -261,9 +265,9 @@ def extract_features(
             failed |= {row["id"]: found for row, found in zip(batch, results, strict=True) if isinstance(found, str)}
             yield from (failed.get(row["id"]) and f"{row['id']}: {failed[row['id']]}" for row in batch)
     if failed:
-        replace_text(folder / FAILED, json.dumps(failed, indent=2, ensure_ascii=False) + "\n")
+        replace_json(folder / FAILED_FILE, failed)
     else:
-        (folder / FAILED).unlink(missing_ok=True)
+        (folder / FAILED_FILE).unlink(missing_ok=True)
 
 
 def _is_done(path: Path, row: dict[str, Any]) -> bool:
@@ -284,15 +288,16 @@ def _claim(folder: Path, known: FeatureFacts | None, facts: FeatureFacts, rows: 
             "features are stored under them; rename the files."
         )
     if known is None and any(folder.glob("*.npy")):
-        raise DataError(f"{folder}: holds features without {FACTS}, as released; move them away, or use them as is.")
+        raise DataError(
+            f"{folder}: holds features without {ORIGIN_FILE}, as released; move them away, or use them as is."
+        )
     if known is not None and known != facts:
         pairs = zip(asdict(known).items(), asdict(facts).values(), strict=True)
         changed = "; ".join(f"{name} {old!r}, now {new!r}" for (name, old), new in pairs if old != new)
         raise DataError(
             f"{folder}: holds features of another origin ({changed}); move them away, or ask for the same."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / FACTS, json.dumps(asdict(facts), indent=2) + "\n")
+    replace_json(folder / ORIGIN_FILE, asdict(facts))
 
 
 def _read(row: dict[str, Any], read_pixels: Callable) -> torch.Tensor | str:
@@ -303,7 +308,5 @@ def _read(row: dict[str, Any], read_pixels: Callable) -> torch.Tensor | str:
 
 
 def _save(path: Path, array: np.ndarray):
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         np.save(file, array)
-    partial.replace(path)

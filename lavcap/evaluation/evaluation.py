@@ -8,8 +8,8 @@ from typing import Any
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.manifest import read_facts, take_rows
 from lavcap.data.precomputed_features import check_features_fit
+from lavcap.data.shards import stored_example
 from lavcap.data.splits import check_media, read_split
-from lavcap.data.streaming import stored_example
 from lavcap.evaluation.names import MODALITIES, OTHER_VIDEO
 from lavcap.evaluation.predict import decoding_settings, predict, usable_modalities
 from lavcap.evaluation.predictions import check_references
@@ -62,14 +62,14 @@ class Evaluation:
         self.note, self.name, self.data_dir, self.split = read_note(model), model, data_dir, split
         self.model, self.processor = load_model(model, device, sees_media=False)
         if "video" in self.processor.modalities:
-            check_features_fit(self.model, data_dir, split, stored_example(rows))
+            check_features_fit(self.model, self.processor, data_dir, split, stored_example(rows))
         self.modalities = _choose_modalities(modalities, self.processor, len(rows))
         self.rows, self.batch_size, self.decoding = rows, batch_size, generation_options(**decoding)
 
     def score(self, scoring: Scoring) -> Report:
         """Captions from each modality, and their scores."""
         width, several = self.model.stored_feature_size, len(self.modalities) > 1
-        dataset = ClipDataset(self.rows, self.processor, cache=several, stored_width=width).preload("Reading clips")
+        dataset = ClipDataset(self.rows, self.processor, cache=several, stored_size=width).preload("Reading clips")
         start = time.perf_counter()
         predictions = [
             prediction

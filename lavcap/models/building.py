@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import is_bitsandbytes_available, logging
 
-from adapters_captioning import ADAPTER_SETTINGS, check_base
+from adapters_captioning import ADAPTER_SETTINGS
 from configuration_captioning import CaptioningConfig
 from lavcap.commands import parse_object, reject_unknown
 from lavcap.models.kernel_advice import KERNEL_ADVICE
@@ -33,10 +32,6 @@ from processing_captioning import CaptioningProcessor
 
 
 logger = logging.get_logger(__name__)
-
-# What a checkpoint must share with the recipe that goes on from it, of LoRA; of the model `resume_fields` tells.
-SHAPING_LORA = ("r", "lora_alpha", "target_modules", "modules_to_save", "rank_pattern", "alpha_pattern", "bias")
-SHAPING_LORA += ("use_dora", "use_rslora")
 
 
 @dataclass
@@ -126,35 +121,6 @@ def build_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, Capt
 def plain(model: nn.Module) -> CaptioningModel:
     """The model without PEFT around it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def check_checkpoint(model: nn.Module, checkpoint: str | Path):
-    """Refuse to continue from a checkpoint of another language model, or from one of another kind.
-
-    Raises:
-        ValueError: with what was expected and what was got.
-    """
-    theirs, lora = (read_json(find_file(checkpoint, name, {})) for name in ("config.json", ADAPTER_SETTINGS))
-    config = plain(model).config
-    check_base(config, checkpoint, theirs)
-    is_adapter = bool(lora)
-    if is_adapter != isinstance(model, PeftModel):
-        kinds = {True: "an adapter", False: "a whole model"}
-        raise ValueError(
-            f"{checkpoint}: is a checkpoint of {kinds[is_adapter]}, but the recipe trains {kinds[not is_adapter]}: "
-            "continue with the recipe that it was made with."
-        )
-    changed = [name for name in plain(model).resume_fields if name in theirs and theirs[name] != getattr(config, name)]
-    if is_adapter:
-        own = model.peft_config["default"]
-        changed += [
-            f"lora.{name}" for name in SHAPING_LORA if name in lora and _differ(lora[name], getattr(own, name))
-        ]
-    if changed:
-        raise ValueError(
-            f"{checkpoint}: was made with another {', '.join(changed)}; continue with the recipe that it was made "
-            "with, or name it as model_name_or_path of a new run."
-        )
 
 
 # -------------------------------------------------------------------------------------------------------- internals
@@ -268,12 +234,6 @@ def quantization(args: ModelArguments) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
     )
-
-
-def _differ(told: Any, ours: Any) -> bool:
-    """Whether two values of a field of LoRA differ; lists of names have no order."""
-    as_set = [set(value) if isinstance(value, (list, set, tuple)) else value or None for value in (told, ours)]
-    return as_set[0] != as_set[1]
 
 
 def _check_trainable(model: nn.Module, name: str):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
 from lavcap.data.dataset import as_file
-from lavcap.data.precomputed_features import FeatureFacts, tower_name, weights_digest
+from lavcap.data.precomputed_features import FeatureFacts, encoder_name, weights_digest
 from lavcap.models.loading import check_name, choose_device, is_captioner, load_model
 from media_captioning import read_images
 from parts_captioning import find_file, load_part, published_name, read_json
@@ -101,7 +101,7 @@ def _of_captioner(name_or_path: str | Path, device: str, dtype: str) -> FeatureE
         return model.get_video_features(pixels, return_dict=True).pooler_output
 
     return FeatureEncoder(
-        tower_name(model),
+        encoder_name(model),
         model.feature_encoder,
         embed,
         model.stored_feature_size,

@@ -116,12 +116,16 @@ def save_adapter(model: PeftModel, folder: str | Path, **options):
     Args:
         options: of `PeftModel.save_pretrained`.
     """
-    folder, had_card = Path(folder), (Path(folder) / "README.md").exists()
+    had_card = (Path(folder) / "README.md").exists()
     model.save_pretrained(folder, **options)
-    if not options.get("is_main_process", True):
-        return
-    if not had_card:  # PEFT's is about a base model alone
-        (folder / "README.md").unlink(missing_ok=True)
+    if options.get("is_main_process", True):
+        complete_adapter(model, folder, keep_card=had_card)
+
+
+def complete_adapter(model: PeftModel, folder: str | Path, keep_card: bool = False):
+    """Put beside a saved adapter what makes a model of it; PEFT's card, which is about a base model alone, goes."""
+    if not keep_card:
+        (Path(folder) / "README.md").unlink(missing_ok=True)
     base = model.get_base_model()
     base.config.architectures = [type(base).__name__]
     base.config.dtype = base.dtype

@@ -4,17 +4,17 @@ import codecs
 import csv
 import io
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from lavcap.data.manifest import DataError
+from lavcap.data.audiocaps import LayoutRow, to_start
+from lavcap.data.schema import DataError
 
 
 # What a row says, and the column names under which data sets say it; the first that is there counts.
-COLUMNS = {
+KNOWN_COLUMNS = {
     "annotation": ("audiocap_id", "caption_id"),
     "id": ("youtube_id", "ytid", "video_id", "clip_id", "id"),
     "file": ("file_name", "filename", "file", "path", "audio_path", "video_path", "WavPath", "wav", "audio", "video"),
@@ -85,7 +85,7 @@ def read_annotations(path: str | Path, columns: dict[str, str] | None = None) ->
     Args:
         path: `.csv` or `.tsv` with a header line; `.json` with a list of objects, or an object with one by file name;
             `.jsonl`.
-        columns: what the file calls a key of `COLUMNS`, where that is none of the known names.
+        columns: what the file calls a key of `KNOWN_COLUMNS`, where that is none of the known names.
 
     Raises:
         DataError: no such file, no header, no column of captions or of clips.
@@ -120,8 +120,25 @@ def to_annotations(
             rows.append(_to_row(place, record, columns, number))
         except ValueError as error:
             complaints.append(f"{place}: {error}")
-    rows, repeated, contradictions = _without_repetitions(rows)
-    return Annotations(rows, complaints + contradictions, columns.get("id") in YOUTUBE_COLUMNS, repeated)
+    return _without_repetitions(rows, complaints, columns.get("id") in YOUTUBE_COLUMNS)
+
+
+def from_layout_rows(rows: Iterable[LayoutRow], complaints: dict[int, str]) -> Annotations:
+    """Rows of AudioCaps' layout, from [`lavcap.data.audiocaps.read_rows`]."""
+    made = [
+        Row(
+            f"row {row.number}",
+            row.annotation,
+            row.youtube_id,
+            row.audio_path or row.video_path,
+            row.start_time,
+            _to_captions(row.caption),
+            row.number,
+        )
+        for row in rows
+    ]
+    bad = [f"row {number}: {reason}" for number, reason in complaints.items()]
+    return _without_repetitions(made, bad, any(row.id for row in made))
 
 
 def choose_columns(name: str | Path, names: list[str], given: dict[str, str]) -> dict[str, str]:
@@ -131,11 +148,11 @@ def choose_columns(name: str | Path, names: list[str], given: dict[str, str]) ->
         DataError: a given column that is not there; no captions; no clips.
     """
     found = ", ".join(names) or "none"
-    if unknown := [key for key in given if key not in COLUMNS]:
-        raise DataError(f"--column {unknown[0]}=…: unknown, expected one of {', '.join(COLUMNS)}.")
+    if unknown := [key for key in given if key not in KNOWN_COLUMNS]:
+        raise DataError(f"--column {unknown[0]}=…: unknown, expected one of {', '.join(KNOWN_COLUMNS)}.")
     if absent := [column for column in given.values() if column not in names]:
         raise DataError(f"{name}: has no column {absent[0]!r} (found {found}); check --column.")
-    chosen = {key: next((known for known in COLUMNS[key] if known in names), None) for key in COLUMNS}
+    chosen = {key: next((known for known in KNOWN_COLUMNS[key] if known in names), None) for key in KNOWN_COLUMNS}
     chosen = {key: column for key, column in (chosen | given).items() if column is not None}
     if "caption" not in chosen:
         separated = "; if semicolons separate its columns, use commas" if len(names) == 1 and ";" in found else ""
@@ -167,7 +184,7 @@ def _table_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise DataError(f"{path}: line 1 is no header ({error}); mend it.") from error
-    known = {name for names in COLUMNS.values() for name in names}
+    known = {name for names in KNOWN_COLUMNS.values() for name in names}
     if not known & set(header) and any(cell.replace(".", "", 1).isdigit() for cell in header):
         raise DataError(
             f"{path}: has no header line, its first line is {first.strip()[:80]!r}; put one above it, for AudioCaps "
@@ -253,7 +270,7 @@ def _to_row(place: str, record: Any, columns: dict[str, str], number: int) -> Ro
         raise ValueError(
             f"no id ({', '.join(columns[key] for key in ('id', 'file') if key in columns) or 'no column'})"
         )
-    start = _to_start(values.get("start_time"))
+    start = to_start(_to_text(values.get("start_time")))
     return Row(place, _to_text(values.get("annotation")), clip, file, start, _to_captions(values["caption"]), number)
 
 
@@ -270,19 +287,6 @@ def _to_text(value: Any) -> str | None:
     return text or None
 
 
-def _to_start(value: Any) -> float | None:
-    text = _to_text(value)
-    if text is None:
-        return None
-    try:
-        start = float(text)
-    except ValueError:
-        raise ValueError(f"start_time is {text!r}, expected seconds") from None
-    if not math.isfinite(start) or start < 0:
-        raise ValueError(f"start_time is {text}, expected seconds from 0 on")
-    return start
-
-
 def _to_captions(value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, (list, tuple)) else [value]
     captions = tuple(" ".join(text.split()) for item in values if (text := _to_text(item)))
@@ -291,8 +295,8 @@ def _to_captions(value: Any) -> tuple[str, ...]:
     return captions
 
 
-def _without_repetitions(rows: list[Row]) -> tuple[list[Row], list[tuple[Row, str]], list[str]]:
-    """Rows that count once, those that repeat another, and complaints about ids that say two things.
+def _without_repetitions(rows: list[Row], complaints: list[str], youtube: bool) -> Annotations:
+    """Annotations in which every row counts once; ids that say two things are complained of.
 
     Two annotators may have written the same caption: with annotation ids of their own, both are references.
     """
@@ -306,7 +310,7 @@ def _without_repetitions(rows: list[Row]) -> tuple[list[Row], list[tuple[Row, st
             repeated.append((row, f"{row.place} repeats {first.place}"))
         else:
             contradictions.append(f"{row.place}: has the id {key} of {first.place} with other data")
-    return kept, repeated, contradictions
+    return Annotations(kept, complaints + contradictions, youtube, repeated)
 
 
 def stem_of(file: str) -> str:

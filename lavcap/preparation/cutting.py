@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
-from lavcap.preparation.media_index import Media, MediaFile
+from lavcap.files import whole_file
+from lavcap.preparation.media import Media, MediaFile
 from media_captioning import MEDIA_SUFFIXES, Clip, MediaError, StoredFile, read_clip, read_duration, read_images
 
 
+FRAME_SAMPLER = "centres of equal parts"  # how frames are chosen of a clip: `media_captioning.even_indices`
 JPEG_QUALITY = 95
 CLIP_TOLERANCE_SECONDS = 0.5  # a file that is longer than the window by this much is the clip itself
 PARTIAL_FOLDER = ".partial"
@@ -86,12 +88,12 @@ def cut_clip(job: Job) -> Outcome:
     except MediaError as error:
         return Outcome(unreadable=str(error))
     except MemoryError:
-        return Outcome(unreadable=f"{_heard(job).path}: does not fit into memory; make its picture smaller.")
+        return Outcome(unreadable=f"{_audio_file(job).path}: does not fit into memory; make its picture smaller.")
     except OSError:
         raise
     except Exception as error:  # one strange clip must not end the work on thousands
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Outcome(unreadable=f"{_heard(job).path}: cannot be prepared ({reason}); convert it, to mp4 say.")
+        return Outcome(unreadable=f"{_audio_file(job).path}: cannot be prepared ({reason}); convert it, to mp4 say.")
 
 
 def frame_path(output: str | Path, number: int, stem: str) -> str:
@@ -102,12 +104,12 @@ def frame_path(output: str | Path, number: int, stem: str) -> str:
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-def _heard(job: Job) -> MediaFile:
-    return job.media.sound or job.media.film
+def _audio_file(job: Job) -> MediaFile:
+    return job.media.audio or job.media.video
 
 
 def _cut(job: Job) -> Outcome:
-    media, window = _heard(job), job.settings.window
+    media, window = _audio_file(job), job.settings.window
     duration = read_duration(media.path)
     start = _start_in(media, job, duration)
     outcome = Outcome(duration=duration, start=start, seconds=min(duration - start, window))
@@ -115,13 +117,13 @@ def _cut(job: Job) -> Outcome:
     if outcome.seconds <= 0:
         return outcome
     clip = read_clip(media.path, SAMPLING_RATE, job.settings.num_frames, window, start=start)
-    frames, outcome.frames = _picture(job, clip, outcome)
+    frames, outcome.frames = _choose_frames(job, clip, outcome)
     digest = hashlib.sha256()
     if clip.waveform is not None:
         outcome.peak = float(np.abs(clip.waveform).max(initial=0.0))
         samples = to_pcm(clip.waveform)
         digest.update(samples.tobytes())
-        outcome.audio = _keep_or_write_sound(job, media, outcome, samples)
+        outcome.audio = _keep_or_write_audio(job, media, outcome, samples)
     if frames is not None:
         digest.update(np.ascontiguousarray(frames))
         if outcome.frames == "written":
@@ -146,7 +148,7 @@ def _promised(media: MediaFile, job: Job) -> float | None:
     return min(media.named[1] - begin, job.settings.window)
 
 
-def _picture(job: Job, clip: Clip, outcome: Outcome) -> tuple[np.ndarray | None, str | None]:
+def _choose_frames(job: Job, clip: Clip, outcome: Outcome) -> tuple[np.ndarray | None, str | None]:
     """Frames of a clip and how they came; why there are none is noted in the outcome."""
     media, count = job.media, job.settings.num_frames
     outcome.no_picture = media.reason
@@ -156,22 +158,22 @@ def _picture(job: Job, clip: Clip, outcome: Outcome) -> tuple[np.ndarray | None,
         except MediaError as error:
             outcome.no_picture = str(error)
     frames = clip.frames
-    if media.sound and media.film:
+    if media.audio and media.video:
         try:
-            duration = read_duration(media.film.path)
-            start = _start_in(media.film, job, duration)
+            duration = read_duration(media.video.path)
+            start = _start_in(media.video, job, duration)
             options = {"audio": False, "start": start}
-            frames = read_clip(media.film.path, SAMPLING_RATE, count, job.settings.window, **options).frames
+            frames = read_clip(media.video.path, SAMPLING_RATE, count, job.settings.window, **options).frames
         except MediaError as error:
             outcome.no_picture = str(error)
     if frames is None:
-        outcome.no_picture = outcome.no_picture or f"{_heard(job).path}: no picture"
+        outcome.no_picture = outcome.no_picture or f"{_audio_file(job).path}: no picture"
         return None, None
     outcome.no_picture = None
     return frames, "written"
 
 
-def _keep_or_write_sound(job: Job, media: MediaFile, outcome: Outcome, samples: np.ndarray) -> str:
+def _keep_or_write_audio(job: Job, media: MediaFile, outcome: Outcome, samples: np.ndarray) -> str:
     """Path of the sound: the original if it is the window already."""
     whole = outcome.start == 0 and outcome.duration <= job.settings.window + CLIP_TOLERANCE_SECONDS
     if whole and isinstance(media.path, str):
@@ -209,10 +211,6 @@ def _write_frames(job: Job, frames: np.ndarray):
 
 
 def _write(output: str, name: str, write: Callable[[str], object]):
-    """Write a file in a folder of its own, and move it to its name when it is complete."""
-    partial = os.path.join(output, PARTIAL_FOLDER, f"{os.getpid()}")
-    path = os.path.join(output, name)
-    for folder in (os.path.dirname(partial), os.path.dirname(path)):
-        os.makedirs(folder, exist_ok=True)
-    write(partial)
-    os.replace(partial, path)
+    """Write a file below the folder of a split."""
+    with whole_file(Path(output, name), unfinished=Path(output, PARTIAL_FOLDER)) as partial:
+        write(str(partial))

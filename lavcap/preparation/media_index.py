@@ -4,17 +4,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from lavcap.data.manifest import DataError
+from lavcap.data.schema import DataError
 from lavcap.preparation.annotations import stem_of
+from lavcap.preparation.media import Media, MediaFile
 from media_captioning import (
     IMAGE_SUFFIXES,
     MEDIA_SUFFIXES,
     SOUND_SUFFIXES,
     MediaError,
-    StoredFile,
     even_indices,
     list_images,
 )
@@ -23,32 +22,6 @@ from media_captioning import (
 WINDOW_NAME = re.compile(r"(?P<base>.+)_(?P<start>\d+)_(?P<end>\d+)", re.DOTALL)  # milliseconds
 FRAME_FOLDER = re.compile(r"frame_(\d+)")
 SAME_START_SECONDS = 0.01
-
-
-@dataclass(frozen=True)
-class MediaFile:
-    """A file on disk or in memory, and the window in seconds that its name gives: `<id>_<start ms>_<end ms>`."""
-
-    path: str | StoredFile
-    named: tuple[float, float] | None = None
-
-
-@dataclass
-class Media:
-    """What there is of a clip.
-
-    Args:
-        sound, film: files; sound comes from the film where there is no sound file.
-        frames: paths of images, in order.
-        others: files of the same clip that are not used, with the one that is.
-        reason: why sound or picture are not there, where more can be said than that nothing was found.
-    """
-
-    sound: MediaFile | None = None
-    film: MediaFile | None = None
-    frames: list[str] | None = None
-    others: list[tuple[str, str]] = field(default_factory=list)
-    reason: str | None = None
 
 
 class MediaIndex:
@@ -80,20 +53,20 @@ class MediaIndex:
         """
         media = Media()
         stems = self._candidates(clip, file, start, window)
-        for sound in (True, False):
+        for kind in ("audio", "video"):
             found = [
                 MediaFile(path, named)
                 for stem, named in stems
                 for path in self._matching(stem, file)
-                if (os.path.splitext(path)[1].lower() in SOUND_SUFFIXES) == sound
+                if (os.path.splitext(path)[1].lower() in SOUND_SUFFIXES) == (kind == "audio")
             ]
             if found:
-                setattr(media, "sound" if sound else "film", found[0])
+                setattr(media, kind, found[0])
                 media.others += [(other.path, found[0].path) for other in found[1:]]
         media.frames = next(filter(None, (self._frames(stem, num_frames, media) for stem, _ in stems)), None)
         if media.frames:
             media.reason = None
-        if not (media.sound or media.film) and media.reason is None and clip is not None:
+        if not (media.audio or media.video) and media.reason is None and clip is not None:
             there = [stem for base in (clip, f"Y{clip}") for stem, _, _ in self._windows.get(base, [])]
             if there and start is not None and not media.frames:
                 media.reason = f"only {', '.join(there[:3])}, which does not hold {start:g}-{start + window:g} s"

@@ -1,27 +1,30 @@
-"""Clips cut by several processes; one that brings its process down is found and named, and the others go on."""
+"""Clips cut by several processes; one that crashes or hangs is ended and costs its clip, and the others go on."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 
 from lavcap.preparation.cutting import Job, Outcome, cut_clip
 
 
-JOBS_PER_PROCESS = 2  # handed out at a time: their media may be held in memory
+CLIP_TIMEOUT = 300.0  # seconds that a process may work on a clip
 NamedJob = tuple[str, Job]
 
 
-def cut_clips(jobs: Iterable[NamedJob], num_proc: int) -> Iterator[tuple[str, Outcome]]:
+def cut_clips(
+    jobs: Iterable[NamedJob], num_proc: int, clip_timeout: float = CLIP_TIMEOUT
+) -> Iterator[tuple[str, Outcome]]:
     """Outcomes of jobs by name, in the order in which they are done.
 
     Args:
         jobs: taken as they are needed.
-        num_proc: processes; 0 works in this one, where a decoder that crashes ends everything.
+        num_proc: processes; 0 works in this one, where a decoder that crashes or hangs ends everything.
+        clip_timeout: seconds after which a process that gives no answer is ended.
 
     Raises:
         OSError: something cannot be written, or no process can be started.
@@ -29,88 +32,107 @@ def cut_clips(jobs: Iterable[NamedJob], num_proc: int) -> Iterator[tuple[str, Ou
     if num_proc == 0:
         yield from ((name, cut_clip(job)) for name, job in jobs)
         return
-    jobs, suspects = iter(jobs), []
-    while True:
-        yield from _cut_until_crash(jobs, num_proc, suspects)
-        if not suspects:
-            return
-        yield from _cut_one_by_one(suspects)
-        suspects.clear()
+    jobs, workers = iter(jobs), []
+    try:
+        while True:
+            while len(workers) < num_proc and (named := next(jobs, None)) is not None:
+                workers.append(_Worker(named, clip_timeout))
+            if not workers:
+                return
+            for worker in _with_news(workers):
+                if (outcome := worker.outcome()) is None:
+                    continue
+                yield worker.name, outcome
+                if worker.ended or (named := next(jobs, None)) is None:
+                    workers.remove(worker)
+                    worker.end()
+                else:
+                    worker.begin(named)
+    finally:
+        for worker in workers:
+            worker.end()
 
 
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-def _cut_until_crash(
-    jobs: Iterator[NamedJob], num_proc: int, suspects: list[NamedJob]
-) -> Iterator[tuple[str, Outcome]]:
-    """Outcomes up to the end, or up to a crash: the jobs that were under way are then the suspects."""
-    pending: dict[Future, NamedJob] = {}
-    with _pool(num_proc) as pool:
-        for name, job in jobs:
-            try:
-                pending[pool.submit(cut_clip, job)] = name, job
-            except BrokenProcessPool:
-                suspects.append((name, job))
-            while len(pending) >= JOBS_PER_PROCESS * num_proc or (suspects and pending):
-                yield from _finished(pending, suspects)
-            if suspects:
-                return
-        while pending:
-            yield from _finished(pending, suspects)
+class _Worker:
+    """A process that cuts one clip at a time, with a line to it of its own: whose clip it was is always known."""
 
+    def __init__(self, named: NamedJob, limit: float):
+        self.limit = limit
+        self.ended = False
+        self.deadline = float("inf")
+        self.name, self.job = named
+        context = multiprocessing.get_context("spawn")  # decoders' threads do not survive a fork
+        self.line, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()  # so that its end is heard
 
-def _finished(pending: dict[Future, NamedJob], suspects: list[NamedJob]) -> Iterator[tuple[str, Outcome]]:
-    done, _ = wait(pending, return_when=FIRST_COMPLETED)
-    for future in done:
-        name, job = pending.pop(future)
+    def begin(self, named: NamedJob):
+        """Hand out a clip; what a process that is ending does not take, its end tells."""
+        self.name, self.job = named
+        self.deadline = time.monotonic() + self.limit
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.line.send(self.job)
+
+    def outcome(self) -> Outcome | None:
+        """What became of the clip; nothing yet of a process that has just started.
+
+        Raises:
+            OSError: something cannot be written, or the process ended as soon as it started.
+        """
+        if not self.line.poll():
+            return self._failed(f"got no answer in {self.limit:g} s")
         try:
-            outcome = future.result()
-        except BrokenProcessPool:
-            suspects.append((name, job))
-        else:
-            yield name, outcome
+            answer = self.line.recv()
+        except (EOFError, ConnectionResetError) as error:
+            if self.deadline == float("inf"):
+                message = "worker processes end as soon as they start; is there memory left?"
+                raise ChildProcessError(message) from error
+            return self._failed("brings the decoder down (its process ended)")
+        if answer is None:
+            self.begin((self.name, self.job))
+        elif isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    def _failed(self, reason: str) -> Outcome:
+        self.end()
+        media = self.job.media.audio or self.job.media.video
+        return Outcome(unreadable=f"{media.path}: {reason}; convert it, to mp4 or wav say.")
+
+    def end(self):
+        self.ended = True
+        self.process.kill()
+        self.process.join()
+        self.line.close()
 
 
-def _cut_one_by_one(suspects: list[NamedJob]) -> Iterator[tuple[str, Outcome]]:
-    remaining = list(suspects)
-    while remaining:
-        with _pool(1) as pool:
-            _check_starts(pool)
-            while remaining:
-                name, job = remaining.pop(0)
-                try:
-                    yield name, pool.submit(cut_clip, job).result()
-                except BrokenProcessPool:
-                    yield name, Outcome(unreadable=_crash(job))
-                    break
+def _with_news(workers: Sequence[_Worker]) -> list[_Worker]:
+    """Workers that have answered, have ended or are past their time; waits until there is one."""
+    deadline = min(worker.deadline for worker in workers)
+    seconds = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+    answered = wait([worker.line for worker in workers], seconds)
+    return [worker for worker in workers if worker.line in answered or worker.deadline <= time.monotonic()]
 
 
-def _crash(job: Job) -> str:
-    media = job.media.sound or job.media.film
-    return f"{media.path}: brings the decoder down (its process ended); convert it, to mp4 or wav say."
-
-
-def _check_starts(pool: ProcessPoolExecutor):
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenProcessPool as error:
-        raise ChildProcessError("worker processes end as soon as they start; is there memory left?") from error
-
-
-@contextmanager
-def _pool(num_proc: int) -> Iterator[ProcessPoolExecutor]:
-    context = multiprocessing.get_context("spawn")  # decoders' threads do not survive a fork
-    pool = ProcessPoolExecutor(num_proc, mp_context=context, initializer=_begin)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin():
+def _work(line: Connection):
+    """What a worker process does: say that it is there, then answer jobs with outcomes, or with what ends the work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says what an interrupt means
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, BrokenPipeError):  # the parent is gone
+        line.send(None)
+        while True:
+            line.send(_answer(line.recv()))
+
+
+def _answer(job: Job) -> Outcome | OSError:
+    try:
+        return cut_clip(job)
+    except OSError as error:
+        return error
 
 
 def _end_with_parent():

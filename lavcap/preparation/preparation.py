@@ -24,12 +24,21 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from lavcap.data.manifest import FRAME_SAMPLER, DataError, write_split
+from lavcap.data.manifest import write_split
+from lavcap.data.schema import DataError
 from lavcap.preparation.annotations import stem_of
-from lavcap.preparation.cutting import CLIP_TOLERANCE_SECONDS, PARTIAL_FOLDER, Job, Outcome, Settings, frame_path
-from lavcap.preparation.media_index import Media, MediaFile
-from lavcap.preparation.pool import cut_clips
-from lavcap.preparation.progress_log import Journal, signature
+from lavcap.preparation.cutting import (
+    CLIP_TOLERANCE_SECONDS,
+    FRAME_SAMPLER,
+    PARTIAL_FOLDER,
+    Job,
+    Outcome,
+    Settings,
+    frame_path,
+)
+from lavcap.preparation.media import Media, MediaFile
+from lavcap.preparation.pool import CLIP_TIMEOUT, cut_clips
+from lavcap.preparation.progress_log import ProgressLog, signature
 from lavcap.preparation.report import Report, write_report
 from lavcap.preparation.sources import ExpectedClip, Source, window_stem
 from media_captioning import StoredFile
@@ -62,6 +71,7 @@ def prepare(
     settings: Settings | None = None,
     policy: Policy | None = None,
     num_proc: int = 1,
+    clip_timeout: float = CLIP_TIMEOUT,
     show_progress: bool = False,
 ) -> Report:
     """Prepare one split. What an earlier run has done is not done again, unless its media have changed.
@@ -71,6 +81,7 @@ def prepare(
         output: folder of the data set; other splits in it stay.
         split: name in the manifest.
         num_proc: processes; 0 works in this one.
+        clip_timeout: seconds after which a process that gives no answer about a clip is ended.
 
     Raises:
         DataError: an earlier run had other settings.
@@ -81,18 +92,18 @@ def prepare(
     media = output / split  # clips of two splits may have one name
     shutil.rmtree(media / PARTIAL_FOLDER, ignore_errors=True)
     plans = _plan(source, media, settings)
-    with Journal(output / ".progress" / f"{split}.jsonl", asdict(settings)) as journal:
-        left = [plan for plan in plans if plan.to_do(journal)]
+    with ProgressLog(output / ".progress" / f"{split}.jsonl", asdict(settings)) as log:
+        left = [plan for plan in plans if plan.to_do(log)]
         with tqdm(total=len(left), desc=split, unit="clip", disable=not show_progress) as progress:
             keys = {plan.clip.id: plan.key for plan in left}
             with _told_what_to_do(output):
-                for name, outcome in cut_clips(_jobs(left, source), num_proc):
-                    journal.add(name, {"key": keys[name], **asdict(outcome)})
+                for name, outcome in cut_clips(_jobs(left, source), num_proc, clip_timeout):
+                    log.add(name, {"key": keys[name], **asdict(outcome)})
                     progress.update()
             progress.update(progress.total - progress.n)
         shutil.rmtree(media / PARTIAL_FOLDER, ignore_errors=True)
         for plan in plans:
-            plan.outcome = _outcome(journal.records.get(plan.clip.id), plan.key)
+            plan.outcome = _outcome(log.records.get(plan.clip.id), plan.key)
     return _finish(source, output, split, settings, policy, plans)
 
 
@@ -122,7 +133,7 @@ class _Plan:
     """A clip with its media and the name of its files.
 
     Args:
-        key: of the journal's record: what the outcome was made of.
+        key: of the record in the progress log: what the outcome was made of.
         lacking: why there is no sound file and no film.
     """
 
@@ -132,8 +143,8 @@ class _Plan:
     outcome: Outcome | None = None
     lacking: str | None = None
 
-    def to_do(self, journal: Journal) -> bool:
-        record = journal.records.get(self.clip.id)
+    def to_do(self, log: ProgressLog) -> bool:
+        record = log.records.get(self.clip.id)
         if self.lacking is not None:
             return False
         if record is None or record["key"] != self.key or record["unreadable"] is not None:
@@ -164,7 +175,7 @@ def _plan(source: Source, output: Path, settings: Settings) -> list[_Plan]:
             stem = f"{stem}~{zlib.crc32(clip.id.encode()):08x}"
         job = Job(stem, str(output), settings, clip.start_time, media)
         lacking = None
-        if source.stored is None and not (media.sound or media.film):
+        if source.stored is None and not (media.audio or media.video):
             lacking = media.reason or ("frames, but neither sound nor film" if media.frames else "no media found")
         key = [stem, clip.start_time, *_signatures(media)]
         plans.append(_Plan(clip, job, key + [stored, clip.number] * (source.stored is not None), lacking=lacking))
@@ -173,7 +184,7 @@ def _plan(source: Source, output: Path, settings: Settings) -> list[_Plan]:
 
 def _stem(clip: ExpectedClip, media: Media, window: float) -> str:
     """Name of the files of a clip: as AudioCaps' where it has a start time, else that of its media."""
-    named = next((file.named for file in (media.sound, media.film) if file and file.named), None)
+    named = next((file.named for file in (media.audio, media.video) if file and file.named), None)
     if clip.key and clip.start_time is not None:
         end = named[1] if named and named[0] == clip.start_time else clip.start_time + window
         stem = window_stem(clip.key, clip.start_time, end)
@@ -185,7 +196,7 @@ def _stem(clip: ExpectedClip, media: Media, window: float) -> str:
 
 def _signatures(media: Media) -> list[Any]:
     """What the media of a clip are, for another run to compare."""
-    files = [signature(file.path) if file else None for file in (media.sound, media.film)]
+    files = [signature(file.path) if file else None for file in (media.audio, media.video)]
     if not media.frames:
         return [*files, media.reason]
     images = [signature(path) for path in media.frames]
@@ -199,7 +210,7 @@ def _jobs(plans: list[_Plan], source: Source) -> Iterator[tuple[str, Job]]:
         job = plan.job
         if source.stored is not None:
             media = _with_stored(job.media, source.read_stored(plan.clip.number))
-            if not (media.sound or media.film):
+            if not (media.audio or media.video):
                 plan.lacking = "no media in its row" + (f" ({media.reason})" if media.reason else "")
                 continue
             job = replace(job, media=media)
@@ -210,7 +221,7 @@ def _with_stored(media: Media, stored: dict[str, StoredFile | str]) -> Media:
     """Media of a clip, those of a data set's row first."""
     there = {kind: file for kind, file in stored.items() if not isinstance(file, str) or os.path.exists(file)}
     made = {kind: MediaFile(os.path.abspath(file) if isinstance(file, str) else file) for kind, file in there.items()}
-    return replace(media, sound=made.get("audio", media.sound), film=made.get("video", media.film))
+    return replace(media, audio=made.get("audio", media.audio), video=made.get("video", media.video))
 
 
 def _outcome(record: dict[str, Any] | None, key: list[Any]) -> Outcome | None:

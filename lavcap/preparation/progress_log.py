@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lavcap.data.manifest import DataError
+from lavcap.data.schema import DataError
+from lavcap.files import whole_file
 
 
-class Journal:
+class ProgressLog:
     """Records by name, appended to a file as they come.
 
     A line that was cut off by a crash is dropped when the file is opened again; a later record of a name replaces an
@@ -27,12 +28,9 @@ class Journal:
         self.records: dict[str, dict[str, Any]] = {}
         if self.path.exists():
             self._read(settings)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
+        with whole_file(self.path) as partial, partial.open("w", encoding="utf-8") as file:
             file.write(_line({"settings": settings}))
             file.writelines(_line({"name": name, **record}) for name, record in self.records.items())
-        partial.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8")
 
     def add(self, name: str, record: dict[str, Any]):
@@ -40,7 +38,7 @@ class Journal:
         self._file.write(_line({"name": name, **record}))
         self._file.flush()
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "ProgressLog":
         return self
 
     def __exit__(self, *error: object):

@@ -76,7 +76,6 @@ class Report:
 def write_report(report: Report, folder: str | Path, missing: Iterable[Row]):
     """Write `<split>.json`, `<split>.md` and, with the rows of clips without media, `<split>_missing.csv`."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(OFFICIAL_COLUMNS)

@@ -12,17 +12,19 @@ from typing import Any
 
 from datasets import Audio, Dataset, DatasetDict, Video, get_dataset_split_names, load_dataset, load_from_disk
 
-from lavcap.data.manifest import DataError
-from lavcap.data.references import read_coco_references
+from lavcap.data.audiocaps import holds_rows, join_captions, media_folder, read_rows
+from lavcap.data.schema import DataError
 from lavcap.preparation.annotations import (
     Annotations,
     Row,
     choose_columns,
+    from_layout_rows,
     read_annotations,
     stem_of,
     to_annotations,
 )
-from lavcap.preparation.media_index import Media, MediaIndex
+from lavcap.preparation.media import Media
+from lavcap.preparation.media_index import MediaIndex
 from lavcap.preparation.progress_log import signature
 from media_captioning import StoredFile
 
@@ -37,7 +39,7 @@ class Reading:
 
     Args:
         window: of a clip, in seconds.
-        columns: what they call a key of `COLUMNS`, `audio` or `video`, where that is none of the known names.
+        columns: what they call a key of `KNOWN_COLUMNS`, `audio` or `video`, where that is none of the known names.
         skip_bad_rows: do without rows that cannot be used.
     """
 
@@ -115,13 +117,11 @@ def from_files(annotations: str | Path, media: Sequence[str | Path], reading: Re
     Raises:
         DataError: the annotations cannot be used, or a folder is not there.
     """
-    known = read_annotations(annotations, reading.columns)
-    known.check(annotations, reading.skip_bad_rows)
-    return Source(Path(annotations).name, _join(known, reading.window), known, MediaIndex(media))
+    return _from_annotations(annotations, read_annotations(annotations, reading.columns), media, reading)
 
 
 def from_layout(data_dir: str | Path, split: str, reading: Reading) -> Source:
-    """A folder in the layout published with AVCap (`lavcap/data/splits.py`), or one with `<split>.csv` and media.
+    """A folder in the layout published with AVCap (`lavcap/data/audiocaps.py`), or one with `<split>.csv` and media.
 
     Raises:
         DataError: the annotations cannot be used.
@@ -130,13 +130,14 @@ def from_layout(data_dir: str | Path, split: str, reading: Reading) -> Source:
     files = [path for suffix in ("json", "csv", "tsv", "jsonl") if (path := root / f"{split}.{suffix}").is_file()]
     if not files:
         raise DataError(f"{root}: no {split}.json or {split}.csv; check --data_dir and --split.")
-    folder = root / split if (root / split).is_dir() else root
-    source = from_files(files[0], [folder], reading)
-    references = read_coco_references(root / f"{split}_coco.json")
+    if holds_rows(files[0]) and not reading.columns:
+        known = from_layout_rows(*read_rows(files[0]))
+    else:
+        known = read_annotations(files[0], reading.columns)
+    source = _from_annotations(files[0], known, [media_folder(root, split)], reading)
+    captions = join_captions(root, split, [(clip.id, text) for clip in source.clips for text in clip.captions])
     for clip in source.clips:
-        # Two people may have written the same caption: each counts as a reference.
-        known = references.get(clip.id, [])
-        clip.captions = known + [caption for caption in clip.captions if caption not in known]
+        clip.captions = captions[clip.id]
     return source
 
 
@@ -166,6 +167,11 @@ def from_dataset(name: str, split: str, media: Sequence[str | Path], reading: Re
 
 
 # ------------------------------------------------------------------------------------------------------------ clips
+
+
+def _from_annotations(path: str | Path, known: Annotations, media: Sequence[str | Path], reading: Reading) -> Source:
+    known.check(path, reading.skip_bad_rows)
+    return Source(Path(path).name, _join(known, reading.window), known, MediaIndex(media))
 
 
 def _join(annotations: Annotations, window: float) -> list[ExpectedClip]:

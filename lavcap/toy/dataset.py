@@ -4,7 +4,6 @@ import csv
 import json
 import multiprocessing
 import signal
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lavcap.data.wav import write_wav
+from lavcap.files import whole_folder
 from lavcap.toy.rendering import FRAMES_PER_CLIP, frame_times, render_frame, render_waveform, write_video
 from lavcap.toy.world import CAPTION_TEMPLATES, SAMPLING_RATE, SPLITS, ToyClip, sample_clip
 
@@ -85,18 +85,13 @@ def write_toy_world(
     output = Path(output_dir).resolve()
     counts = {"train": train_clips, "val": validation_clips, "test": test_clips}
     _check_request(output, counts, videos, seed, workers)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as folder:
-        root = Path(folder) / output.name
+    with whole_folder(output) as root:
         _make_folders(root)
         clips = _write_clips(_list_jobs(root, counts, videos, seed), workers, show_progress)
         for split in counts:
             _write_annotations(root, split, [clip for clip in clips if clip.split == split])
         tokenizer = train_tokenizer([caption for clip in clips if clip.split == "train" for caption in clip.captions])
         tokenizer.save_pretrained(root / "tokenizer")
-        if output.exists():
-            output.rmdir()
-        root.rename(output)
     unseen = sum(event.unseen for clip in clips if clip.split == "test" for event in clip.events)
     return {**counts, "videos": videos + 1, "vocabulary": len(tokenizer), "unseen_events": unseen}
 
@@ -118,19 +113,14 @@ def write_raw_world(
     output = Path(output_dir).resolve()
     counts = {"train": train_clips, "val": validation_clips, "test": test_clips}
     _check_request(output, counts, 0, seed, workers)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as folder:
-        root = Path(folder) / output.name
-        (root / "media").mkdir(parents=True)
+    with whole_folder(output) as root:
+        (root / "media").mkdir()
         jobs = [_Job(root, split, index, seed, True, raw=True) for split in counts for index in range(counts[split])]
         clips = _write_clips(jobs, workers, show_progress)
         for split in counts:
             _write_rows(root / f"{split}.csv", [clip for clip in clips if clip.split == split])
         tokenizer = train_tokenizer([caption for clip in clips if clip.split == "train" for caption in clip.captions])
         tokenizer.save_pretrained(root / "tokenizer")
-        if output.exists():
-            output.rmdir()
-        root.rename(output)
     return {**counts, "vocabulary": len(tokenizer)}
 
 

@@ -159,16 +159,16 @@ def write_video(clip: ToyClip, path: str | Path, size: int = 256, frame_rate: in
     if size <= 0 or size % 2:
         raise ValueError(f"H.264 with 4:2:0 chroma needs an even, positive picture size, got {size}")
     with av.open(str(path), "w", format="mp4") as container:
-        picture = container.add_stream("libx264", rate=frame_rate, options={"preset": "veryfast", "crf": "18"})
-        picture.width, picture.height, picture.pix_fmt = size, size, "yuv420p"
-        picture.codec_context.thread_count = 1  # clips are encoded side by side, and a fixed count fixes the bytes
-        sound = container.add_stream("aac", rate=SAMPLING_RATE, layout="mono")
+        video = container.add_stream("libx264", rate=frame_rate, options={"preset": "veryfast", "crf": "18"})
+        video.width, video.height, video.pix_fmt = size, size, "yuv420p"
+        video.codec_context.thread_count = 1  # clips are encoded side by side, and a fixed count fixes the bytes
+        audio = container.add_stream("aac", rate=SAMPLING_RATE, layout="mono")
         for number in range(round(CLIP_SECONDS * frame_rate)):
             frame = av.VideoFrame.from_ndarray(render_frame(clip, number / frame_rate, size), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, frame_rate)
-            container.mux(picture.encode(frame))
-        container.mux(picture.encode(None))
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
         samples = av.AudioFrame.from_ndarray(render_waveform(clip)[None, :], format="fltp", layout="mono")
         samples.sample_rate, samples.pts, samples.time_base = SAMPLING_RATE, 0, Fraction(1, SAMPLING_RATE)
-        container.mux(sound.encode(samples))
-        container.mux(sound.encode(None))
+        container.mux(audio.encode(samples))
+        container.mux(audio.encode(None))

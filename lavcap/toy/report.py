@@ -1,6 +1,5 @@
 """Report of a run on the toy world: numbers by modality and by novelty, captions, loss curve, transport plan."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from lavcap.data.dataset import read_features
 from lavcap.data.splits import load_split
 from lavcap.evaluation.predictions import Prediction, read_predictions
 from lavcap.evaluation.results import format_table
+from lavcap.files import read_json
 from lavcap.models.loading import load_model
 from lavcap.toy.rendering import frame_times, render_frame
 from lavcap.toy.world import CLIP_SECONDS, SOUNDS, ToyClip, ToyEvent, caption_accuracy
@@ -27,7 +27,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
 
-PARTS = ("colour", "shape", "sound")
+EVENT_PARTS = ("colour", "shape", "sound")
 NOVELTY = {False: "seen pairs", True: "unseen pairs"}
 EXAMPLES = 10
 EVENT_COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#e0a800"}
@@ -83,8 +83,8 @@ def accuracy_table(predictions: Iterable[Prediction], clips: dict[str, ToyClip])
         for event in caption_accuracy(prediction.caption, clips[prediction.id])["events"]:
             row = counts[prediction.modality][NOVELTY[event["unseen"]]]
             row["events"] += 1
-            row["all three"] += all(event[part] for part in PARTS)
-            for part in PARTS:
+            row["all three"] += all(event[part] for part in EVENT_PARTS)
+            for part in EVENT_PARTS:
                 row[part] += event[part]
     return {
         modality: {
@@ -158,13 +158,13 @@ def draw_transport_plan(clip: ToyClip, plan: np.ndarray, log_mel: np.ndarray, pa
     figure, grid = plt.subplots(
         2, 2, figsize=(9.6, 7), width_ratios=(1, 12), height_ratios=(1, 5), layout="constrained", sharex="col"
     )
-    (corner, audio), (frames, heat) = grid
+    (corner, audio), (video, heat) = grid
     corner.axis("off")
     audio.imshow(log_mel.T, origin="lower", aspect="auto", extent=(0, CLIP_SECONDS, 0, 64), cmap="magma")
     audio.set(ylabel="mel band", title=f"Transport plan of {clip.id}")
     strip = np.concatenate([render_frame(clip, time) for time in frame_times(len(plan))])
-    frames.imshow(strip, aspect="auto", extent=(0, 1, CLIP_SECONDS, 0))
-    frames.set(xticks=[], ylabel="video time (s)")
+    video.imshow(strip, aspect="auto", extent=(0, 1, CLIP_SECONDS, 0))
+    video.set(xticks=[], ylabel="video time (s)")
     values = np.log2(np.maximum(plan, 1e-9))
     limit = max(float(np.quantile(np.abs(values), 0.98)), 1e-3)
     image = heat.imshow(
@@ -224,7 +224,7 @@ def _accuracy_section(table: dict[str, dict[str, dict]]) -> str:
     ]
     for modality, rows in table.items():
         for kind, row in rows.items():
-            shares = " | ".join(f"{row[name]:.1%}" for name in (*PARTS, "all three"))
+            shares = " | ".join(f"{row[name]:.1%}" for name in (*EVENT_PARTS, "all three"))
             lines.append(f"| {modality} | {kind} | {row['events']} | {shares} |")
     return "\n".join(lines)
 
@@ -254,7 +254,7 @@ def _examples_section(predictions: Sequence[Prediction], clips: dict[str, ToyCli
 
 def _is_right(prediction: Prediction, clips: dict[str, ToyClip]) -> bool:
     accuracy = caption_accuracy(prediction.caption, clips[prediction.id])
-    return accuracy["background"] and all(event[part] for event in accuracy["events"] for part in PARTS)
+    return accuracy["background"] and all(event[part] for event in accuracy["events"] for part in EVENT_PARTS)
 
 
 def _plan_section(clip: ToyClip, mass: float) -> str:
@@ -271,6 +271,4 @@ def _plan_section(clip: ToyClip, mass: float) -> str:
 
 
 def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; run train_hf.py and scripts/evaluate.py first.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, "make it again", "run train_hf.py and scripts/evaluate.py first")

@@ -1,46 +1,31 @@
 """What a run trains and validates on, and the note of it that travels with the model."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from pyarrow import parquet
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.leakage import check_selection, clips_of_a_test, keys_of_tests, origins
-from lavcap.data.manifest import DataError, read_facts, take_rows
-from lavcap.data.precomputed_features import check_features_fit, feature_facts
+from lavcap.data.manifest import read_facts, take_rows
+from lavcap.data.precomputed_features import check_features_fit, feature_facts, note_encoder
+from lavcap.data.schema import DataError
+from lavcap.data.shards import find_shards, stored_example
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption
-from lavcap.data.streaming import ClipStream, find_shards, stored_example
+from lavcap.data.streaming import ClipStream
+from lavcap.training.arguments import DataArguments
 
 
 logger = logging.get_logger(__name__)
 
 ORIGIN = ["id", "youtube_id", "captions"]
-
-
-@dataclass
-class DataArguments:
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Prepared data set, shards of one, or a folder in AudioCaps' layout."}
-    )
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    validation_split: str = field(default="val", metadata={"help": "Split to watch during training."})
-    validation_data_dir: str | None = field(
-        default=None, metadata={"help": "Where the validation split is. Default: data_dir."}
-    )
-    select_model_on_test_split: bool = field(
-        default=False,
-        metadata={"help": "Allow test clips for validation. Scores on that test then mean nothing; results say so."},
-    )
-    skip_missing_media: bool = field(default=False, metadata={"help": "Do without clips whose media are missing."})
-    cache_features: bool = field(default=False, metadata={"help": "Keep every clip's features in memory."})
-    streaming: bool = field(default=False, metadata={"help": "Read the training split from shards, in a stream."})
-    shuffle_buffer: int = field(default=256, metadata={"help": "Rows of a stream to draw the next one from."})
-    max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first clips only."})
-    max_validation_clips: int | None = field(default=None, metadata={"help": "Validate on the first clips only."})
 
 
 @dataclass(frozen=True)
@@ -112,16 +97,10 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
     Raises:
         DataError: clips that the model can make nothing of, or stored features of another image encoder.
     """
-    validation_dir = args.validation_data_dir or args.data_dir
-    if "video" in processor.modalities:
-        example = stored_example(rows.train)
-        check_features_fit(model, args.data_dir, args.train_split, example)
-        if example is None and any(weight.requires_grad for weight in model.vision_tower.parameters()):
-            model.config.vision_model_name = None  # trained on, it is no longer the published one
-        check_features_fit(model, validation_dir, args.validation_split, stored_example(rows.validation))
+    _fit_features(rows, args, model, processor)
     check_usable(rows.validation, processor)
-    width = model.config.vision_config.projection_dim
-    validation = ClipDataset(rows.validation, processor, args.cache_features, tolerant=True, stored_width=width)
+    width = model.stored_feature_size
+    validation = ClipDataset(rows.validation, processor, args.cache_features, tolerant=True, stored_size=width)
     if args.streaming:
         train = ClipStream(
             rows.train,
@@ -140,6 +119,47 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
         train.preload("Reading training clips")
         validation.preload("Reading validation clips")
     return train, validation
+
+
+def stream_loader(stream: ClipStream, args: TrainingArguments, collate: Callable) -> DataLoader:
+    """Loader of a training stream, which gives each process its own rows: Accelerate must not share them out again."""
+    loader = DataLoader(
+        stream,
+        batch_size=args.train_batch_size,
+        collate_fn=collate,
+        drop_last=args.dataloader_drop_last,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
+        persistent_workers=args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+    )
+    return seeded(loader, args.seed)
+
+
+def seeded(loader: DataLoader, seed: int) -> DataLoader:
+    """The loader, which draws the seeds of its workers from a generator of its own.
+
+    Drawn from the global state, they would change dropout after an interruption: workers that persist are seeded once,
+    and those of the continued run once more.
+    """
+    getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(seed)
+    return loader
+
+
+def _fit_features(rows: TrainingRows, args: DataArguments, model, processor):
+    """Refuse stored features that are not those of a model's encoder; note in its configuration whose they are."""
+    if "video" not in model.modalities:
+        return
+    train = (args.data_dir, args.train_split, stored_example(rows.train))
+    validation_dir = args.validation_data_dir or args.data_dir
+    validation = (validation_dir, args.validation_split, stored_example(rows.validation))
+    check_features_fit(model, processor, *train)
+    note_encoder(model, *train)
+    encoder = model.feature_encoder
+    if train[-1] is None and encoder is not None and any(weight.requires_grad for weight in encoder.parameters()):
+        model.config.vision_model_name = None  # trained on, it is no longer the published one
+    check_features_fit(model, processor, *validation)
+    note_encoder(model, *validation)
 
 
 def _first(rows: Dataset, count: int | None) -> Dataset:

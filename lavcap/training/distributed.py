@@ -1,11 +1,13 @@
 """What the engines of Accelerate ask of a training, beyond what the Trainer does for them."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import (
@@ -32,13 +34,6 @@ def whole_weights(args: TrainingArguments) -> Iterator[None]:
         yield
     finally:
         set_hf_deepspeed_config(config)
-
-
-class FeaturesInFloat32:
-    """A Trainer that leaves features as they are: under DeepSpeed's bfloat16 it would round them before the model."""
-
-    def _prepare_input(self, data: Any) -> Any:
-        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
 
 class SharedStatistics(TrainerCallback):
@@ -79,3 +74,28 @@ def repeated_rows(accelerator: Accelerator, batch_size: int, num_rows: int) -> t
 def shares_weights(trainer: Trainer) -> bool:
     """Whether processes need each other in every forward pass: then all generate as many tokens as the slowest."""
     return trainer.args.world_size > 1 and (is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled)
+
+
+def engine_name(accelerator: Accelerator) -> str:
+    """What shares the work out among processes, which a checkpoint's files depend on."""
+    kind = accelerator.distributed_type
+    if kind == DistributedType.DEEPSPEED:
+        return f"DeepSpeed ZeRO-{accelerator.state.deepspeed_plugin.zero_stage}"
+    return "FSDP" if kind == DistributedType.FSDP else "replicas"
+
+
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch on a device, with the dtypes that it has."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
+def use_cpu_cores(args: Any):
+    """`accelerate launch` leaves a CPU process one thread; give it its share of the cores, and pin no memory.
+
+    Args:
+        args: of the training, whose `dataloader_pin_memory` is set.
+    """
+    if args.device.type == "cpu":
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // processes))
+        args.dataloader_pin_memory = False  # torch would warn at every loader

@@ -1,4 +1,4 @@
-"""Scores of the validation captions during training, and some of these captions to look at."""
+"""What an evaluation during training says of captions: their scores, and some of them to look at."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
@@ -52,40 +51,6 @@ class ValidationScores:
 
     def _sample(self, index: int, caption: str) -> dict[str, str]:
         return {"id": self.ids[index], "caption": caption, "reference": self.references[index][0]}
-
-
-class ValidationLoss:
-    """Loss of an evaluation: means over all label tokens, and over all clips with sound and picture.
-
-    Every clip counts once, however many make a batch and however many processes share them out.
-    """
-
-    def __init__(self):
-        self._sums = [0.0] * 4  # caption loss, alignment loss, label tokens, aligned clips
-
-    def add(self, output: Any, labels: torch.Tensor, num_aligned_clips: torch.Tensor) -> torch.Tensor:
-        """Add a batch, and give its own loss: `()`.
-
-        Args:
-            output: of the model, called with `num_items_in_batch` and `num_clips_in_batch` of 1, so that losses are
-                sums.
-            labels: `(batch, sequence)`, -100 at what is no label.
-            num_aligned_clips: those with sound and picture, `()`.
-        """
-        loss = output.loss.sum()
-        caption = loss if output.get("caption_loss") is None else output.caption_loss.sum()
-        tokens, clips = (labels[:, 1:] != -100).sum(), num_aligned_clips.to(labels.device)
-        sums = torch.stack([number.float() for number in (caption, loss - caption, tokens, clips)])
-        self._sums = [total + number for total, number in zip(self._sums, sums.tolist(), strict=True)]
-        return (sums[:2] / sums[2:].clamp(min=1)).sum()
-
-    def read(self) -> dict[str, float]:
-        """The means over all processes; none where there was no label."""
-        caption, alignment, tokens, clips = map(sum, zip(*gather_object([self._sums]), strict=True))
-        if not tokens:
-            return {}
-        caption, alignment = caption / tokens, alignment / max(1.0, clips)
-        return {"loss": caption + alignment, "caption_loss": caption, "alignment_loss": alignment}
 
 
 class SampleCaptions(TrainerCallback):

@@ -1,26 +1,24 @@
-"""What a run is told by, and what stops it: losses, speed, memory, transport plans, and steps that are not finite.
+"""What a run is told by, and what stops it: losses, speed, memory, and steps that are not finite; as lines to read.
 
 Everything is summed up on the device and over all processes, and read once per optimiser step.
 """
 
-import math
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
-from transformers import EarlyStoppingCallback, Seq2SeqTrainer, TrainerCallback
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers import ProgressCallback, TrainerCallback, TrainerState
 from transformers.utils import logging
 
 from lavcap.commands import listed
-from lavcap.data.collation import BROKEN, CLIP_IDS, model_inputs
-from lavcap.evaluation.names import QUICK_METRICS
+from lavcap.data.collation import BROKEN, CLIP_IDS
+from lavcap.training.arguments import MonitoringArguments
 from lavcap.training.broken_clips import BrokenClips, TrainingStopped
+from lavcap.training.losses import split_loss
 
 
 logger = logging.get_logger(__name__)
@@ -28,183 +26,116 @@ logger = logging.get_logger(__name__)
 GIBIBYTE = 2**30
 
 
-@dataclass
-class MonitoringArguments:
-    max_broken_share: float = field(
-        default=0.01,
-        metadata={"help": "Stop when more than this share of the training clips read, and a few, cannot be decoded."},
-    )
-    max_nonfinite_steps: int = field(
-        default=3, metadata={"help": "Stop after so many steps in a row whose loss or gradient is NaN or infinite."}
-    )
-    sample_captions: int = field(default=4, metadata={"help": "Validation clips whose captions are shown."})
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={"help": "Stop after so many evaluations in a row without a better metric_for_best_model."},
-    )
-    # The Trainer's filter waits for the device in every micro-batch. Non-finite losses do not reach its sum here.
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave this off."})
-
-
-def check_monitoring(args: Any):
-    """Refuse fields of [`MonitoringArguments`], metrics and loggers that a run would stumble over later.
-
-    Args:
-        args: training arguments.
-
-    Raises:
-        ValueError: names the field.
-    """
-    if not 0 <= args.max_broken_share <= 1:
-        raise ValueError(f"max_broken_share is {args.max_broken_share}, expected a share from 0 to 1.")
-    for name, least in (("max_nonfinite_steps", 1), ("sample_captions", 0), ("early_stopping_patience", 1)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}, expected at least {least}.")
-    _check_best_metric(args)
-    available = get_available_reporting_integrations()
-    for name in args.report_to or ():
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise ValueError(f"report_to is {name!r}, expected some of {', '.join(INTEGRATION_TO_CALLBACK)}, or none.")
-        if name not in available:
-            raise ValueError(
-                f"report_to is {name!r}, but that package is not installed, or is switched off; install it (pip "
-                f"install {name}), or pass --report_to none."
-            )
-
-
-def early_stopping(args: Any) -> list[TrainerCallback]:
-    """What stops a run whose metric gets no better, if `early_stopping_patience` asks for it."""
-    if args.early_stopping_patience is None:
-        return []
-    args.restore_callback_states_from_checkpoint = True  # an interruption must not begin the count anew
-    return [EarlyStoppingCallback(args.early_stopping_patience)]
-
-
-class MonitoredTrainer(Seq2SeqTrainer):
-    """Trainer that logs what a run is told by, and leaves out steps that are not finite and clips that are broken.
+class Meter(TrainerCallback):
+    """Sums up what a run logs, and leaves out steps that are not finite and steps of broken clips alone.
 
     A step whose loss or gradient is NaN or infinite changes no weight. With float16 the scaler sees to that, and the
     loss alone counts here, for gradients overflow now and then while their scale is sought. DeepSpeed's engine updates
     within the backward pass: but with float16 its first such step ends the run.
+
+    Args:
+        model: that is trained, without PEFT around it.
+        accelerator: of the trainer.
+        broken_clips: told of the clips of each step.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.broken_clips = BrokenClips(
-            self.args.output_dir, _setting(self.args, "max_broken_share"), self.is_world_process_zero()
-        )
-        self._meter = Meter()
-        self._step = Step()
+    def __init__(self, model: Any, accelerator: Accelerator, broken_clips: BrokenClips):
+        self.model = model
+        self.accelerator = accelerator
+        self.broken_clips = broken_clips
+        self.step = Step()
+        self.sums = Sums()
+        self._gradient: torch.Tensor | float | None = None
         self._nonfinite_in_a_row = 0
-        self._eval_broken: dict[str, str] = {}
-        self.add_callback(Stopwatch(self._meter))
 
-    def train(self, *args, **kwargs):
-        try:
-            return super().train(*args, **kwargs)
-        finally:
-            _settle(self.callback_handler.callbacks)
+    def begin_step(self, batches: Sequence[Mapping[str, Any]]):
+        """Tell of the micro-batches of this process of which the next step is made."""
+        self.step = Step(batches)
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._step = Step(batches)
-        return [model_inputs(batch) for batch in batches], num_items
+    def add(self, loss: torch.Tensor, outputs: Any, scale: int):
+        """Add a micro-batch: its loss, which the Trainer has multiplied by `scale`, and what the model gave."""
+        parts = split_loss(loss.detach(), outputs, self.model.loss_terms, scale)
+        self.step.add(parts, self.model.statistics(outputs))
 
-    def _get_num_items_in_batch(self, batch_samples, device):
-        num_items = super()._get_num_items_in_batch(batch_samples, device)
-        return num_items if num_items is None else num_items.clamp(min=1)  # of broken clips alone there are none
+    def finite(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss of a micro-batch, or 0: one NaN would stay in a sum for good."""
+        self.step.losses.append(loss)
+        return torch.where(loss.isfinite(), loss, 0.0)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if model.training:
-            self._step.add_parts(loss.detach(), outputs, self._loss_scale(num_items_in_batch))
-        return (loss, outputs) if return_outputs else loss
+    def note_gradient(self, norm: torch.Tensor | float | None) -> torch.Tensor | float | None:
+        """Note the norm of the step's gradient, and give it back."""
+        self._gradient = norm
+        return norm
 
-    def _loss_scale(self, num_items: Any) -> int:
-        """By what the Trainer has multiplied the loss, as processes average their gradients."""
-        averaged = self.args.average_tokens_across_devices and num_items is not None and self.args.n_gpu <= 1
-        return self.accelerator.num_processes if averaged else 1
+    def complete(self, logs: dict[str, float]):
+        """Put means since the last log in the place of the Trainer's loss, which counts steps that are left out."""
+        if self.sums.steps:
+            del logs["loss"]
+            logs |= self.sums.read(peak_memory(self.accelerator.device))
+            self.sums = Sums()
 
-    def training_step(self, *args, **kwargs):
-        loss = super().training_step(*args, **kwargs)
-        self._step.losses.append(loss)
-        return torch.where(loss.isfinite(), loss, 0.0)  # one NaN would stay in the Trainer's sum for good
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._clock = time.perf_counter()
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        counts = self._step.counts(self._is_finite(grad_norm), self.args.device)
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        counts = self.step.counts(self._is_gradient_finite(), args.device)
         nonfinite, read, broken, tokens = self.accelerator.reduce(counts, "sum").tolist()
-        self.broken_clips.count(read, broken, gather_object(list(self._step.broken.items())) if broken else ())
+        self.broken_clips.count(read, broken, gather_object(list(self.step.broken.items())) if broken else ())
         is_void = read == broken > 0
-        self._meter.add(self._step, read, tokens, counts=not nonfinite and not is_void)
+        self.sums.add(self.step, read, tokens, counts=not nonfinite and not is_void)
         self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if nonfinite else 0
-        if nonfinite or is_void:
-            self._leave_out_step(model)
-        if nonfinite:
-            self._tell_nonfinite_step()
-        return grad_norm
-
-    def _is_finite(self, grad_norm: torch.Tensor | float | None) -> torch.Tensor:
-        if grad_norm is None or self.accelerator.mixed_precision == "fp16":
-            return torch.tensor(True, device=self.args.device)
-        norm = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else torch.as_tensor(grad_norm)
-        return norm.isfinite().to(self.args.device)
-
-    def _leave_out_step(self, model):
-        if not self._updates_in_backward and self.accelerator.scaler is None:
+        if (nonfinite or is_void) and not self._updates_in_backward and self.accelerator.scaler is None:
             model.zero_grad()  # to none: the optimiser then passes over every tensor
+        if nonfinite:
+            self._tell_nonfinite_step(args, state)
 
-    def _tell_nonfinite_step(self):
-        step, suspects = self.state.global_step + 1, gather_object(self._step.suspects())
+    def on_step_end(self, args, state, control, **kwargs):
+        end = time.perf_counter()
+        self.sums.seconds += end - self._clock
+        self._clock = end
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self._clock = time.perf_counter()
+
+    on_save = on_evaluate
+
+    def _is_gradient_finite(self) -> torch.Tensor:
+        norm, device = self._gradient, self.accelerator.device
+        if norm is None or self.accelerator.mixed_precision == "fp16":
+            return torch.tensor(True, device=device)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else torch.as_tensor(norm)
+        return norm.isfinite().to(device)
+
+    def _tell_nonfinite_step(self, args: Any, state: TrainerState):
+        step, suspects = state.global_step + 1, gather_object(self.step.suspects())
         names = [name for ids, is_bad in suspects if is_bad for name in ids]
         names = names or [name for ids, _ in suspects for name in ids]  # the gradient alone is not finite
         has_updated = self._updates_in_backward and self.accelerator.mixed_precision != "fp16"
-        if has_updated or self._nonfinite_in_a_row >= _setting(self.args, "max_nonfinite_steps"):
+        if has_updated or self._nonfinite_in_a_row >= setting(args, "max_nonfinite_steps"):
             outcome = "DeepSpeed has updated with them" if has_updated else "They have changed no weight"
             raise TrainingStopped(
                 f"the loss or its gradient is NaN or infinite at step {step} ({self._nonfinite_in_a_row} in a row), "
                 f"on {listed(names)}. {outcome}. Look at these clips, lower --learning_rate, or leave float16 for "
                 "bfloat16, then continue with --resume_from_checkpoint true."
             )
-        if self.is_world_process_zero():
+        if state.is_world_process_zero:
             logger.warning(f"Step {step} is left out: its loss or gradient is NaN or infinite, on {listed(names)}.")
 
     @property
     def _updates_in_backward(self) -> bool:
         return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
-    def log(self, logs: dict[str, float], start_time: float | None = None):
-        if "loss" in logs and self._meter.steps:
-            del logs["loss"]  # the Trainer's counts steps that were left out
-            logs |= self._meter.read(self.accelerator, self.args.device)
-        super().log(logs, start_time)
-
-    def note_evaluated(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Inputs of the model in a batch of evaluation, whose broken clips are noted."""
-        self._eval_broken |= inputs.get(BROKEN, {})
-        return model_inputs(inputs)
-
-    def evaluation_loop(self, *args, **kwargs):
-        self._eval_broken = {}
-        output = super().evaluation_loop(*args, **kwargs)
-        self.broken_clips.note(gather_object(list(self._eval_broken.items())), "validation")
-        return output
-
-    def _determine_best_metric(self, metrics, trial):
-        wanted = self.args.metric_for_best_model
-        if wanted is not None and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
-            logger.warning(
-                f"{wanted} has no value at step {self.state.global_step}: it is not compared with the best."
-            )
-            return False
-        return super()._determine_best_metric(metrics, trial)
-
 
 class Step:
-    """One optimiser step of this process, whose micro-batches are `batches`."""
+    """One optimiser step of this process, whose micro-batches are `batches`.
 
-    def __init__(self, batches: Sequence[dict[str, Any]] = ()):
+    Attributes:
+        losses: of the micro-batches.
+        parts: the terms of the loss by name, each the sum over the micro-batches.
+        statistics: what else the model tells, by name: a sum and the number of what is summed up, `(2,)`.
+    """
+
+    def __init__(self, batches: Sequence[Mapping[str, Any]] = ()):
         self.ids: list[list[str]] = [batch.get(CLIP_IDS, []) for batch in batches]
         self.broken: dict[str, str] = {}
         for batch in batches:
@@ -212,19 +143,14 @@ class Step:
         self.num_broken = sum(name in self.broken for ids in self.ids for name in ids)
         self.tokens = sum(batch["attention_mask"].sum() for batch in batches if "attention_mask" in batch)
         self.losses: list[torch.Tensor] = []
-        self.parts: torch.Tensor | float = 0.0  # caption loss, alignment loss, entropy of the plans, number of plans
-        self.largest_entropy = 0.0
+        self.parts: dict[str, torch.Tensor] = {}
+        self.statistics: dict[str, torch.Tensor] = {}
 
-    def add_parts(self, loss: torch.Tensor, outputs: dict[str, Any], scale: int):
-        """Add a micro-batch: its loss as the Trainer has scaled it, and what the model gave."""
-        caption = loss if outputs.get("alignment_loss") is None else outputs["caption_loss"].detach() * scale
-        entropy = number = torch.zeros_like(loss)
-        plan = outputs.get("transport_plan")
-        if plan is not None:
-            entropy, number = _entropy(plan.detach())
-            self.largest_entropy = math.log(plan.shape[-1] * plan.shape[-2])
-        parts = (caption, loss - caption, entropy, number)
-        self.parts = self.parts + torch.stack([part.float() for part in parts])
+    def add(self, parts: Mapping[str, torch.Tensor], statistics: Mapping[str, tuple[torch.Tensor, torch.Tensor]]):
+        """Add a micro-batch: the terms of its loss as the Trainer has scaled it, and what else the model tells."""
+        add_to(self.parts, {name: part.float() for name, part in parts.items()})
+        pairs = {name: torch.stack([number.detach().float() for number in pair]) for name, pair in statistics.items()}
+        add_to(self.statistics, pairs)
 
     def counts(self, finite: torch.Tensor, device: torch.device) -> torch.Tensor:
         """Whether the step is not finite, clips read, broken ones, and tokens: `(4,)` int64."""
@@ -239,12 +165,14 @@ class Step:
         return [(ids, not loss.isfinite()) for ids, loss in zip(self.ids, self.losses, strict=False)]
 
 
-class Meter:
-    """Sums between two logs."""
+class Sums:
+    """Sums of the steps between two logs."""
 
     def __init__(self):
         self.seconds = 0.0
-        self._reset()
+        self.steps = self.left_out = self.clips = self.tokens = 0
+        self.parts: dict[str, torch.Tensor] = {}
+        self.statistics: dict[str, torch.Tensor] = {}
 
     def add(self, step: Step, clips: int, tokens: int, counts: bool):
         """Add a step, with the clips and tokens of all processes; one that does not count takes time alone."""
@@ -252,57 +180,43 @@ class Meter:
         self.left_out += not counts
         self.clips += clips
         self.tokens += tokens
-        self.largest_entropy = step.largest_entropy or self.largest_entropy
         if counts:
-            self._parts = self._parts + step.parts
+            add_to(self.parts, step.parts)
+            add_to(self.statistics, step.statistics)
 
-    def read(self, accelerator, device: torch.device) -> dict[str, float]:
-        """What there is to log since the last time, of all processes."""
-        parts = torch.as_tensor(self._parts, device=device).expand(4)
-        memory = torch.tensor([peak_memory(device)], device=device)
-        gathered = accelerator.gather(torch.cat([parts, memory])[None]).cpu()  # (processes, 5)
-        caption, alignment, entropy, plans, _ = gathered.sum(dim=0).tolist()
+    def read(self, memory: float) -> dict[str, float]:
+        """What there is to log, of all processes.
+
+        Args:
+            memory: most that this process has used, in GiB.
+        """
+        mine = {name: pair.tolist() for name, pair in self.statistics.items()}
+        gathered = gather_object([({name: part.item() for name, part in self.parts.items()}, mine, memory)])
+        parts, statistics, memories = zip(*gathered, strict=True)
         logs = {
             "clips_per_second": self.clips / max(self.seconds, 1e-9),
             "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
-            "peak_memory_gib": gathered[:, 4].max().item(),
+            "peak_memory_gib": max(memories),
         }
         if counted := (self.steps - self.left_out) * len(gathered):
-            logs["loss"] = (caption + alignment) / counted
-            logs["caption_loss"], logs["alignment_loss"] = caption / counted, alignment / counted
-        if plans:
-            logs["plan_entropy"] = entropy / plans
-            logs["relative_plan_entropy"] = entropy / plans / self.largest_entropy
+            totals = {name: sum(part[name] for part in parts) for name in self.parts}
+            logs["loss"] = sum(totals.values()) / counted
+            logs |= {name: total / counted for name, total in totals.items()}
+        logs |= _means(statistics)
         if self.left_out:
             logs["steps_left_out"] = self.left_out
-        self._reset()
         return logs
 
-    def _reset(self):
-        self.steps = self.left_out = self.clips = self.tokens = 0
-        self.seconds = 0.0
-        self.largest_entropy = 1.0
-        self._parts: torch.Tensor | float = 0.0
+
+def add_to(sums: dict[str, torch.Tensor], terms: Mapping[str, torch.Tensor]):
+    """Add tensors to sums of the same names, of which those that are new begin at 0."""
+    for name, term in terms.items():
+        sums[name] = sums[name] + term if name in sums else term
 
 
-class Stopwatch(TrainerCallback):
-    """Measures the time of training alone, without that of evaluating and saving."""
-
-    def __init__(self, meter: Meter):
-        self.meter = meter
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.begin = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        end = time.perf_counter()
-        self.meter.seconds += end - self.begin
-        self.begin = end
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        self.begin = time.perf_counter()
-
-    on_save = on_evaluate
+def setting(args: Any, name: str) -> Any:
+    """Field of [`MonitoringArguments`], or its default where training arguments are the library's alone."""
+    return getattr(args, name, getattr(MonitoringArguments, name))
 
 
 def peak_memory(device: torch.device) -> float:
@@ -316,35 +230,41 @@ def peak_memory(device: torch.device) -> float:
     return peak / GIBIBYTE if sys.platform == "darwin" else peak * 1024 / GIBIBYTE  # bytes, or KiB
 
 
-# -------------------------------------------------------------------------------------------------------- internals
+# ------------------------------------------------------------------------------------------------------- the console
+
+# What is logged, what it is called in a line, and how it is written.
+FORMS = {
+    "grad_norm": "gradient {:.3g}",
+    "learning_rate": "rate {:.2e}",
+    "clips_per_second": "{:.1f} clips/s",
+    "tokens_per_second": "{:.0f} tokens/s",
+    "peak_memory_gib": "{:.2f} GiB",
+    "steps_left_out": "{:.0f} steps left out",
+}
+UNSHOWN = ("runtime", "_per_second", "epoch", "preparation_time", "flos", "scored_clips")
 
 
-def _entropy(plan: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of the entropies of a batch's plans, in nats, and how many plans there are, which is not one for each clip.
+class TrainingProgress(ProgressCallback):
+    """Bar of a training, with lines in place of the dictionaries that the library writes."""
 
-    Args:
-        plan: `(batch, video_tokens, audio_tokens)`, mass 1 or, for a clip that lacks a modality, 0.
-    """
-    return torch.special.entr(plan.float()).sum(), (plan.sum(dim=(1, 2)) > 0).sum()
-
-
-def _check_best_metric(args: Any):
-    metric, patience = args.metric_for_best_model, args.early_stopping_patience
-    if patience is not None and (metric is None or args.eval_strategy == "no"):
-        missing = "metric_for_best_model, such as cider_d" if metric is None else "eval_strategy, steps or epoch"
-        raise ValueError(f"early_stopping_patience is {patience}, which needs {missing}.")
-    if metric is None:
-        return
-    known = ["loss", *(QUICK_METRICS if args.predict_with_generate else ())]
-    if metric.removeprefix("eval_") not in known:
-        raise ValueError(f"metric_for_best_model is {metric!r}, expected one of {', '.join(known)}.")
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or self.training_bar is None:
+            return
+        self.training_bar.write(progress_line(logs or {}, state.global_step))
+        if "loss" in (logs or {}):
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
 
 
-def _setting(args: Any, name: str) -> Any:
-    return getattr(args, name, getattr(MonitoringArguments, name))
+def progress_line(logs: dict[str, float], step: int) -> str:
+    """What was logged at a step, in one line."""
+    begin = f"step {step}, epoch {logs.get('epoch', 0):.2f}: "
+    if not logs.keys().isdisjoint(("loss", "steps_left_out")):
+        return begin + ", ".join(form.format(logs[name]) for name, form in _forms(logs).items() if name in logs)
+    shown = {name: value for name, value in logs.items() if not name.endswith(UNSHOWN)}
+    return begin + ", ".join(f"{name} {_number(value)}" for name, value in shown.items())
 
 
-def _settle(callbacks: Sequence[TrainerCallback]):
+def settle(callbacks: Sequence[TrainerCallback]):
     """Close bars and flush what was logged, so that an error begins a line of its own and no curve ends early."""
     for callback in callbacks:
         for name in ("training_bar", "prediction_bar"):
@@ -352,3 +272,33 @@ def _settle(callbacks: Sequence[TrainerCallback]):
                 getattr(callback, name).close()
         if getattr(callback, "tb_writer", None) is not None:
             callback.tb_writer.flush()
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+def _means(statistics: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """Means of what is given by name as a sum and the number of what is summed up, by each process."""
+    totals: dict[str, tuple[float, float]] = {}
+    for pairs in statistics:
+        for name, (total, number) in pairs.items():
+            earlier = totals.get(name, (0.0, 0.0))
+            totals[name] = (earlier[0] + total, earlier[1] + number)
+    return {name: total / number for name, (total, number) in totals.items() if number}
+
+
+def _forms(logs: dict[str, float]) -> dict[str, str]:
+    """Forms of what is logged: the terms of the loss, `…_loss`, and shares, `relative_…`, are named by the model."""
+    terms = [(name, f"{_words(name.removesuffix('_loss'))} {{:.4f}}") for name in logs if name.endswith("_loss")]
+    shares = [
+        (name, f"{_words(name.removeprefix('relative_'))} {{:.1%}}") for name in logs if name.startswith("relative_")
+    ]
+    return {"loss": "loss {:.4f}", **dict(terms), **dict(shares), **FORMS}
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,11 +1,11 @@
-"""A trainer that publishes as `scripts/push_to_hub.py` does: the same files, the same card, one commit."""
+"""Uploads of a run as `scripts/push_to_hub.py` makes them: the same files, the same card, one commit."""
 
 from pathlib import Path
 
 from peft import PeftModel
 from torch import nn
-from transformers import Seq2SeqTrainer, TrainingArguments
-from transformers.trainer_utils import HubStrategy
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
 
 from lavcap.publishing.files import Publication, check_language_model, collect_files, public_base
@@ -57,25 +57,18 @@ def open_hub(args: TrainingArguments, model: nn.Module):
     open_repository(args.hub_model_id, args.hub_token, args.hub_private_repo)
 
 
-class HubTrainer(Seq2SeqTrainer):
-    """Trainer whose uploads load as models of their own.
+class Publisher(TrainerCallback):
+    """Uploads of a trainer, which load as models of their own.
 
-    With `push_to_hub`, the repository is made before training, so that a rejected token does not show after it.
-    `push_to_hub()` uploads the output folder once; [`Trainer.save_model`] alone uploads nothing. With the strategy
-    `every_save` each checkpoint is uploaded too, and the run waits for it; one that fails is a warning.
+    The output folder is uploaded once; with the strategy `every_save` each checkpoint is uploaded too, and the run
+    waits for it; one that fails is a warning.
     """
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None):
-        check_hub_options(self.args)
-        open_hub(self.args, self.accelerator.unwrap_model(self.model))
-        self.hub_model_id = self.args.hub_model_id
-        self.push_in_progress = None
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.args = trainer.args
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
-        # What is uploaded is a whole run with its records, at the end: not the model as soon as it is saved.
-        super().save_model(output_dir, _internal_call=True)
-
-    def push_to_hub(self, commit_message: str = "End of training", **options) -> Uploaded | None:
+    def push(self, commit_message: str, **options) -> Uploaded | None:
         """Upload the output folder, which holds the saved model; on other processes than the first, nothing.
 
         Args:
@@ -84,9 +77,9 @@ class HubTrainer(Seq2SeqTrainer):
         Raises:
             UploadError: the Hub did not take it. The folder is kept, and the message says how to upload it later.
         """
-        if not self.is_world_process_zero():
+        if not self.trainer.is_world_process_zero():
             return None
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self._tell_callbacks()
         try:
             return self._upload(Path(self.args.output_dir), commit_message, **options)
         except (ValueError, OSError) as error:
@@ -95,14 +88,24 @@ class HubTrainer(Seq2SeqTrainer):
                 f"scripts/push_to_hub.py {self.args.output_dir} {self.args.hub_model_id}"
             ) from error
 
-    def _push_from_checkpoint(self, checkpoint_folder: str):
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+    def push_checkpoint(self, folder: Path):
+        """Upload a checkpoint, if each one shall be; on other processes than the first, nothing."""
+        if not self.trainer.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        step = self.trainer.state.global_step
+        self._tell_callbacks()
         try:
-            self._upload(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
+            self._upload(folder, f"Training in progress, step {step}")
         except (ValueError, OSError) as error:
-            logger.warning(f"Step {self.state.global_step} was not uploaded, training goes on: {error}")
+            logger.warning(f"Step {step} was not uploaded, training goes on: {error}")
+
+    def on_save(self, args, state, control, **kwargs):
+        if args.push_to_hub:
+            self.push_checkpoint(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+
+    def _tell_callbacks(self):
+        trainer = self.trainer
+        trainer.callback_handler.on_push_begin(self.args, trainer.state, trainer.control)
 
     def _upload(
         self,

@@ -2,9 +2,18 @@
 
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from transformers import Seq2SeqTrainer, TrainerCallback
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import speed_metrics
+from transformers.utils import logging
+
+from lavcap.training.checkpoints import read_record
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,49 +44,56 @@ class Totals:
         return asdict(self)
 
 
-class WholeRunTotals(Seq2SeqTrainer):
-    """Trainer whose `train_loss`, `train_runtime` and speeds are those of the whole run, interruptions or not.
+class RunTotals(TrainerCallback):
+    """Sums up a run, so that its `train_loss`, `train_runtime` and speeds are of all of it, interruptions or not.
+
+    The Trainer keeps such sums itself, of one process from its first step on: these are the same, added up in the same
+    order.
 
     Attributes:
-        earlier: sums of the run at the checkpoint that it continues from; none if it is not known.
+        earlier: sums of the run at the checkpoint that it continues from; none if they are not known.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.earlier: Totals | None = Totals()
-        self.add_callback(TotalsBefore(self))
-
-    def totals(self) -> Totals:
-        """Sums of the run so far; to be called by all processes."""
-        earlier = self.earlier or Totals()
-        return Totals(
-            self._total_loss_scalar,
-            self.accelerator.gather(self._tr_loss).mean().item(),
-            self._globalstep_last_logged,
-            earlier.seconds + time.time() - self._begun,
-        )
-
-    def count_from(self, earlier: Totals):
-        """Go on from sums of the run, where the Trainer begins at none."""
-        self._total_loss_scalar = earlier.logged_loss
-        self._tr_loss += earlier.unlogged_loss
-        self._globalstep_last_logged = earlier.logged_step
-        self._initial_global_step = 0
-
-    def _finalize_training(self, trial, num_train_samples, start_time):
-        # The Trainer adds those of the first process alone.
-        self._tr_loss = self.accelerator.gather(self._tr_loss).mean()
-        earlier = self.earlier or Totals()
-        return super()._finalize_training(trial, num_train_samples, start_time - earlier.seconds)
-
-
-class TotalsBefore(TrainerCallback):
-    """Sets a trainer's sums after it has set them to nothing."""
-
-    def __init__(self, trainer: WholeRunTotals):
+    def __init__(self, trainer: Trainer):
         self.trainer = trainer
+        self.earlier: Totals | None = Totals()
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._begun = time.time()
-        if self.trainer.earlier is not None:
-            self.trainer.count_from(self.trainer.earlier)
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        begin = self.earlier or Totals(logged_step=state.global_step)
+        self._begun = time.time() - begin.seconds
+        self._logged, self._logged_step = begin.logged_loss, begin.logged_step
+        self._unlogged = torch.tensor(begin.unlogged_loss, device=args.device)
+        self._first_step = 0 if self.earlier else state.global_step
+        # Clips of all steps of the schedule.
+        self._num_samples = self.trainer.set_initial_training_values(args, train_dataloader)[3]
+
+    def add(self, loss: torch.Tensor):
+        """Add the loss of a micro-batch, finite and by its share in the step: `()`."""
+        self._unlogged += loss
+
+    def note_log(self):
+        """The losses so far are logged."""
+        self._logged += self._unlogged_mean()
+        self._unlogged.zero_()
+        self._logged_step = self.trainer.state.global_step
+
+    def now(self) -> Totals:
+        """Sums of the run so far; to be called by all processes."""
+        return Totals(self._logged, self._unlogged_mean(), self._logged_step, time.time() - self._begun)
+
+    def complete(self, logs: dict[str, float]):
+        """Put the figures of the whole run in the place of those that the Trainer logs at its end."""
+        steps, of_all = self.trainer.state.global_step - self._first_step, max(self.trainer.state.max_steps, 1)
+        logs |= speed_metrics("train", self._begun, self._num_samples * steps / of_all, steps)
+        logs["train_loss"] = (self._logged + self._unlogged_mean()) / max(steps, 0.001)
+
+    def _unlogged_mean(self) -> float:
+        return self.trainer.accelerator.gather(self._unlogged).mean().item()
+
+
+def totals_at(checkpoint: Path) -> Totals | None:
+    """Sums of the run that a checkpoint is of; nothing, with a warning, where it does not have them."""
+    totals = Totals.read((read_record(checkpoint) or {}).get("totals"))
+    if totals is None:
+        logger.warning(f"{checkpoint}: has no totals; train_loss and train_runtime will not be of the whole run.")
+    return totals

@@ -1,88 +1,127 @@
-"""`Seq2SeqTrainer` for LAVCap: loss on prompt and caption, captions generated from the prompt alone."""
+"""`Seq2SeqTrainer` for captioners: loss on prompt and caption, captions generated from the prompt alone.
+
+The trainer holds what does its work: `meter` (what is logged, and steps that are left out), `totals` (of the whole
+run), `counts` (what losses are averaged over), `checkpoints` (how it saves), `continuation` (what it goes on from),
+`publisher` (uploads). Its methods are those of the library where one of these has something to do.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer, TrainerCallback
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+from transformers.utils import logging
 
-from lavcap.data.collation import CLIP_IDS, blank
+from lavcap.data.collation import BROKEN, model_inputs
 from lavcap.data.streaming import ClipStream
-from lavcap.models.lora import save_adapter
+from lavcap.models.building import plain
 from lavcap.provenance import write_note
-from lavcap.training.checkpoint_writer import CompleteCheckpoints
-from lavcap.training.distributed import FeaturesInFloat32, SharedStatistics, repeated_rows, shares_weights
-from lavcap.training.in_training_evaluation import ValidationLoss
-from lavcap.training.meter import MonitoredTrainer
-from lavcap.training.publisher import HubTrainer
+from lavcap.training.broken_clips import BrokenClips
+from lavcap.training.checkpoint_writer import CheckpointWriter
+from lavcap.training.checkpoints import CheckpointError, last_checkpoint
+from lavcap.training.data import seeded, stream_loader
+from lavcap.training.distributed import SharedStatistics, on_device, shares_weights
+from lavcap.training.losses import EvaluationLoss, StepCounts, labels_of, without_repeated
+from lavcap.training.meter import Meter, setting, settle
+from lavcap.training.publisher import Publisher, check_hub_options, open_hub
+from lavcap.training.resume import Continuation, check_resumable
+from lavcap.training.run_totals import RunTotals, Totals, totals_at
 
+
+logger = logging.get_logger(__name__)
 
 GENERATION_PREFIX = "generation_"
-MODALITIES = {
-    "audio_mask": frozenset({"input_features"}),
-    "video_mask": frozenset({"pixel_values_videos", "video_features"}),
-}
+PEFT_PREFIX = "base_model.model."
 
 
-class LavcapTrainer(CompleteCheckpoints, HubTrainer, FeaturesInFloat32, MonitoredTrainer):
-    """Trainer that generates from `generation_input_ids`, and normalises both losses over the whole optimiser step.
+class CaptioningTrainer(Seq2SeqTrainer):
+    """Trainer of a captioner, whole or with an adapter, by any engine of Accelerate.
+
+    It generates from `generation_input_ids`, and normalises the terms of the loss over the whole optimiser step. Steps
+    that are not finite and clips that are broken are left out. Its folder holds whole checkpoints alone; a run that
+    was interrupted ends with the model and the figures of one that was not.
+
+    With `push_to_hub`, the repository is made before training, so that a rejected token does not show after it.
+    `push_to_hub()` uploads the output folder once; `save_model` alone uploads nothing.
 
     Args:
         eval_data_collator: makes the batches of evaluation, with the prompt alone under `generation_*`; the training
             collator hides modalities and has no prompt.
+
+    Raises:
+        CheckpointError: by `train`, a checkpoint of another engine, optimizer or set of trained tensors, one that
+            lacks files or is damaged; by all that write, files that cannot be written, such as on a full disk.
+        TrainingStopped: by `train`, too many clips are broken, or too many steps not finite.
     """
 
     def __init__(self, *args, eval_data_collator=None, **kwargs):
         super().__init__(*args, **kwargs)
+        self._captioner = plain(self.model)
         self._eval_data_collator = eval_data_collator or self.data_collator
-        self._validation_loss, self._num_evaluated = ValidationLoss(), 0
-        self.add_callback(SharedStatistics(self.accelerator))
-        if hasattr(self.train_dataset, "set_epoch"):
-            self.add_callback(EpochOfDraws(self))
+        self._evaluation, self._num_evaluated, self._eval_broken = EvaluationLoss(self._captioner), 0, {}
+        most_broken = setting(self.args, "max_broken_share")
+        self.broken_clips = BrokenClips(self.args.output_dir, most_broken, self.is_world_process_zero())
+        over_processes = self.args.average_tokens_across_devices and self.args.world_size > 1
+        self.counts = StepCounts(self._captioner, self.accelerator, over_processes)
+        self.meter = Meter(self._captioner, self.accelerator, self.broken_clips)
+        self.totals = RunTotals(self)
+        self.checkpoints = CheckpointWriter(self, self.totals)
+        self.continuation = Continuation()
+        self.publisher = Publisher(self)
+        self.epochs = EpochOfDraws(self)
+        callbacks = (self.checkpoints, self.continuation, self.publisher, self.meter, self.totals)
+        for callback in (*callbacks, SharedStatistics(self.accelerator), self.epochs):
+            self.add_callback(callback)
 
-    def get_train_dataloader(self):
-        if not isinstance(self.train_dataset, ClipStream):
-            return super().get_train_dataloader()
-        # A stream gives each process its own rows: Accelerate must not share them out once more.
-        return DataLoader(
-            self.train_dataset,
-            batch_size=self._train_batch_size,
-            collate_fn=self.data_collator,
-            drop_last=self.args.dataloader_drop_last,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory and torch.accelerator.is_available(),
-            persistent_workers=self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            generator=self._seeds_of_workers(),
-        )
+    # ------------------------------------------------------------------------------------------------- the whole run
 
-    def _get_dataloader(self, *args, **kwargs) -> DataLoader:
-        loader = super()._get_dataloader(*args, **kwargs)
-        getattr(loader, "base_dataloader", loader).generator = self._seeds_of_workers()
-        return loader
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise CheckpointError(f"{self.args.output_dir}: holds no complete checkpoint to continue from.")
+        settings, checkpoint = self.checkpoints.begin(), None
+        if resume_from_checkpoint:
+            check_resumable(resume_from_checkpoint, self, settings)
+            checkpoint = Path(resume_from_checkpoint)
+        self.continuation.checkpoint = checkpoint
+        self.totals.earlier = totals_at(checkpoint) if checkpoint else Totals()
+        with self.checkpoints.full_disk_is_told():
+            try:
+                result = super().train(checkpoint and str(checkpoint), *args, **kwargs)
+            finally:
+                settle(self.callback_handler.callbacks)
+        return result._replace(training_loss=result.metrics["train_loss"])
 
-    def _seeds_of_workers(self) -> torch.Generator:
-        """What a loader draws the seeds of its workers from.
+    def log(self, logs: dict[str, float], start_time: float | None = None):
+        if "loss" in logs:
+            self.meter.complete(logs)
+            self.totals.note_log()
+        elif "train_loss" in logs:
+            self.totals.complete(logs)
+        super().log(logs, start_time)
 
-        Drawn from the global state, they would change dropout after an interruption: workers that persist are seeded
-        once, and those of the continued run once more.
-        """
-        return torch.Generator().manual_seed(self.args.seed)
+    # ------------------------------------------------------------------------------------------------------ batches
 
-    def get_eval_dataloader(self, eval_dataset=None):
+    def get_train_dataloader(self) -> DataLoader:
+        if isinstance(self.train_dataset, ClipStream):
+            return stream_loader(self.train_dataset, self.args, self.data_collator)
+        return seeded(super().get_train_dataloader(), self.args.seed)
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         with self._evaluation_collator():
-            return super().get_eval_dataloader(eval_dataset)
+            return seeded(super().get_eval_dataloader(eval_dataset), self.args.seed)
 
-    def get_test_dataloader(self, test_dataset):
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
         with self._evaluation_collator():
-            return super().get_test_dataloader(test_dataset)
+            return seeded(super().get_test_dataloader(test_dataset), self.args.seed)
 
     @contextmanager
     def _evaluation_collator(self) -> Iterator[None]:
@@ -93,75 +132,50 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer, FeaturesInFloat32, Monitore
             self.data_collator = training_collator
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self.control.should_training_stop:
+            return [], None
         if not isinstance(self.train_dataset, IterableDataset):  # `ClipStream` marks what it repeats
             epoch_iterator = (self._without_repeated(batch, len(self.train_dataset)) for batch in epoch_iterator)
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._num_clips = self._count_aligned_clips(batches, device)
-        return batches, num_items
+        batches, num_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.meter.begin_step(batches)
+        return [model_inputs(batch) for batch in batches], self.counts.count(batches, num_tokens, device)
 
-    def _count_aligned_clips(self, batches: Sequence[dict[str, Any]], device: torch.device) -> torch.Tensor:
-        """Clips with sound and picture in all micro-batches of a step, of all processes: `()`, at least 1."""
-        count = sum((_is_aligned(batch).sum().to(device) for batch in batches), torch.zeros((), device=device))
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            count = self.accelerator.gather(count).sum()
-        return count.clamp(min=1)
+    def _without_repeated(self, batch: Any, num_rows: int) -> Any:
+        return without_repeated(batch, num_rows, self.accelerator, self.processing_class)
 
-    def _without_repeated(self, batch: dict[str, Any], num_rows: int) -> dict[str, Any]:
-        """The batch; what fills up the last one of several processes counts for nothing."""
-        rows = repeated_rows(self.accelerator, len(batch["labels"]), num_rows)
-        if len(rows):
-            batch = {**batch, CLIP_IDS: batch.get(CLIP_IDS, [])[: rows[0]]}
-            blank(batch, rows, self.processing_class)
-        return batch
+    def _prepare_input(self, data: Any) -> Any:
+        # Under DeepSpeed's bfloat16 the library would round features before the model.
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
-    def _save(self, output_dir=None, state_dict=None):
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if not isinstance(model, PeftModel):
-            super()._save(output_dir, state_dict)
-            return
-        if self.args.should_save:
-            output_dir = output_dir or self.args.output_dir
-            save_adapter(model, output_dir, state_dict=state_dict, is_main_process=True)
-            self.processing_class.save_pretrained(output_dir)
-            torch.save(self.args, Path(output_dir) / TRAINING_ARGS_NAME)
+    # -------------------------------------------------------------------------------------------------------- steps
 
-    def get_decay_parameter_names(self, model) -> list[str]:
-        # As released (`optims.py`): no decay of biases, norms and the alignment's scale. The library takes the latter
-        # for a weight.
-        names = super().get_decay_parameter_names(model)
-        axes = {name: parameter.ndim for name, parameter in model.named_parameters()}
-        return [name for name in names if axes.get(name, 2) > 1]
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        groups = self._captioner.parameter_groups()
+        decayed = {name for group in groups if group["decay"] for name in group["names"]}
+        return [name for name, _ in model.named_parameters() if name.removeprefix(PEFT_PREFIX) in decayed]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if model.training and num_items_in_batch is not None and self.args.n_gpu <= 1:
-            inputs = inputs | {"num_clips_in_batch": self._num_clips}
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            inputs = inputs | {"num_clips_in_batch": self.counts.num_clips}
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            self.meter.add(loss, outputs, self._loss_scale(num_items_in_batch))
+        return (loss, outputs) if return_outputs else loss
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor | Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-        **gen_kwargs,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        inputs = self.note_evaluated(self._without_repeated(inputs, self._num_evaluated))
-        prompt = {name.removeprefix(GENERATION_PREFIX): inputs[name] for name in inputs if _is_prompt(name)}
-        full = {name: value for name, value in inputs.items() if not _is_prompt(name)}
-        loss = self._loss_of_batch(model, full)
-        if prediction_loss_only or not self.args.predict_with_generate:
-            return loss, None, None
-        clips = {name: value for name, value in full.items() if name not in ("labels", *prompt)}
-        generate_inputs = self._prepare_inputs(clips | prompt)
-        options = {"synced_gpus": shares_weights(self)} | (gen_kwargs or self._given_generation_options())
-        tokens = self.model.generate(**generate_inputs, **options)
-        return loss, tokens[:, prompt["input_ids"].shape[1] :].contiguous(), full["labels"]
+    def _loss_scale(self, num_items: Any) -> int:
+        """By what the Trainer has multiplied the loss, as processes average their gradients."""
+        averaged = self.args.average_tokens_across_devices and num_items is not None and self.args.n_gpu <= 1
+        return self.accelerator.num_processes if averaged else 1
 
-    def _loss_of_batch(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-        """The loss of a batch of evaluation, which is added to that of all."""
-        with torch.no_grad(), self.compute_loss_context_manager():
-            output = model(**self._prepare_inputs(batch), num_items_in_batch=1, num_clips_in_batch=1)
-        return self._validation_loss.add(output, batch["labels"].to(self.args.device), _is_aligned(batch).sum())
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = self.meter.finite(super().training_step(*args, **kwargs))
+        self.totals.add(loss)
+        return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        return self.meter.note_gradient(super()._get_grad_norm(model, grad_norm))
+
+    # --------------------------------------------------------------------------------------------------- evaluation
 
     def evaluation_loop(
         self,
@@ -174,16 +188,80 @@ class LavcapTrainer(CompleteCheckpoints, HubTrainer, FeaturesInFloat32, Monitore
         # `Seq2SeqTrainer` keeps the rows that fill up the last batch of several processes: scored, they would count
         # twice.
         self.gather_function = self.accelerator.gather_for_metrics
-        self._validation_loss = ValidationLoss()
+        self._evaluation, self._eval_broken = EvaluationLoss(self._captioner), {}
         self._num_evaluated = self.num_examples(dataloader)
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         output.metrics.pop(f"{metric_key_prefix}_loss", None)  # a mean of batches, filled up ones among them
-        losses = self._validation_loss.read()
+        losses = self._evaluation.read()
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in losses.items()})
+        self.broken_clips.note(gather_object(list(self._eval_broken.items())), "validation")
         return output
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        inputs = self._without_repeated(inputs, self._num_evaluated)
+        self._eval_broken |= inputs.get(BROKEN, {})
+        inputs = on_device(model_inputs(inputs), self.args.device)
+        prompt = {name.removeprefix(GENERATION_PREFIX): inputs[name] for name in inputs if _is_prompt(name)}
+        full = {name: value for name, value in inputs.items() if not _is_prompt(name)}
+        with torch.no_grad(), self.compute_loss_context_manager():
+            output = model(**full, num_items_in_batch=1, num_clips_in_batch=1)
+        loss = self._evaluation.add(output, full)
+        if prediction_loss_only or not self.args.predict_with_generate:
+            return loss, None, None
+        clips = {name: value for name, value in full.items() if name not in ("labels", *prompt)}
+        options = {"synced_gpus": shares_weights(self)} | (gen_kwargs or self._given_generation_options())
+        tokens = self.model.generate(**clips, **prompt, **options)
+        labels = labels_of(full, self._captioner.counted_clips(full))
+        return loss, tokens[:, prompt["input_ids"].shape[1] :].contiguous(), labels
 
     def _given_generation_options(self) -> dict[str, Any]:
         return {name: value for name, value in getattr(self, "_gen_kwargs", {}).items() if value is not None}
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        wanted = self.args.metric_for_best_model
+        if wanted is not None and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+            logger.warning(
+                f"{wanted} has no value at step {self.state.global_step}: it is not compared with the best."
+            )
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+    # ------------------------------------------------------------------------------------------- saving and uploads
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        # Not "internal", it would be uploaded at once: what is uploaded is a whole run with its records, at the end.
+        self.checkpoints.save_model(partial(super().save_model, _internal_call=True), output_dir)
+
+    def save_state(self):
+        self.checkpoints.save_state()
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True):
+        self.checkpoints.save_metrics(split, metrics, combined)
+
+    def _save_checkpoint(self, model, trial):
+        self.checkpoints.save(partial(super()._save_checkpoint, model, trial), Path(self._get_output_dir(trial)))
+
+    def _get_output_dir(self, trial) -> str:
+        return str(self.checkpoints.unfinished or super()._get_output_dir(trial))
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None):
+        check_hub_options(self.args)
+        open_hub(self.args, self.accelerator.unwrap_model(self.model))
+        self.hub_model_id = self.args.hub_model_id
+        self.push_in_progress = None
+
+    def push_to_hub(self, commit_message: str = "End of training", **options):
+        return self.publisher.push(commit_message, **options)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str):
+        pass  # the library is still writing it: `Publisher` uploads it when it is whole
 
 
 class EpochOfDraws(TrainerCallback):
@@ -197,14 +275,16 @@ class EpochOfDraws(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         dataset, epoch = self.trainer.train_dataset, int(state.epoch + 1e-6)
-        if not isinstance(dataset, ClipStream):
+        if isinstance(dataset, ClipStream):
+            dataset.set_epoch(epoch, self._used_batches(args, dataset))
+        elif hasattr(dataset, "set_epoch"):
             dataset.set_epoch(epoch)
-            return
+
+    def _used_batches(self, args: Any, stream: ClipStream) -> int:
         used, self._resumed_at = self._resumed_at, 0  # of the first epoch alone
-        batches = math.ceil(len(dataset) / self.trainer._train_batch_size)
+        batches = math.ceil(len(stream) / args.train_batch_size)
         updates = max(1, math.ceil(batches / args.gradient_accumulation_steps))
-        skipped = 0 if args.ignore_data_skip else used % updates * args.gradient_accumulation_steps
-        dataset.set_epoch(epoch, skipped)
+        return 0 if args.ignore_data_skip else used % updates * args.gradient_accumulation_steps
 
 
 class TrainingNote(TrainerCallback):
@@ -216,17 +296,6 @@ class TrainingNote(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             write_note(args.output_dir, self.note)
-
-
-def _is_aligned(batch: dict[str, Any]) -> torch.Tensor:
-    """Whether each clip of a batch has sound and picture: `(batch,)` bool."""
-    aligned = torch.ones_like(batch["labels"][:, 0], dtype=torch.bool) if "labels" in batch else torch.zeros(0)
-    for mask, features in MODALITIES.items():
-        if mask in batch:
-            aligned = aligned & batch[mask]
-        elif features.isdisjoint(batch):
-            aligned = torch.zeros_like(aligned)
-    return aligned
 
 
 def _is_prompt(name: str) -> bool:

@@ -9,7 +9,7 @@ from lavcap.data.collation import TrainingCollator
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.splits import load_split, one_row_per_caption
 from lavcap.models.lora import add_lora, freeze
-from lavcap.training.trainer import LavcapTrainer
+from lavcap.training.trainer import CaptioningTrainer
 from train_hf import TrainingArguments
 
 
@@ -45,7 +45,7 @@ def test_every_trainable_tensor_moves_in_one_step_and_every_frozen_one_stays(
     options = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "save_strategy": "no"}
     if checkpointing is not None:
         options |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": checkpointing}}
-    trainer = LavcapTrainer(
+    trainer = CaptioningTrainer(
         model=model,
         args=TrainingArguments(
             **options, max_steps=1, per_device_train_batch_size=4, learning_rate=1e-2, disable_tqdm=True

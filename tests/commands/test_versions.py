@@ -9,26 +9,26 @@ import transformers
 from packaging.version import Version
 from stranger import run_stranger
 
-from configuration_lavcap import OLDEST_TRANSFORMERS
+from configuration_captioning import OLDEST_TRANSFORMERS
 from conftest import ROOT
 
 
 IMPORT_UNDER = """
 import transformers
 transformers.__version__ = {version!r}
-import {module}
+{statement}
 """
 
 
-def run(module: str, version: str) -> subprocess.CompletedProcess:
-    script = IMPORT_UNDER.format(module=module, version=version)
+def run(statement: str, version: str) -> subprocess.CompletedProcess:
+    script = IMPORT_UNDER.format(statement=statement, version=version)
     return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["configuration_lavcap", "lavcap"])
-def test_an_older_version_is_told_both_versions_in_one_sentence(module):
-    result = run(module, "5.3.0")
+@pytest.mark.parametrize("statement", ["import configuration_lavcap", "from lavcap import LavcapProcessor"])
+def test_an_older_version_is_told_both_versions_in_one_sentence(statement):
+    result = run(statement, "5.3.0")
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == (
         "RuntimeError: LAVCap needs Transformers 5.5.4 or newer, but 5.3.0 is installed: "
@@ -38,7 +38,7 @@ def test_an_older_version_is_told_both_versions_in_one_sentence(module):
 
 @pytest.mark.slow
 def test_the_floor_itself_is_let_in():
-    assert run("configuration_lavcap", OLDEST_TRANSFORMERS).returncode == 0
+    assert run("import configuration_lavcap", OLDEST_TRANSFORMERS).returncode == 0
 
 
 def test_setup_declares_the_same_floor_and_the_tests_run_within_it():

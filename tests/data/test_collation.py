@@ -9,7 +9,7 @@ import torch
 
 from conftest import tiny_model
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
-from lavcap.data.collation import EvaluationCollator, TrainingCollator, model_inputs, stored_width
+from lavcap.data.collation import EvaluationCollator, TrainingCollator, model_inputs, stored_size
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.splits import load_split
 from processing_lavcap import LavcapProcessor
@@ -56,10 +56,10 @@ def test_a_batch_without_a_modality_holds_it_as_zeros_that_are_masked(processor,
 
 
 def test_a_batch_without_picture_holds_the_form_of_the_data_set(processor, items):
-    batch = TrainingCollator(processor, stored_width=24)([without(item, "pixel_values_videos") for item in items])
+    batch = TrainingCollator(processor, stored_size=24)([without(item, "pixel_values_videos") for item in items])
     assert batch["video_features"].shape == (2, 4, 24) and "pixel_values_videos" not in batch
-    assert stored_width(tiny_model(), None) is None and stored_width(tiny_model(), [[0.0] * 24] * 4) == 24
-    assert stored_width(tiny_model(has_vision_tower=False), None) == 24
+    assert stored_size(tiny_model(), None) is None and stored_size(tiny_model(), [[0.0] * 24] * 4) == 24
+    assert stored_size(tiny_model(has_vision_tower=False), None) == 24
 
 
 @pytest.mark.parametrize("fusion", ["concat_time", "concat_channel", "cross_attention", "audio_only", "video_only"])
@@ -215,6 +215,15 @@ def test_a_row_that_a_stream_repeats_counts_for_nothing(processor, items):
     assert (batch["labels"][2] == -100).all() and batch["attention_mask"][2].sum() == 1
     assert batch["audio_mask"].tolist() == batch["video_mask"].tolist() == [True, True, False]
     assert torch.equal(batch["labels"][:2], alone["labels"])
+
+
+@pytest.mark.parametrize("collator", [TrainingCollator, EvaluationCollator])
+def test_a_clip_without_a_caption_has_no_label(processor, items, collator):
+    whole, batch = collator(processor)(items), collator(processor)([items[0] | {"captions": []}, items[1]])
+    assert (batch["labels"][0] == -100).all() and batch["broken"] == {}
+    assert "audio_mask" not in batch and "video_mask" not in batch  # it shows both
+    assert torch.equal(batch["labels"][1][batch["labels"][1] != -100], whole["labels"][1][whole["labels"][1] != -100])
+    assert torch.equal(batch["input_features"], whole["input_features"])
 
 
 def test_evaluation_draws_nothing(processor, items):

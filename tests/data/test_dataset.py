@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lavcap.data.dataset import ClipDataset, read_features
-from lavcap.data.manifest import DataError
+from lavcap.data.schema import DataError
 from lavcap.data.splits import load_split, one_row_per_caption
 
 

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from lavcap.data.leakage import Origin, audiocaps_test_ids, check_selection, clips_of_a_test, keys_of_tests, origins
-from lavcap.data.manifest import DataError, write_split
+from lavcap.data.manifest import write_split
+from lavcap.data.schema import DataError
 from lavcap.data.splits import load_split
 from lavcap.provenance import inherited_note, write_note
 from lavcap.training.data import DataArguments, load_rows

@@ -1,5 +1,6 @@
 """Stored visual features: equal to those of the frames, resumable, and refused where they are not the model's."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -15,10 +16,11 @@ from transformers import CLIPVisionModelWithProjection
 
 from conftest import tiny_config, tiny_model
 from lavcap.data.dataset import ClipDataset, read_features
-from lavcap.data.manifest import DataError
-from lavcap.data.precomputed_features import check_features_fit, stored_features_of, tower_name
+from lavcap.data.precomputed_features import check_features_fit, encoder_name, note_encoder
+from lavcap.data.schema import DataError, stored_features_of
+from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import check_usable, load_split, one_row_per_caption, read_split
-from lavcap.data.streaming import ClipStream, find_shards, write_shards
+from lavcap.data.streaming import ClipStream
 from lavcap.training.data import DataArguments, TrainingRows, as_model_inputs
 from media_captioning import MediaError
 from processing_lavcap import LavcapProcessor
@@ -139,7 +141,7 @@ def test_released_features_take_the_place_of_frames(toy_world, processor, tmp_pa
     rows = load_split(world, "val")
     item = ClipDataset(rows, processor)[1]
     assert np.array_equal(item["features"]["video_features"].numpy(), arrays[item["id"]].astype(np.float32))
-    check_features_fit(model, world, "val", rows[0]["video_features"])
+    check_features_fit(model, processor, world, "val", rows[0]["video_features"])
     next(folder.glob("*.npy")).unlink()  # a clip with neither frames nor features lacks its picture
     with pytest.raises(DataError, match="1 of 6 clips lack media"):
         load_split(world, "val")
@@ -150,7 +152,7 @@ def test_a_picture_alone_may_be_stored(damaged, fitting_config, tokenizer):
     check_usable(load_split(damaged, "val"), LavcapProcessor.from_config(config, tokenizer))
 
 
-def test_features_of_another_encoder_stop_with_both_names(world, model):
+def test_features_of_another_encoder_stop_with_both_names(world, model, processor):
     example = load_split(world, "val")[0]["video_features"]
     for name, said in (
         ("openai/clip-vit-base-patch32", "clip-vit-base-patch32"),
@@ -160,22 +162,24 @@ def test_features_of_another_encoder_stop_with_both_names(world, model):
         other = tiny_model(vision_model_name=name)
         torch.nn.init.normal_(other.vision_tower.visual_projection.weight)
         with pytest.raises(DataError, match=rf"model 'model \(\w{{8}}\)', the model's is '{said} \(\w{{8}}\)'"):
-            check_features_fit(other, world, "val", example)
+            check_features_fit(other, processor, world, "val", example)
+    longer = LavcapProcessor.from_config(tiny_config(num_video_frames=6), copy.deepcopy(processor.tokenizer))
     with pytest.raises(DataError, match="num_frames 4, the model's is 6"):
-        check_features_fit(tiny_model(num_video_frames=6), world, "val", example)
+        check_features_fit(model, longer, world, "val", example)
     wide = tiny_model(vision_config={"projection_dim": 32}, audio_config={"hidden_size": 32, "num_attention_heads": 4})
     with pytest.raises(DataError, match="hidden_size 24, the model's is 32"):
-        check_features_fit(wide, world, "val", example)
+        check_features_fit(wide, processor, world, "val", example)
     named = tiny_model(has_vision_tower=False, vision_model_name="openai/clip-vit-base-patch32")
     with pytest.raises(DataError, match="model 'model', the model's is 'clip-vit-base-patch32'"):
-        check_features_fit(named, world, "val", example)
+        check_features_fit(named, processor, world, "val", example)
 
 
-def test_a_model_is_known_by_its_encoders_weights_whatever_it_is_called(world, model, saved_model, tmp_path):
+def test_a_model_is_known_by_its_encoders_weights_not_by_its_name(world, model, processor, saved_model, tmp_path):
     example = load_split(world, "val")[0]["video_features"]
     for dtype in (torch.float32, torch.bfloat16):
         copied = type(model).from_pretrained(shutil.copytree(saved_model, tmp_path / str(dtype)), dtype=dtype)
-        check_features_fit(copied, world, "val", example)
+        check_features_fit(copied, processor, world, "val", example)
+        note_encoder(copied, world, "val", example)
         assert copied.config.vision_model_name == "model"
 
 
@@ -194,9 +198,9 @@ def test_features_are_not_extracted_of_shards(toy_world, saved_model, tmp_path):
     assert refused.returncode == 2 and "holds val as shards" in refused.stderr
 
 
-def test_a_model_without_an_encoder_remembers_whose_features_it_learnt(world):
+def test_a_model_without_an_encoder_remembers_whose_features_it_learnt(world, processor):
     blind = tiny_model(has_vision_tower=False)
-    check_features_fit(blind, world, "val", load_split(world, "val")[0]["video_features"])
+    note_encoder(blind, world, "val", load_split(world, "val")[0]["video_features"])
     assert blind.config.vision_model_name == "model"
 
 
@@ -241,6 +245,6 @@ def test_a_model_knows_its_encoder_by_its_published_name(model, tmp_path):
     loaded = type(model).from_parts(
         audio=model.audio_tower, vision=str(tmp_path / "my-clip"), text=model.language_model, num_video_frames=4
     )
-    assert tower_name(loaded) == "my-clip"
+    assert encoder_name(loaded) == "my-clip"
     loaded.save_pretrained(tmp_path / "saved")
-    assert tower_name(type(model).from_pretrained(tmp_path / "saved")) == "my-clip"
+    assert encoder_name(type(model).from_pretrained(tmp_path / "saved")) == "my-clip"

@@ -9,7 +9,8 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from conftest import tiny_config
-from lavcap.data.manifest import FEATURES, DataError, read_facts, read_manifest, shards_of, write_split
+from lavcap.data.manifest import read_facts, read_manifest, shards_of, write_split
+from lavcap.data.schema import CLIP_COLUMNS, DataError
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption, read_split
 from processing_lavcap import LavcapProcessor
 
@@ -60,6 +61,15 @@ def test_training_rows_have_one_caption_each(toy_world):
     assert flat["id"][:5] == [rows["id"][0]] * 5
 
 
+def test_a_clip_without_captions_stays_one_training_row(prepared):
+    captions = ([], None, ["rain", "wind"])
+    rows = [row | {"captions": each} for row, each in zip(load_split(prepared, "train"), captions, strict=False)]
+    write_split(prepared, "train", rows, {})
+    flat = one_row_per_caption(load_split(prepared, "train"))
+    assert flat["captions"] == [[], [], ["rain"], ["wind"]]
+    assert flat["id"] == [rows[index]["id"] for index in (0, 1, 2, 2)]
+
+
 def test_all_missing_media_are_listed_with_their_number_and_the_way_out(world):
     rows = json.loads((world / "train.json").read_text())
     (world / "train" / "waveforms" / rows[3]["audio_path"]).unlink()
@@ -93,6 +103,14 @@ def test_coco_captions_must_belong_to_the_clips(world):
         load_split(world, "val")
 
 
+def test_bad_coco_captions_are_all_named(world):
+    annotations = [3, {"caption": "rain"}, {"image_id": "a", "caption": 5}, {"image_id": "b", "caption": "wind"}]
+    (world / "val_coco.json").write_text(json.dumps({"annotations": annotations}))
+    message = r"3 of 4 annotations cannot be used: annotation 0 \(a int.*1 \(no image_id\).*2 \(a reference is a int"
+    with pytest.raises(DataError, match=message):
+        load_split(world, "val")
+
+
 def test_what_is_wrong_with_several_splits_is_said_at_once(world):
     for split in ("train", "val"):
         next((world / split / "waveforms").iterdir()).unlink()
@@ -110,6 +128,11 @@ def test_what_is_wrong_with_several_splits_is_said_at_once(world):
         ("[]", "expected a list of rows, one per clip, found list of 0"),
         ('[{"audio_path": "a.wav"}, 3]', r"2 of 2 rows cannot be used: row 0 \(no caption\), row 1 \(a int"),
         ('[{"caption": "rain"}]', r"row 0 \(neither audio_path nor video_path\)"),
+        (
+            '[{"caption": "rain", "audio_path": "a.wav", "start_time": "x"}]',
+            r"row 0 \(start_time is 'x', expected sec",
+        ),
+        ('[{"caption": "\\ud83d", "audio_path": "a.wav"}]', r"row 0 \(caption holds half of a surrogate pair"),
     ],
 )
 def test_bad_annotations_are_refused_with_all_reasons(tmp_path, text, message):
@@ -127,7 +150,7 @@ def test_rows_that_a_baseline_cannot_use_are_named(toy_world, fitting_config, to
     rows = load_split(toy_world, "train")
     config = tiny_config(fusion="audio_only", text_config={"vocab_size": fitting_config.text_config.vocab_size})
     changed = [row | {"audio": None} if index < 2 else row for index, row in enumerate(rows)]
-    silent = Dataset(pa.Table.from_pylist(changed, schema=FEATURES.arrow_schema))
+    silent = Dataset(pa.Table.from_pylist(changed, schema=CLIP_COLUMNS.arrow_schema))
     hearing = LavcapProcessor.from_config(config, tokenizer)
     names = f"{rows[0]['id']}, {rows[1]['id']}"
     with pytest.raises(DataError, match=f"2 of 24 clips have no audio.*leave out their rows: {names}"):
@@ -160,7 +183,7 @@ def test_a_prepared_folder_may_move(prepared, tmp_path):
 
 def test_a_manifest_is_a_data_set_for_others_too(prepared):
     rows = load_dataset(str(prepared))["train"]
-    assert rows.features == FEATURES and rows["id"] == load_split(prepared, "train")["id"]
+    assert rows.features == CLIP_COLUMNS and rows["id"] == load_split(prepared, "train")["id"]
 
 
 def test_splits_of_a_manifest_do_not_disturb_each_other(prepared):

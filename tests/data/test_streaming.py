@@ -15,9 +15,11 @@ from conftest import write_media
 from lavcap.data.augmentation import Augmentation
 from lavcap.data.collation import TrainingCollator
 from lavcap.data.dataset import ClipDataset, read_features
-from lavcap.data.manifest import DataError, read_facts, shards_of, write_split
+from lavcap.data.manifest import read_facts, shards_of, write_split
+from lavcap.data.schema import DataError
+from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import load_split
-from lavcap.data.streaming import ClipStream, find_shards, write_shards
+from lavcap.data.streaming import ClipStream
 from media_captioning import StoredFile
 
 
@@ -142,6 +144,15 @@ def test_of_a_film_its_sound_alone_goes_in(tmp_path, processor):
     assert len(stored) < 14_000
     heard, expected = (processor.load_clip(file, video=False).waveform for file in (StoredFile("a", stored), film))
     np.testing.assert_allclose(heard, expected, atol=1 / 32767)
+
+
+def test_a_clip_without_captions_is_streamed_once(toy_world, tmp_path, processor):
+    first, *rest = load_split(toy_world, "val")
+    rows = [first | {"captions": []}, *rest]
+    write_split(tmp_path / "prepared", "val", rows, {})
+    write_shards(load_split(tmp_path / "prepared", "val"), tmp_path / "shards", "val", {})
+    items = list(ClipStream(find_shards(tmp_path / "shards", "val"), processor, 4))
+    assert [item["captions"] for item in items if item["id"] == rows[0]["id"]] == [[]] and len(items) == 26
 
 
 def test_shards_that_cannot_be_streamed_are_refused(shards, toy_world, tmp_path):

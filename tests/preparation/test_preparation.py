@@ -18,7 +18,8 @@ from datasets import Audio, Dataset
 from PIL import Image
 
 from conftest import ROOT, write_media
-from lavcap.data.manifest import DataError, read_facts, read_manifest
+from lavcap.data.manifest import read_facts, read_manifest
+from lavcap.data.schema import DataError
 from lavcap.preparation.cutting import Settings
 from lavcap.preparation.preparation import Policy, guess_version, prepare
 from lavcap.preparation.sources import Reading, from_dataset, from_files, from_layout
@@ -413,13 +414,13 @@ def test_a_process_that_is_killed_leaves_what_a_second_run_completes(raw, tmp_pa
         return [*script, *map(str, [*options, "--output", output])]
 
     process = subprocess.Popen(command(tmp_path / "a"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    journal = tmp_path / "a" / ".progress" / "train.jsonl"
-    while not journal.exists() or journal.read_text().count("\n") < 4:
+    log = tmp_path / "a" / ".progress" / "train.jsonl"
+    while not log.exists() or log.read_text().count("\n") < 4:
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = journal.read_text().count("\n") - 1
+    done = log.read_text().count("\n") - 1
     assert done < 60 and not (tmp_path / "a" / "manifest.json").exists()
     result = subprocess.run(command(tmp_path / "a"), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -456,8 +457,8 @@ def test_other_settings_than_those_of_the_first_run_are_refused(raw, tmp_path):
 
 def test_a_torn_line_of_the_journal_is_done_again(raw, tmp_path):
     run(source_of(raw, "test"), tmp_path, "test")
-    before, journal = tree(tmp_path), tmp_path / ".progress" / "test.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-40])
+    before, log = tree(tmp_path), tmp_path / ".progress" / "test.jsonl"
+    log.write_bytes(log.read_bytes()[:-40])
     run(source_of(raw, "test"), tmp_path, "test")
     assert tree(tmp_path) == before
 
@@ -500,7 +501,7 @@ def test_a_clip_that_brings_its_process_down_is_named_and_the_others_go_on(raw, 
     def find_bomb(clip, *rest):
         media = find(clip, *rest)
         if clip == "toyt0000002":
-            object.__setattr__(media.film, "path", Bomb(media.film.path))
+            object.__setattr__(media.video, "path", Bomb(media.video.path))
         return media
 
     source.index.find = find_bomb

@@ -6,9 +6,10 @@ import json
 import pytest
 from datasets import Audio, Dataset, DatasetDict
 
-from lavcap.data.manifest import DataError
+from lavcap.data.schema import DataError
 from lavcap.preparation.annotations import read_annotations, stem_of
-from lavcap.preparation.media_index import MediaFile, MediaIndex
+from lavcap.preparation.media import MediaFile
+from lavcap.preparation.media_index import MediaIndex
 from lavcap.preparation.sources import Reading, from_dataset, from_files, from_layout
 from media_captioning import StoredFile
 
@@ -132,14 +133,14 @@ def test_one_id_with_two_start_times_is_two_clips(tmp_path):
     (tmp_path / "a.csv").write_text(f"{OFFICIAL}1,idA,0,rain\n2,idA,40,wind\n3,idB,5,hail\n")
     source = from_files(tmp_path / "a.csv", [touch(tmp_path, "idA_40000_50000.mp4")], READING)
     assert [clip.id for clip in source.clips] == ["idA_0_10000", "idA_40000_50000", "idB"]
-    assert [source.find(clip, 10.0, 4).film is not None for clip in source.clips] == [False, True, False]
+    assert [source.find(clip, 10.0, 4).video is not None for clip in source.clips] == [False, True, False]
 
 
 def test_equal_names_in_different_folders_are_different_clips(tmp_path):
     (tmp_path / "a.csv").write_text("file,caption\na/1.mp4,rain\nb/1.mp4,wind\n2.mp4,hail\n")
     source = from_files(tmp_path / "a.csv", [touch(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mp4")], READING)
     assert [clip.id for clip in source.clips] == ["a/1", "b/1", "2"]
-    films = [source.find(clip, 10.0, 4).film.path for clip in source.clips]
+    films = [source.find(clip, 10.0, 4).video.path for clip in source.clips]
     assert films == [str(tmp_path / name) for name in ("a/1.mp4", "b/1.mp4", "b/2.mp4")]
 
 
@@ -157,37 +158,37 @@ def test_a_dot_in_a_name_is_no_suffix():
 
 @pytest.mark.parametrize("name", ["abc_-DEF_12_30000_40000.mp4", "Yabc_-DEF_12.mp4", "deep/er/abc_-DEF_12.mp4"])
 def test_a_clip_is_found_under_each_of_its_names(tmp_path, name):
-    film = found(touch(tmp_path, name)).film
+    film = found(touch(tmp_path, name)).video
     assert film.path == str(tmp_path / name)
     assert film.named == ((30.0, 40.0) if "40000" in name else None)
 
 
 def test_sound_and_picture_may_come_from_two_files(tmp_path):
     media = found(touch(tmp_path, "waveforms/abc_-DEF_12.wav", "videos/abc_-DEF_12.mp4"))
-    assert media.sound.path.endswith(".wav") and media.film.path.endswith(".mp4") and not media.others
+    assert media.audio.path.endswith(".wav") and media.video.path.endswith(".mp4") and not media.others
 
 
 def test_a_file_with_another_window_is_that_clip_only_if_it_holds_it(tmp_path):
-    assert found(touch(tmp_path, "abc_-DEF_12_20000_50000.mp4")).film.named == (20.0, 50.0)
+    assert found(touch(tmp_path, "abc_-DEF_12_20000_50000.mp4")).video.named == (20.0, 50.0)
     media = found(touch(tmp_path / "b", "abc_-DEF_12_60000_70000.mp4"))
-    assert media.film is None
+    assert media.video is None
     assert media.reason == "only abc_-DEF_12_60000_70000, which does not hold 30-40 s"
 
 
 def test_ids_that_begin_alike_or_differ_in_case_are_told_apart(tmp_path):
     touch(tmp_path, "abc_1_2.mp4", "ABC_1_2.mp4", "_-x_10_20_30000_40000.mp4", "._abc.mp4")
-    assert found(tmp_path, clip="abc").film is None
-    assert found(tmp_path, clip="ABC_1_2").film.path.endswith("/ABC_1_2.mp4")
-    assert found(tmp_path, clip="_-x_10_20").film.named == (30.0, 40.0)
+    assert found(tmp_path, clip="abc").video is None
+    assert found(tmp_path, clip="ABC_1_2").video.path.endswith("/ABC_1_2.mp4")
+    assert found(tmp_path, clip="_-x_10_20").video.named == (30.0, 40.0)
 
 
 def test_of_several_files_the_most_exact_is_used_and_the_others_are_named(tmp_path):
     touch(tmp_path, "a/abc_-DEF_12.mp4", "b/abc_-DEF_12_30000_40000.mp4", "c/Yabc_-DEF_12.mkv")
     media = found(tmp_path)
-    assert media.film == MediaFile(str(tmp_path / "b/abc_-DEF_12_30000_40000.mp4"), (30.0, 40.0))
+    assert media.video == MediaFile(str(tmp_path / "b/abc_-DEF_12_30000_40000.mp4"), (30.0, 40.0))
     assert [(other.rpartition("/")[2], used) for other, used in media.others] == [
-        ("abc_-DEF_12.mp4", media.film.path),
-        ("Yabc_-DEF_12.mkv", media.film.path),
+        ("abc_-DEF_12.mp4", media.video.path),
+        ("Yabc_-DEF_12.mkv", media.video.path),
     ]
 
 
@@ -213,7 +214,7 @@ def test_links_that_lead_in_circles_end(tmp_path):
     (tmp_path / "a" / "nowhere.mp4").symlink_to(tmp_path / "nothing")
     (tmp_path / "self").symlink_to(tmp_path / "self")
     media = found(tmp_path)
-    assert media.film.path == str(tmp_path / "a/abc_-DEF_12.mp4") and not media.others
+    assert media.video.path == str(tmp_path / "a/abc_-DEF_12.mp4") and not media.others
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
@@ -227,7 +228,7 @@ def test_the_released_layout_gives_all_references(toy_world):
     assert [clip.id for clip in source.clips] == [row["youtube_id"] for row in rows]
     for clip in source.clips:
         media = source.find(clip, 4.0, 20)
-        assert len(clip.captions) == 5 and media.sound.path.endswith(".wav") and len(media.frames) == 20
+        assert len(clip.captions) == 5 and media.audio.path.endswith(".wav") and len(media.frames) == 20
     with pytest.raises(DataError, match=r"no dev\.json or dev\.csv; check --data_dir and --split"):
         from_layout(toy_world, "dev", READING)
 
@@ -281,7 +282,7 @@ def test_text_of_a_data_set_goes_with_a_folder_of_media(tmp_path):
     columns["caption"] = [["rain", "wind"]] * 3
     Dataset.from_dict(columns).save_to_disk(tmp_path / "set")
     source = from_dataset(str(tmp_path / "set"), "test", [touch(tmp_path / "media", "Yid1.wav")], READING)
-    assert source.find(source.clips[1], 10.0, 4).sound.path.endswith("Yid1.wav")
+    assert source.find(source.clips[1], 10.0, 4).audio.path.endswith("Yid1.wav")
     assert source.clips[1].captions == ["rain", "wind"]
     with pytest.raises(DataError, match="no column of sound or video .found youtube_id, start_time, caption"):
         from_dataset(str(tmp_path / "set"), "test", [], READING)

@@ -27,11 +27,13 @@ from conftest import ROOT
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.data.collation import EvaluationCollator, TrainingCollator
 from lavcap.data.dataset import ClipDataset
+from lavcap.data.shards import find_shards
 from lavcap.data.splits import load_split, one_row_per_caption
-from lavcap.data.streaming import ClipStream, find_shards
+from lavcap.data.streaming import ClipStream
 from lavcap.models.lora import add_lora
-from lavcap.training.checkpoints import CheckpointError, find_checkpoint
-from lavcap.training.trainer import LavcapTrainer, TrainingNote
+from lavcap.training.checkpoints import CheckpointError
+from lavcap.training.resume import find_checkpoint
+from lavcap.training.trainer import CaptioningTrainer, TrainingNote
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 from train_hf import TrainingArguments
@@ -70,7 +72,7 @@ class Run:
         args.resume_from_checkpoint = str(checkpoint)
         return args
 
-    def trainer(self) -> LavcapTrainer:
+    def trainer(self) -> CaptioningTrainer:
         torch.set_num_threads(1)  # as in the processes that are killed, whatever a test before has set
         args = self.arguments()
         set_seed(args.seed)
@@ -84,7 +86,7 @@ class Run:
             rows = one_row_per_caption(load_split(self.data, "train")).select(range(20))
             clips = ClipDataset(rows, processor, cache=True, seed=5)
             validation = ClipDataset(load_split(self.data, "val"), processor, cache=True)
-        return LavcapTrainer(
+        return CaptioningTrainer(
             model=add_lora(model, LORA) if self.lora else model,
             args=args,
             data_collator=TrainingCollator(processor, Augmentation(16, 12, True, 0.2, 0.2, RELEASED_INSTRUCTIONS)),
@@ -95,7 +97,7 @@ class Run:
             callbacks=[TrainingNote({"train_split": "train"})],
         )
 
-    def finish(self, resume: bool = False) -> LavcapTrainer:
+    def finish(self, resume: bool = False) -> CaptioningTrainer:
         """Train, and save as the command does."""
         trainer = self.trainer()
         trainer.train(resume_from_checkpoint=resume)

@@ -35,7 +35,7 @@ from lavcap.data.manifest import take_rows
 from lavcap.data.splits import load_split
 from lavcap.models.lora import add_lora
 from lavcap.training.broken_clips import TrainingStopped
-from lavcap.training.trainer import LavcapTrainer
+from lavcap.training.trainer import CaptioningTrainer
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
@@ -43,7 +43,7 @@ from processing_lavcap import LavcapProcessor
 RECORD: dict[str, Any] = {}
 
 
-class RecordedTrainer(LavcapTrainer):
+class RecordedTrainer(CaptioningTrainer):
     """Trainer that keeps losses in full precision, captions, and which tensors the last step moved."""
 
     def __init__(self, *args, compute_metrics=None, **kwargs):
@@ -92,7 +92,7 @@ class LastStep(TrainerCallback):
 
 def train(arguments: list[str]):
     sys.argv = ["train_hf.py", *arguments]
-    train_hf.LavcapTrainer = RecordedTrainer
+    train_hf.CaptioningTrainer = RecordedTrainer
     try:
         train_hf.main()
     except SystemExit:

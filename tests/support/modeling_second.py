@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.utils import can_return_tuple
 
 
 try:
@@ -66,6 +67,7 @@ class SecondModel(SoftTokenModel):
         loss = self.config.stillness_weight * heard.square().mean()
         return SecondTokens(torch.stack(tokens, dim=1), counts, counts.sum() // 2, loss)
 
+    @can_return_tuple
     def forward(self, input_ids=None, attention_mask=None, input_features=None, pixel_values_videos=None,
                 audio_mask=None, video_mask=None, soft_tokens=None, soft_token_counts=None, labels=None,
                 inputs_embeds=None, num_items_in_batch=None, num_clips_in_batch=None, **kwargs):  # fmt: skip

@@ -19,9 +19,10 @@ from stranger import run_inside
 from conftest import ROOT, tiny_config, write_floats
 from lavcap.data.collation import EvaluationCollator, TrainingCollator
 from lavcap.data.dataset import ClipDataset
-from lavcap.data.manifest import DataError
+from lavcap.data.schema import DataError
+from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import load_split
-from lavcap.data.streaming import ClipStream, find_shards, write_shards
+from lavcap.data.streaming import ClipStream
 from lavcap.training.broken_clips import BrokenClips, TrainingStopped
 from media_captioning import MediaError
 from processing_lavcap import LavcapProcessor

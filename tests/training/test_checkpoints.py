@@ -34,12 +34,13 @@ from safetensors.torch import load_file
 from stranger import run_inside
 
 from conftest import tiny_model
+from lavcap.data.shards import write_shards
 from lavcap.data.splits import load_split
-from lavcap.data.streaming import write_shards
 from lavcap.files import UNFINISHED, publish_folder, publish_model
 from lavcap.models.lora import freeze
-from lavcap.training.checkpoints import MANIFEST, CheckpointError, find_checkpoint, is_complete, last_checkpoint
-from lavcap.training.publisher import HubTrainer
+from lavcap.training.checkpoints import RECORD, CheckpointError, is_complete, last_checkpoint
+from lavcap.training.publisher import Publisher
+from lavcap.training.resume import find_checkpoint
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
@@ -161,7 +162,7 @@ def test_the_loss_of_a_run_is_that_of_all_its_steps(run, tmp_path, logging_steps
 
 
 def test_the_time_of_a_run_is_that_of_all_its_parts(finished, caplog):
-    path = finished.output / "checkpoint-7" / MANIFEST
+    path = finished.output / "checkpoint-7" / RECORD
     manifest = json.loads(path.read_text())
     first = json.loads((finished.output / "trainer_state.json").read_text())["log_history"][-1]
     totals = manifest["totals"]
@@ -300,7 +301,7 @@ def test_every_file_of_a_checkpoint_reaches_the_disk_before_the_checkpoint_has_i
 
 def test_only_whole_checkpoints_are_pushed(run, monkeypatch):
     pushed = []
-    monkeypatch.setattr(HubTrainer, "_push_from_checkpoint", lambda self, folder: pushed.append(Path(folder)))
+    monkeypatch.setattr(Publisher, "push_checkpoint", lambda self, folder: pushed.append(folder))
     trainer = run.trainer()
     monkeypatch.setattr(trainer.args, "save_total_limit", None)
     monkeypatch.setattr(trainer.args, "push_to_hub", True)
@@ -325,6 +326,7 @@ def test_a_broken_checkpoint_is_left_aside_and_what_is_half_written_is_removed(f
     found = find_checkpoint(finished.arguments_to_resume("true"))
     assert found == str(finished.output / "checkpoint-6")
     assert "checkpoint-7 not complete, and left aside" in caplog.text
+    finished.trainer().train(resume_from_checkpoint=found)
     assert not (finished.output / UNFINISHED).exists()
 
 
@@ -349,8 +351,8 @@ def test_checkpoints_that_are_all_broken_do_not_begin_the_run_anew(finished):
 
 def test_a_checkpoint_of_unknown_origin_is_taken_by_name_alone(finished, caplog):
     for number in (6, 7):
-        (finished.output / f"checkpoint-{number}" / MANIFEST).unlink()
-    with pytest.raises(CheckpointError, match=f"checkpoint-7 lacks {MANIFEST}"):
+        (finished.output / f"checkpoint-{number}" / RECORD).unlink()
+    with pytest.raises(CheckpointError, match=f"checkpoint-7 lacks {RECORD}"):
         find_checkpoint(finished.arguments_to_resume("true"))
     named = str(finished.output / "checkpoint-7")
     assert find_checkpoint(finished.arguments_to_resume(named)) == named
@@ -395,7 +397,7 @@ def test_one_flipped_bit_in_the_last_checkpoint_is_an_error(finished, name):
 
 
 def test_a_checkpoint_without_checksums_is_taken(finished):
-    path = finished.output / "checkpoint-7" / MANIFEST
+    path = finished.output / "checkpoint-7" / RECORD
     manifest = json.loads(path.read_text())
     assert manifest.pop("crc32").keys() == manifest["files"].keys()
     path.write_text(json.dumps(manifest))
@@ -404,12 +406,12 @@ def test_a_checkpoint_without_checksums_is_taken(finished):
 
 @pytest.mark.parametrize("content", ["{}", '{"step": 3}', '{"files": {}}', "null", '"x"', "{", "[]", None])
 def test_a_list_of_files_that_cannot_be_read_makes_a_checkpoint_incomplete(finished, content, caplog):
-    path = finished.output / "checkpoint-7" / MANIFEST
+    path = finished.output / "checkpoint-7" / RECORD
     wrong_sizes = json.dumps(json.loads(path.read_text()) | {"files": {"optimizer.pt": "large"}})
     path.write_text(wrong_sizes if content is None else content)
     assert find_checkpoint(finished.arguments_to_resume("true")) == str(finished.output / "checkpoint-6")
     assert "checkpoint-7 not complete, and left aside" in caplog.text
-    lacking = f"checkpoint-7: is not complete, it lacks a readable {MANIFEST}; the last complete one is .*checkpoint-6"
+    lacking = f"checkpoint-7: is not complete, it lacks a readable {RECORD}; the last complete one is .*checkpoint-6"
     with pytest.raises(CheckpointError, match=lacking):
         find_checkpoint(finished.arguments_to_resume(path.parent))
 
@@ -441,7 +443,7 @@ def test_checkpoints_without_the_optimizer_cannot_be_continued(run):
 
 
 def test_another_engine_is_refused_and_other_settings_are_said(finished, caplog):
-    path = finished.output / "checkpoint-7" / MANIFEST
+    path = finished.output / "checkpoint-7" / RECORD
     manifest = json.loads(path.read_text())
     finished.options |= {"learning_rate": 0.5, "gradient_accumulation_steps": 1}
     path.write_text(json.dumps(manifest | {"num_processes": 4}))
@@ -626,7 +628,7 @@ def test_a_process_of_two_that_is_killed_in_a_save_leaves_no_checkpoint(run, tmp
     for name in ("rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"):
         files = (each.output / "checkpoint-6" / name for each in (run, whole))
         assert len({file.read_bytes() for file in files}) == 1
-    assert json.loads((run.output / "checkpoint-6" / MANIFEST).read_text())["num_processes"] == 2
+    assert json.loads((run.output / "checkpoint-6" / RECORD).read_text())["num_processes"] == 2
 
 
 @pytest.mark.slow

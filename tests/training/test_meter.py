@@ -16,11 +16,12 @@ from lavcap.data.collation import EvaluationCollator, TrainingCollator, model_in
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.splits import load_split, one_row_per_caption
 from lavcap.models.lora import add_lora
+from lavcap.training.arguments import check_monitoring, early_stopping
 from lavcap.training.broken_clips import TrainingStopped
 from lavcap.training.in_training_evaluation import SampleCaptions, ValidationScores
-from lavcap.training.meter import Step, check_monitoring, early_stopping
-from lavcap.training.progress import progress_line
-from lavcap.training.trainer import LavcapTrainer
+from lavcap.training.losses import split_loss
+from lavcap.training.meter import Step, progress_line
+from lavcap.training.trainer import CaptioningTrainer
 from train_hf import TrainingArguments
 
 
@@ -37,11 +38,11 @@ def clips(toy_world, processor):
 def build(model, processor, clips, tmp_path):
     """Trainers on six clips, two a step; keywords are training arguments."""
 
-    def trainer(train_dataset=clips, eval_dataset=None, callbacks=(), model=model, **options) -> LavcapTrainer:
+    def trainer(train_dataset=clips, eval_dataset=None, callbacks=(), model=model, **options) -> CaptioningTrainer:
         fixed = {"output_dir": str(tmp_path / "out"), "use_cpu": True, "report_to": "none", "save_strategy": "no"}
         fixed |= {"max_steps": 3, "logging_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
         scores = None if eval_dataset is None else scores_of(eval_dataset, processor)
-        built = LavcapTrainer(
+        built = CaptioningTrainer(
             model=copy.deepcopy(model),
             args=TrainingArguments(**fixed | {"disable_tqdm": True, "use_cpu": True} | options),
             data_collator=TrainingCollator(processor),
@@ -95,14 +96,16 @@ def test_logs_hold_the_parts_of_the_loss_and_the_entropy_of_the_plans(build, mod
     assert entry["tokens_per_second"] / entry["clips_per_second"] == pytest.approx(tokens / 6)
 
 
-def test_plans_are_counted_where_a_clip_has_both_modalities():
+def test_plans_are_counted_where_a_clip_has_both_modalities(model):
     plan = torch.zeros(3, 2, 4)
     plan[0], plan[1, 0, 0] = 1 / 8, 1.0
     step = Step()
     outputs = {"transport_plan": plan, "alignment_loss": torch.ones(()), "caption_loss": torch.ones(())}
-    step.add_parts(torch.tensor(3.0), outputs, scale=2)
-    assert step.parts.tolist() == pytest.approx([2.0, 1.0, math.log(8), 2.0])
-    assert step.largest_entropy == pytest.approx(math.log(8))
+    parts = split_loss(torch.tensor(3.0), outputs, model.loss_terms, scale=2)
+    step.add(parts, model.statistics(outputs))
+    assert step.parts == {"caption_loss": 2.0, "alignment_loss": 1.0}
+    assert step.statistics["plan_entropy"].tolist() == pytest.approx([math.log(8), 2.0])
+    assert step.statistics["relative_plan_entropy"].tolist() == pytest.approx([1.0, 2.0])
 
 
 def test_speed_is_that_of_training_alone(build, clips, monkeypatch):
@@ -296,7 +299,7 @@ def test_what_a_run_would_stumble_over_later_is_refused(options, message, tmp_pa
 
 def test_arguments_of_the_library_alone_will_do(model, processor, clips, tmp_path):
     options = {"use_cpu": True, "report_to": "none", "max_steps": 1, "save_strategy": "no", "disable_tqdm": True}
-    LavcapTrainer(
+    CaptioningTrainer(
         model=copy.deepcopy(model),
         args=Seq2SeqTrainingArguments(output_dir=str(tmp_path), remove_unused_columns=False, **options),
         data_collator=TrainingCollator(processor),

@@ -10,10 +10,11 @@ from conftest import tiny_model
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.data.collation import EvaluationCollator, TrainingCollator, model_inputs
 from lavcap.data.dataset import ClipDataset
+from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import load_split, one_row_per_caption
-from lavcap.data.streaming import ClipStream, find_shards, write_shards
+from lavcap.data.streaming import ClipStream
 from lavcap.training.in_training_evaluation import ValidationScores
-from lavcap.training.trainer import LavcapTrainer
+from lavcap.training.trainer import CaptioningTrainer
 from processing_lavcap import LavcapProcessor
 from train_hf import TrainingArguments
 
@@ -21,7 +22,7 @@ from train_hf import TrainingArguments
 @pytest.fixture
 def trainer(toy_world, processor, model, tmp_path):
     rows = load_split(toy_world, "val")
-    return LavcapTrainer(
+    return CaptioningTrainer(
         model=copy.deepcopy(model),
         args=TrainingArguments(
             output_dir=str(tmp_path / "out"),
@@ -113,7 +114,7 @@ def trained_weights(model, processor, rows, folder, **arguments) -> dict[str, to
     model = copy.deepcopy(model)
     options = {"use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "optim": "sgd"}
     options |= {"max_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
-    LavcapTrainer(
+    CaptioningTrainer(
         model=model,
         args=TrainingArguments(output_dir=str(folder), **options, **arguments),
         data_collator=TrainingCollator(processor),
@@ -160,7 +161,7 @@ def test_a_run_that_was_interrupted_in_an_epoch_ends_with_the_same_model(
         dataset = ClipDataset(rows, processor, cache=True, seed=5)
         if streaming:
             dataset = ClipStream(find_shards(tmp_path / "shards", "train"), processor, 2, seed=5, shuffle_buffer=8)
-        trainer = LavcapTrainer(
+        trainer = CaptioningTrainer(
             model=copy.deepcopy(model),
             args=TrainingArguments(
                 output_dir=str(tmp_path / folder),

@@ -1,0 +1,74 @@
+"""Processes that cut clips: one that hangs or crashes costs its clip, and none outlives the work."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from lavcap.data.wav import write_wav
+from lavcap.preparation.cutting import Job, Settings
+from lavcap.preparation.media import Media, MediaFile
+from lavcap.preparation.pool import cut_clips
+
+
+LIMIT = 4.0  # seconds; a clip of these tests takes milliseconds once its process has loaded the decoder
+
+
+class Bomb(str):
+    """A name whose arrival ends the process, as a decoder may."""
+
+    def __reduce__(self):
+        return os._exit, (7,)
+
+
+def job(folder, name: str, path=None) -> tuple[str, Job]:
+    media = Media(audio=MediaFile(str(folder / f"{name}.wav") if path is None else path))
+    return name, Job(name, str(folder / "out"), Settings(1.0, 2, 32), None, media)
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        write_wav(str(tmp_path / f"{name}.wav"), np.full(16_000, 99, np.int16))
+    return tmp_path
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_a_clip_that_hangs_or_crashes_is_named_and_the_others_go_on(sounds, num_proc):
+    os.mkfifo(sounds / "hangs.wav")  # whoever opens it waits for ever
+    jobs = [job(sounds, "a"), job(sounds, "hangs"), job(sounds, "b"), job(sounds, "bomb", Bomb("x.wav"))]
+    outcomes = dict(cut_clips([*jobs, job(sounds, "c"), job(sounds, "d")], num_proc, LIMIT))
+    reasons = {name: outcome.unreadable for name, outcome in outcomes.items()}
+    assert reasons == {
+        **dict.fromkeys("abcd"),
+        "hangs": f"{sounds}/hangs.wav: got no answer in 4 s; convert it, to mp4 or wav say.",
+        "bomb": "x.wav: brings the decoder down (its process ended); convert it, to mp4 or wav say.",
+    }
+    assert not multiprocessing.active_children()
+
+
+def test_work_that_is_given_up_leaves_no_process(sounds):
+    outcomes = cut_clips((job(sounds, name) for name in "abcd"), 2)
+    next(outcomes)
+    assert multiprocessing.active_children()
+    outcomes.close()
+    assert not multiprocessing.active_children()
+
+
+def test_what_cannot_be_written_ends_the_work(sounds):
+    (sounds / "out").write_text("no folder")
+    name, shorter = job(sounds, "a")
+    shorter = Job(shorter.stem, shorter.output, Settings(0.2, 2, 32), None, shorter.media)
+    with pytest.raises(OSError, match="out"):
+        list(cut_clips([(name, shorter)], 1))
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_cuts_clips_loads_no_more_than_the_decoder():
+    code = "import sys, lavcap.preparation.pool; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"torch", "transformers", "datasets", "pyarrow"} & set(result.stdout.split())
