@@ -60,10 +60,9 @@ class TrainingCollator:
         return self.blanks.name_clips(batch, items)
 
     def _changed(self, features: dict[str, torch.Tensor], draw: torch.Generator) -> dict[str, torch.Tensor]:
-        heard = [name for name in self.processor.feature_names["audio"] if name in features]
-        return features | {
-            name: self.augmentation.spectrum(features[name], self._masked_value, draw) for name in heard
-        }
+        names = [name for name in self.processor.feature_names.get("audio", ()) if name in features]
+        changed = {name: self.augmentation.spectrum(features[name], self._masked_value, draw) for name in names}
+        return features | changed
 
 
 class EvaluationCollator:
