@@ -9,17 +9,25 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 OLDEST := .cache/oldest
 SCALE := .cache/scale
-# One thread per process: most of the time goes into starting scripts, which two processes do side by side.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not scale"
+# One thread per process: what is computed is small, and two processes go side by side.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Workers take whole files, so that the fixtures of a file are made once, in the order of tests/conftest.py.
+SHARED := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+QUICK := $(PYTEST) $(SHARED) -m "not slow and not scale"
+EVERY := $(PYTEST) $(SHARED) -m "not scale"
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file configs/accelerate/one_process.yaml
 
+# Where a version of the libraries can matter: what calls them. Preparation calls PyAV alone: one test shows it.
+PREPARED := preparation/test_preparation.py::test_official_rows_and_films_become_a_manifest
+VERSIONED := $(addprefix tests/,flat data models training publishing conversion contract $(PREPARED))
 # Commands of the pages and scores by Java, on which the versions of the libraries have no bearing.
 ONCE := --ignore tests/commands/test_documentation.py --ignore tests/evaluation/test_java_metrics.py
 REHEARSAL := .cache/rehearsal
 REHEARSED := configs/toy.yaml --tokenizer_name $(REHEARSAL)/raw/tokenizer --per_device_train_batch_size 4 \
 	--eval_strategy no --max_new_tokens 8 --num_beams 2
 
-.PHONY: help install demo rehearsal test unit contract scale-test oldest lint clean
+.PHONY: help install demo rehearsal test test-all unit unit-all contract engines scale-test oldest oldest-all lint
+.PHONY: clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,17 +73,25 @@ rehearsal: install  ## the way of a real data set in small: prepare, features, s
 	$(BIN)/python scripts/evaluate.py --model $(REHEARSAL)/merged --data_dir $(REHEARSAL)/prepared \
 		--output $(REHEARSAL)/evaluation --metrics bleu_4 rouge_l cider_d --max_new_tokens 8
 
-test: lint unit contract rehearsal scale-test oldest  ## run every check, the quickest first
+test: lint unit contract engines oldest  ## run the checks that a change must pass, in a quarter of an hour
 
-unit: install  ## run the tests of this project
-	$(PYTEST) --ignore tests/contract
+test-all: lint unit-all contract rehearsal scale-test oldest-all  ## run every check, before work is called done
+
+unit: install  ## run the quick tests of this project
+	$(QUICK) --ignore tests/contract
+
+unit-all: install
+	$(EVERY) --ignore tests/contract
 
 contract: install  ## run Transformers' own common tests on LAVCap
 	$(BIN)/python scripts/fetch_library_tests.py
-	$(PYTEST) tests/contract
+	$(EVERY) tests/contract
 
-scale-test: $(SCALE)/installed  ## run the tests of training in several processes: DDP, DeepSpeed, FSDP2
-	PYTHONPATH=$(SCALE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale tests
+engines: install  ## run the quick tests of training in several processes: DDP
+	$(PYTEST) -m "scale and not slow" tests/training
+
+scale-test: $(SCALE)/installed  ## run all tests of training in several processes: DDP, DeepSpeed, FSDP2
+	PYTHONPATH=$(SCALE) $(PYTEST) -m scale tests
 
 # DeepSpeed is not in the virtual environment: where it is, Accelerate imports it, and it writes to standard output.
 $(SCALE)/installed: constraints-scale.txt | install
@@ -84,9 +100,13 @@ $(SCALE)/installed: constraints-scale.txt | install
 		--requirement constraints-scale.txt
 	touch $@
 
-oldest: $(OLDEST)/installed  ## run all tests with the oldest Transformers that is supported
+oldest: $(OLDEST)/installed  ## run the quick tests where a version can matter, with the oldest that are supported
 	PYTHONPATH=$(OLDEST) $(BIN)/python scripts/fetch_library_tests.py
-	PYTHONPATH=$(OLDEST) $(PYTEST) $(ONCE)
+	PYTHONPATH=$(OLDEST) $(QUICK) $(VERSIONED)
+
+oldest-all: $(OLDEST)/installed
+	PYTHONPATH=$(OLDEST) $(BIN)/python scripts/fetch_library_tests.py
+	PYTHONPATH=$(OLDEST) $(EVERY) $(ONCE)
 
 $(OLDEST)/installed: constraints-oldest.txt | install
 	rm -rf $(OLDEST)

@@ -19,6 +19,8 @@ from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
 
+pytest_plugins = ["finished_runs"]
+
 ROOT = Path(__file__).resolve().parent.parent
 FLAT_FILES = sorted(
     path for kind in ("lavcap", "captioning") for path in ROOT.glob(f"*_{kind}.py")
@@ -33,9 +35,16 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{name}: of Transformers' own tests")
 
 
+# Files that take longest, each in one worker: begun first, so that no worker is left with one at the end.
+LONGEST = ("test_interruptions", "test_documentation", "test_processes", "test_lora_training", "test_conversion")
+
+
 def pytest_collection_modifyitems(items):
-    """Fast tests first: a mistake shows before the whole commands run."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Files stay together, for the fixtures of each; within one the slow tests come last."""
+    files = list(dict.fromkeys(item.path for item in items))
+    files.sort(key=lambda path: LONGEST.index(path.stem) if path.stem in LONGEST else len(LONGEST))
+    place = {path: number for number, path in enumerate(files)}
+    items.sort(key=lambda item: (place[item.path], item.get_closest_marker("slow") is not None))
 
 
 def tiny_config(**fields) -> LavcapConfig:

@@ -3,22 +3,19 @@
 import json
 import shutil
 import subprocess
-import sys
 
 import pytest
-import yaml
-from model_parts import LORA
+from stranger import run_inside
 
-from conftest import ROOT, tiny_config, write_media
-from lavcap.data.manifest import in_batches
+from conftest import write_media
+from lavcap.data.batches import in_batches
 from lavcap.models.captioning import list_clips
 from lavcap.models.loading import load_model
 from media_captioning import MediaError
 
 
 def caption(saved_model, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/caption.py", *map(str, arguments), "--model", str(saved_model)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return run_inside("scripts/caption.py", *arguments, "--model", saved_model)
 
 
 @pytest.fixture(scope="module")
@@ -124,20 +121,3 @@ def test_batches_keep_order_and_size():
     assert list(in_batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
     with pytest.raises(ValueError, match="batch_size is 0"):
         list(in_batches(range(5), 0))
-
-
-@pytest.mark.slow
-def test_what_a_recipe_costs_is_measured_without_its_weights(tmp_path):
-    config = tiny_config()
-    parts = {name: getattr(config, name).to_diff_dict() for name in ("audio_config", "vision_config", "text_config")}
-    recipe = {"model_config": parts | {"num_video_frames": 4}, "model_dtype": "bfloat16", "bf16": True, "lora": LORA}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "scripts/benchmark_training.py", str(tmp_path / "recipe.yaml"), "--device", "cpu"]
-    result = subprocess.run([*command, "--batch_sizes", "2", "--steps", "1"], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
-    rows = [line.split(" | ") for line in result.stdout.splitlines() if line.startswith("| 2 |")]
-    assert [row[1] for row in rows] == ["no", "yes"]
-    assert all(float(row[2]) > 0 and float(row[4].rstrip(" |")) > 0.1 for row in rows)
-    (tmp_path / "empty.yaml").write_text("lora: {}")
-    result = subprocess.run([*command[:2], str(tmp_path / "empty.yaml")], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 2 and "empty.yaml: has no model_config" in result.stderr

@@ -31,14 +31,14 @@ def lora(model):
 
 
 @pytest.fixture(scope="module")
-def rows(toy_world):
-    return one_row_per_caption(load_split(toy_world, "train")).select(range(4))
+def clips(toy_world, processor):
+    return ClipDataset(one_row_per_caption(load_split(toy_world, "train")).select(range(4)), processor, cache=True)
 
 
 @pytest.mark.parametrize("checkpointing", [None, False, True], ids=["stored", "not reentrant", "reentrant"])
 @pytest.mark.parametrize("trained", [whole, without_vision, lora])
 def test_every_trainable_tensor_moves_in_one_step_and_every_frozen_one_stays(
-    rows, fitting_config, processor, tmp_path, trained, checkpointing
+    clips, fitting_config, processor, tmp_path, trained, checkpointing
 ):
     model = trained(tiny_model(text_config={"vocab_size": fitting_config.text_config.vocab_size}))
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -51,7 +51,7 @@ def test_every_trainable_tensor_moves_in_one_step_and_every_frozen_one_stays(
             **options, max_steps=1, per_device_train_batch_size=4, learning_rate=1e-2, disable_tqdm=True
         ),
         data_collator=TrainingCollator(processor),
-        train_dataset=ClipDataset(rows, processor),
+        train_dataset=clips,
         processing_class=processor,
     )
     trainer.train()

@@ -35,14 +35,22 @@ def shards(toy_world, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def stream(shards, processor):
-    """Streams of the shards; keywords as of `ClipStream`."""
+    """Streams of the shards, whose clips are read once; keywords as of `ClipStream`."""
+    read = {}
+
+    def read_once(row, *options):
+        if row["id"] not in read:
+            read[row["id"]] = read_features(row, *options)
+        return dict(read[row["id"]])
 
     def build(batch_size: int = 4, epoch: int = 0, split: str = "train", **options) -> ClipStream:
         built = ClipStream(find_shards(shards, split), processor, batch_size, **options)
         built.set_epoch(epoch)
         return built
 
-    return build
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lavcap.data.streaming.read_features", read_once)
+        yield build
 
 
 def keys(items) -> list[tuple[str, str]]:

@@ -141,6 +141,7 @@ def test_a_torchaudio_that_does_not_load_is_done_without(error, tmp_path, monkey
         torchaudio_fbank.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_torchaudio_that_does_not_load_breaks_no_more_than_transformers_itself(tmp_path):
     """What Transformers then raises is in the table of docs/support.md."""
     (tmp_path / "torchaudio").mkdir()

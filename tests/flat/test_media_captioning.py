@@ -101,10 +101,14 @@ FILMS = {
 }
 
 
-@pytest.mark.parametrize("name", FILMS)
+@pytest.fixture(scope="module", params=FILMS)
+def film(request, tmp_path_factory):
+    return write_film(tmp_path_factory.mktemp("films") / request.param, **FILMS[request.param])
+
+
 @pytest.mark.parametrize("stored", [False, True], ids=["file", "in_memory"])
-def test_a_window_in_the_middle_is_what_decoding_from_the_beginning_gives(tmp_path, name, stored):
-    path = write_film(tmp_path / name, **FILMS[name])
+def test_a_window_in_the_middle_is_what_decoding_from_the_beginning_gives(film, stored):
+    path, name = film, film.name
     if stored:
         path = StoredFile(name, path.read_bytes())
     start = 12.34

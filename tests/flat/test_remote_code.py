@@ -6,8 +6,6 @@ import torch
 from stranger import run_stranger
 
 
-pytestmark = pytest.mark.slow
-
 LOAD = """
 import json, socket, sys
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from datasets import Audio, Dataset
 from PIL import Image
+from stranger import run_inside
 
 from conftest import ROOT, write_media
 from lavcap.data.manifest import read_facts, read_manifest
@@ -548,9 +549,8 @@ def test_a_decoder_that_raises_costs_one_clip(raw, tmp_path, monkeypatch):
 
 
 def test_the_command_prints_the_table_and_where_the_reports_are(raw, tmp_path):
-    script = [sys.executable, str(ROOT / "scripts" / "prepare_audiocaps.py"), "--num_proc", "0", "--window", "4"]
-    paths = ["--annotations", raw / "test.csv", "--media", raw / "media", "--output", tmp_path]
-    result = subprocess.run([*script, *map(str, paths)], capture_output=True, text=True)
+    paths = ("--annotations", raw / "test.csv", "--media", raw / "media", "--output", tmp_path)
+    result = run_inside("scripts/prepare_audiocaps.py", "--num_proc", 0, "--window", 4, *paths)
     assert result.returncode == 0, result.stderr
     assert "# test: 2 of 2 clips are in the manifest" in result.stdout
     assert "The captions are taken for v2" in result.stdout and f"Reports are in {tmp_path}" in result.stdout

@@ -3,10 +3,13 @@
 The processes are forked from one that has imported everything and trained nothing: each takes a second.
 """
 
+import hashlib
 import io
+import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +33,7 @@ from lavcap.data.dataset import ClipDataset
 from lavcap.data.shards import find_shards
 from lavcap.data.splits import load_split, one_row_per_caption
 from lavcap.data.streaming import ClipStream
+from lavcap.files import UNFINISHED
 from lavcap.models.lora import add_lora
 from lavcap.training.checkpoints import CheckpointError
 from lavcap.training.resume import find_checkpoint
@@ -40,7 +44,9 @@ from train_hf import TrainingArguments
 
 
 PROCESSES = multiprocessing.get_context("forkserver")
+UNLIMITED = -1  # bytes of a file
 CHANGES = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
+FEATURES: dict[tuple[Path, str], dict] = {}  # of clips that this process has read: its runs have the same ones
 LORA = SMALL_LORA | {"lora_dropout": 0.1}
 
 
@@ -86,6 +92,8 @@ class Run:
             rows = one_row_per_caption(load_split(self.data, "train")).select(range(20))
             clips = ClipDataset(rows, processor, cache=True, seed=5)
             validation = ClipDataset(load_split(self.data, "val"), processor, cache=True)
+            for dataset, split in ((clips, "train"), (validation, "val")):
+                dataset._cache = FEATURES.setdefault((self.data, split), {})
         return CaptioningTrainer(
             model=add_lora(model, LORA) if self.lora else model,
             args=args,
@@ -141,16 +149,51 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def count_changes(run: Run, answer: Path):
-    watch = Watch(run.output, lambda count, path: None)
+def die_at_half_a_file(run: Run, name: str):
+    """Where a file of tensors in the output folder is half-written."""
+    written = f"{run.output}/{UNFINISHED}/{name}"
+
+    def die_at(count: int, path: str):
+        if path == written and Path(path).exists() and Path(path).stat().st_size:
+            die()
+
+    Watch(run.output, die_at)
     run.finish()
-    count = watch.count
-    answer.write_text(str(count))
 
 
-def die_at_change(run: Run, moment: int, resume: bool = False):
-    Watch(run.output, lambda count, path: die() if count == moment else None)
-    run.finish(resume)
+def take_snapshots(run: Run, folder: Path):
+    """Finish a run; before each change of its output folder, write down what is there: `restore` brings it back."""
+    (folder / "contents").mkdir(parents=True)
+
+    def keep(count: int, path: str):
+        state = {}
+        for found in sorted(run.output.rglob("*")):
+            content = found.read_bytes() if found.is_file() else None
+            name = None if content is None else hashlib.sha1(content).hexdigest()
+            if name and not (folder / "contents" / name).exists():
+                (folder / "contents" / name).write_bytes(content)
+            state[str(found.relative_to(run.output))] = name
+        (folder / f"{count:04}.json").write_text(json.dumps(state))
+
+    Watch(run.output, keep)
+    run.finish()
+
+
+def states(folder: Path) -> list[dict[str, str | None]]:
+    """Snapshots of a folder that differ, in order: the name of the content of each file, none of folders."""
+    taken = [path.read_text() for path in sorted(folder.glob("*.json"))]
+    return [json.loads(state) for state in dict.fromkeys(taken)]
+
+
+def restore(folder: Path, state: dict[str, str | None], output: Path):
+    """Make a folder what it was in a snapshot."""
+    shutil.rmtree(output, ignore_errors=True)
+    for name, content in state.items():
+        if content is None:
+            (output / name).mkdir(parents=True)
+        else:
+            output.mkdir(exist_ok=True)
+            shutil.copyfile(folder / "contents" / content, output / name)
 
 
 def die_in_step(run: Run, step: int):

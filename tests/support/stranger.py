@@ -6,7 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,12 +44,12 @@ def run_stranger(script: str, *arguments: str, folder: Path, **environment: str)
     return run_script(WITHOUT_PROJECT + script, *arguments, folder=folder, **environment)
 
 
-def run_inside(script: str, *arguments: object) -> subprocess.CompletedProcess:
-    """A script of this project run in this process: seconds faster than one of its own."""
+def run_inside(script: str, *arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    """A script of this project run in this process and a working folder: seconds faster than one of its own."""
     output, errors = io.StringIO(), io.StringIO()
     argv, sys.argv = sys.argv, [script, *map(str, arguments)]
     try:
-        with redirect_stdout(output), redirect_stderr(errors):
+        with redirect_stdout(output), redirect_stderr(errors), chdir(folder):
             runpy.run_path(str(ROOT / script), run_name="__main__")
             code = 0
     except SystemExit as error:

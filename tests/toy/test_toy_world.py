@@ -1,8 +1,5 @@
 import csv
 import json
-import os
-import subprocess
-import sys
 import wave
 from collections import Counter
 from itertools import combinations
@@ -13,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from stranger import run_inside
 from transformers import AutoTokenizer
 
 from lavcap.toy import dataset as toy_dataset
@@ -37,7 +35,6 @@ from lavcap.toy.world import (
 )
 
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 COUNTS = {"train_clips": 16, "validation_clips": 2, "test_clips": 4, "videos": 2}
 SPLIT_COUNTS = {"train": 16, "val": 2, "test": 4}
 
@@ -399,20 +396,6 @@ def test_an_interrupted_world_leaves_nothing_behind(tmp_path, monkeypatch, inter
     assert not list(tmp_path.iterdir())
 
 
-def run_script(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPOSITORY / "scripts" / "make_toy_world.py"), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-
-def test_the_script_writes_a_world_into_an_empty_folder_and_sums_it_up(tmp_path):
-    counts = ("--train_clips", 16, "--validation_clips", 1, "--test_clips", 1, "--videos", 0)
-    result = run_script("--output", tmp_path, *counts, "--workers", 2)
-    assert result.returncode == 0, result.stderr
-    assert "16 train, 1 validation, 1 test" in result.stdout
-    assert len(json.loads((tmp_path / "train.json").read_text())) == 16
-
-
 @pytest.mark.parametrize(
     ("extra", "message"),
     [((), "not an empty folder"), (("--seed", "x"), "invalid int"), (("--test_clips", "-4"), "must not be negative")],
@@ -422,6 +405,6 @@ def test_the_script_reports_a_mistake_in_one_line(tmp_path, extra, message):
     if not extra:
         target.mkdir()
         (target / "mine.txt").touch()
-    result = run_script("--output", target, *extra)
+    result = run_inside("scripts/make_toy_world.py", "--output", target, *extra)
     assert result.returncode == 2 and result.stdout == ""
     assert message in result.stderr and result.stderr.count("\n") == 1

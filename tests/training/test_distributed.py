@@ -1,6 +1,7 @@
 """Training and evaluation by several processes: data parallelism, DeepSpeed's ZeRO and FSDP2, all on the CPU.
 
-Each run is one of `accelerate launch` with a file of `configs/accelerate`; the tests share them. FSDP through the
+Each run is one of `accelerate launch` with a file of `configs/accelerate`; the tests share them. It is as long as to
+save once, go on, and end with the picture and then the sound of a process's clips lacking. FSDP through the
 Trainer is not among them: on a CPU Accelerate does not apply it, so what it does to the model is tested by itself.
 """
 
@@ -31,7 +32,7 @@ from processing_lavcap import LavcapProcessor
 pytestmark = pytest.mark.scale
 needs_deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="make scale-test installs DeepSpeed")
 
-STEPS, SAVED = 20, 10
+STEPS, SAVED = 8, 4
 LONGEST = 180  # seconds of a launch, ten times what it takes
 VARIANTS = {
     "audio_only": {"fusion": "audio_only"},
@@ -68,21 +69,21 @@ def workplace(tmp_path_factory, toy_world, saved_model) -> Path:
     """A folder with the recipe of the runs, their data, and shards of them.
 
     The last step has a clip less. Of the clips of each step the last two, those of the second of two processes, have
-    no picture in steps 9 to 14, and no sound in steps 15 to 20.
+    no picture in steps 3, 4 and 5, and no sound in steps 6, 7 and 8.
     """
     folder = tmp_path_factory.mktemp("engines")
     clips = load_split(toy_world, "train").to_list()
     rows = [clips[number % len(clips)] | {"id": f"clip {number}"} for number in range(4 * STEPS - 1)]
     for number, row in enumerate(rows):
         row["captions"] = row["captions"][:1]
-        lacking = None if number % 4 < 2 or number < 32 else "frames" if number < 56 else "audio"
+        lacking = None if number % 4 < 2 or number < 8 else "frames" if number < 20 else "audio"
         row |= {lacking: None} if lacking else {}
     write_split(folder / "data", "train", rows, {"expected": len(rows)})
     write_split(folder / "data", "val", load_split(toy_world, "val").to_list(), {"expected": 6})
     recipe = RECIPE | {"model_name_or_path": str(saved_model), "data_dir": str(folder / "data")}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "whole.yaml").write_text(yaml.safe_dump(recipe | {"lora": None}))
-    command = ("scripts/write_shards.py", "--split", "train", "--rows_per_shard", "30")
+    command = ("scripts/write_shards.py", "--split", "train", "--rows_per_shard", "12")
     run(*command, "--data_dir", folder / "data", "--output", folder / "shards")
     return folder
 
@@ -105,7 +106,7 @@ def launch(folder: Path, settings: str, processes: int, jobs: dict[str, dict]) -
     listed = [job | {"record": str(folder / f"{name}.json")} for name, job in jobs.items()]
     (folder / "jobs.json").write_text(json.dumps(listed))
     options = ("--config_file", ROOT / "configs" / "accelerate" / f"{settings}.yaml", "--num_processes", processes)
-    run("-m", "accelerate.commands.launch", *options, ROOT / "tests" / "launched.py", folder / "jobs.json")
+    run("-m", "accelerate.commands.launch", *options, ROOT / "tests" / "support" / "launched.py", folder / "jobs.json")
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in jobs}
 
 
@@ -115,18 +116,17 @@ def training(workplace: Path, output: Path, batch_size: int, recipe: str = "reci
     return {"train": [str(workplace / f"{recipe}.yaml"), *arguments]}
 
 
-def all_trainings(workplace: Path, folder: Path, batch_size: int) -> dict[str, dict]:
+def further_trainings(workplace: Path, folder: Path, batch_size: int) -> dict[str, dict]:
+    """Of half precision, of a stream, and of every variant."""
     streamed = {"data_dir": workplace / "shards", "validation_data_dir": workplace / "data", "streaming": "true"}
-    streamed |= {"shuffle_buffer": 16, "max_steps": STEPS + 1, "save_strategy": "no"}
+    streamed |= {"shuffle_buffer": 8, "max_steps": STEPS + 1, "save_strategy": "no"}
     jobs = {
-        "lora": training(workplace, folder / "lora", batch_size),
         "bfloat16": half_precision(workplace, folder, batch_size),
         "streamed": training(workplace, folder / "streamed", batch_size, **streamed),
     }
     for name in VARIANTS:
         fields = {"model_name_or_path": workplace / name, "max_steps": 4, "eval_strategy": "no", "save_strategy": "no"}
-        if name.endswith("_only"):
-            fields["max_train_clips"] = 32  # the others lack a modality
+        fields["max_train_clips"] = 8  # the others lack a modality
         jobs[name] = training(workplace, folder / name, batch_size, **fields)
     return jobs
 
@@ -162,18 +162,31 @@ def variants(workplace, fitting_config, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def alone(workplace, variants, saved_model, toy_world) -> dict[str, dict]:
+def alone(workplace, saved_model, toy_world) -> dict[str, dict]:
     """Records of one process that takes four clips in each step."""
-    jobs = all_trainings(workplace, workplace / "alone", 4) | {"scored": scoring(saved_model, toy_world)}
-    return launch(workplace / "alone", "one_process", 1, jobs)
+    folder = workplace / "alone"
+    jobs = {"lora": training(workplace, folder / "lora", 4), "scored": scoring(saved_model, toy_world)}
+    return launch(folder, "one_process", 1, jobs)
 
 
 @pytest.fixture(scope="module")
-def ddp(workplace, variants, saved_model, toy_world) -> dict[str, dict]:
+def ddp(workplace, saved_model, toy_world) -> dict[str, dict]:
     """Records of two processes that take two clips each."""
     folder = workplace / "ddp"
-    jobs = all_trainings(workplace, folder, 2) | {"scored": scoring(saved_model, toy_world)}
-    jobs |= {"resumed": resumed(workplace, folder)} | other_trainings(workplace, folder, 2)
+    jobs = {"lora": training(workplace, folder / "lora", 2), "resumed": resumed(workplace, folder)}
+    return launch(folder, "ddp", 2, jobs | {"scored": scoring(saved_model, toy_world)})
+
+
+@pytest.fixture(scope="module")
+def alone_further(workplace, variants) -> dict[str, dict]:
+    folder = workplace / "alone further"
+    return launch(folder, "one_process", 1, further_trainings(workplace, folder, 4))
+
+
+@pytest.fixture(scope="module")
+def ddp_further(workplace, variants) -> dict[str, dict]:
+    folder = workplace / "ddp further"
+    jobs = further_trainings(workplace, folder, 2) | other_trainings(workplace, folder, 2)
     return launch(folder, "ddp", 2, jobs)
 
 
@@ -218,15 +231,17 @@ def test_two_processes_have_the_losses_of_one_also_when_one_lacks_a_modality(alo
     assert ddp["lora"]["captions"] == alone["lora"]["captions"] and len(ddp["lora"]["captions"][0]) == 6
 
 
-def test_two_processes_on_a_stream_have_the_losses_of_one(alone, ddp):
-    assert_same_course(ddp["streamed"], alone["streamed"], 2, "MULTI_CPU", steps=STEPS + 1)
+@pytest.mark.slow
+def test_two_processes_on_a_stream_have_the_losses_of_one(alone_further, ddp_further):
+    assert_same_course(ddp_further["streamed"], alone_further["streamed"], 2, "MULTI_CPU", steps=STEPS + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_fusion_trains_in_two_processes(alone, ddp, name):
-    assert ddp[name]["processes"] == 2
-    assert ddp[name]["losses"] == pytest.approx(alone[name]["losses"], abs=1e-4)
-    assert ddp[name]["moved"] == ddp[name]["trained"] != []
+def test_every_fusion_trains_in_two_processes(alone_further, ddp_further, name):
+    assert ddp_further[name]["processes"] == 2
+    assert ddp_further[name]["losses"] == pytest.approx(alone_further[name]["losses"], abs=1e-4)
+    assert ddp_further[name]["moved"] == ddp_further[name]["trained"] != []
 
 
 def test_what_is_trained_moves_and_nothing_else(alone, ddp):
@@ -251,6 +266,7 @@ def test_two_processes_go_on_from_their_checkpoint(workplace, ddp):
     assert len(ddp["resumed"]["losses"]) == STEPS - SAVED
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_zero_has_the_losses_and_captions_of_one_process(alone, zero):
     _, records = zero
@@ -258,11 +274,13 @@ def test_zero_has_the_losses_and_captions_of_one_process(alone, zero):
     assert records["lora"]["captions"] == alone["lora"]["captions"]
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_under_zero_what_is_trained_moves_and_nothing_else(zero):
     assert_trained_moved(zero[1]["lora"])
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_a_checkpoint_of_zero_is_an_adapter_that_loads_and_goes_on(zero, ddp, workplace):
     folder, records = zero
@@ -277,17 +295,18 @@ def test_a_checkpoint_of_zero_is_an_adapter_that_loads_and_goes_on(zero, ddp, wo
     assert_goes_on(folder)
 
 
+@pytest.mark.slow
 @needs_deepspeed
-def test_zero_has_the_losses_of_one_process_in_bfloat16_too(alone, ddp, zero):
+def test_zero_has_the_losses_of_one_process_in_bfloat16_too(alone, alone_further, ddp_further, zero):
     """With gradient checkpointing. DeepSpeed casts all weights, others the frozen ones; float32 is farther off."""
-    expected = alone["bfloat16"]["losses"]
-    assert ddp["bfloat16"]["losses"] == pytest.approx(expected, abs=2e-3)
+    expected = alone_further["bfloat16"]["losses"]
+    assert ddp_further["bfloat16"]["losses"] == pytest.approx(expected, abs=2e-3)
     assert zero[1]["bfloat16"]["losses"] == pytest.approx(expected, abs=2e-3)
     assert zero[1]["bfloat16"]["engine"] == "DEEPSPEED" and len(expected) == 8
-    for record in (alone["bfloat16"], ddp["bfloat16"], zero[1]["bfloat16"]):
+    for record in (alone_further["bfloat16"], ddp_further["bfloat16"], zero[1]["bfloat16"]):
         assert set(record["moved"]) <= set(record["trained"]) and len(record["moved"]) > 10
     # Under DeepSpeed the scale of the alignment, in bfloat16, is too coarse for its last step.
-    for record in (alone["bfloat16"], ddp["bfloat16"]):
+    for record in (alone_further["bfloat16"], ddp_further["bfloat16"]):
         assert record["moved"] == record["trained"]
     assert alone["lora"]["losses"][:8] != pytest.approx(expected, abs=2e-3)
 
@@ -313,31 +332,39 @@ def assert_statistics_are_those_of_the_saved_model(folder: Path, record: dict, s
     assert all(statistics == saved.tolist() for statistics in record["statistics"])
 
 
-def test_two_processes_evaluate_the_statistics_that_are_saved(workplace, ddp, saved_model):
-    assert_statistics_are_those_of_the_saved_model(workplace / "ddp" / "whole", ddp["whole"], saved_model)
+@pytest.mark.slow
+def test_two_processes_evaluate_the_statistics_that_are_saved(workplace, ddp_further, saved_model):
+    assert_statistics_are_those_of_the_saved_model(
+        workplace / "ddp further" / "whole", ddp_further["whole"], saved_model
+    )
 
 
-def test_two_processes_stop_early_and_end_with_the_best_model(workplace, ddp):
-    assert_best_is_kept(workplace / "ddp" / "best", ddp["best"])
+@pytest.mark.slow
+def test_two_processes_stop_early_and_end_with_the_best_model(workplace, ddp_further):
+    assert_best_is_kept(workplace / "ddp further" / "best", ddp_further["best"])
 
 
-def test_two_processes_stop_after_steps_that_are_not_finite(ddp):
-    assert "NaN or infinite at step 4 (3 in a row), on clip " in ddp["nonfinite"]["stopped"]
-    assert "changed no weight" in ddp["nonfinite"]["stopped"]
+@pytest.mark.slow
+def test_two_processes_stop_after_steps_that_are_not_finite(ddp_further):
+    assert "NaN or infinite at step 4 (3 in a row), on clip " in ddp_further["nonfinite"]["stopped"]
+    assert "changed no weight" in ddp_further["nonfinite"]["stopped"]
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_zero_evaluates_the_statistics_that_are_saved(zero, saved_model):
     folder, records = zero
     assert_statistics_are_those_of_the_saved_model(folder / "whole", records["whole"], saved_model)
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_zero_stops_early_and_ends_with_the_best_model(zero):
     folder, records = zero
     assert_best_is_kept(folder / "best", records["best"])
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_zero_stops_at_a_step_that_is_not_finite(zero):
     """Its engine has updated by then."""
@@ -345,7 +372,7 @@ def test_zero_stops_at_a_step_that_is_not_finite(zero):
     assert "NaN or infinite at step 2 (1 in a row), on clip " in stopped and "DeepSpeed has updated" in stopped
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_clip_is_scored_once_in_the_order_of_rows(alone, ddp, processes, workplace, saved_model, toy_world):
     record = ddp["scored"]
     if processes == 3:
@@ -392,6 +419,7 @@ def test_no_settings_name_a_device_but_by_their_engine():
             assert (ROOT / settings["deepspeed_config"]["deepspeed_config_file"]).is_file()
 
 
+@pytest.mark.slow
 def test_scripts_do_not_import_deepspeed(toy_world, saved_model):
     """It says which accelerator it takes, on standard output, where the captions are."""
     command = (sys.executable, "-X", "importtime", "scripts/caption.py", toy_world / "videos" / "new_clip.mp4")

@@ -10,6 +10,7 @@ import torch
 import yaml
 from recipes import TINY
 from safetensors.torch import load_file
+from stranger import run_inside
 
 import train_hf
 from conftest import ROOT, tiny_model
@@ -53,18 +54,15 @@ UNTRAINABLE = {
 }
 
 
-def run(*command: object) -> subprocess.CompletedProcess:
+def launch(*command: object) -> subprocess.CompletedProcess:
+    """A process of its own, or those that it starts."""
     return subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
 
 
-def launch(*arguments: object) -> subprocess.CompletedProcess:
-    command = ("-m", "accelerate.commands.launch", "--quiet", "--config_file")
-    return run(*command, ROOT / "configs" / "accelerate" / "one_process.yaml", "train_hf.py", *arguments)
-
-
-@pytest.mark.slow
 def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
-    trained = launch(recipe)
+    settings = ROOT / "configs" / "accelerate" / "one_process.yaml"
+    command = ("-m", "accelerate.commands.launch", "--quiet", "--config_file", settings, "train_hf.py")
+    trained = launch(*command, recipe)
     assert trained.returncode == 0, trained.stderr[-2000:]
     assert "pin_memory" not in trained.stderr
     model = tmp_path / "run"
@@ -75,15 +73,15 @@ def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
     history = json.loads((model / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history if "eval_bleu_4" in entry] == [3, 6]
 
-    again = run("train_hf.py", recipe)
+    again = run_inside("train_hf.py", recipe)
     assert again.returncode == 2 and "holds another run" in again.stderr
-    more = launch(recipe, "--resume_from_checkpoint", "true", "--max_steps", "8")
+    more = run_inside("train_hf.py", recipe, "--resume_from_checkpoint", "true", "--max_steps", "8")
     assert more.returncode == 0, more.stderr[-2000:]
     assert json.loads((model / "trainer_state.json").read_text())["global_step"] == 8
 
     evaluation = tmp_path / "evaluation"
     command = ("scripts/evaluate.py", "--model", model, "--data_dir", toy_world, "--output", evaluation, *QUICK)
-    scored = run(*command)
+    scored = run_inside(*command)
     assert scored.returncode == 0, scored.stderr[-2000:]
     results = json.loads((evaluation / "results.json").read_text())
     assert list(results["modalities"]) == ["audio+video", "audio", "video", "audio+other_video"]
@@ -91,11 +89,11 @@ def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
     assert len((evaluation / "predictions.jsonl").read_text().splitlines()) == 24
     assert f"| {results['modalities']['audio']['metrics']['bleu_1']:.4f} |" in scored.stdout
     kept = (evaluation / "results.json").read_bytes()
-    assert run(*command).returncode == 2 and (evaluation / "results.json").read_bytes() == kept
+    assert run_inside(*command).returncode == 2 and (evaluation / "results.json").read_bytes() == kept
 
     report = tmp_path / "report"
     command = ("scripts/write_report.py", "--model", model, "--data_dir", toy_world)
-    written = run(*command, "--evaluation", evaluation, "--output", report)
+    written = run_inside(*command, "--evaluation", evaluation, "--output", report)
     assert written.returncode == 0, written.stderr[-2000:]
     text = (report / "report.md").read_text()
     for heading in ("Scores on the test split", "Right words", "Captions", "Loss", "Transport plan"):
@@ -104,25 +102,26 @@ def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
     for picture in ("loss_curve.png", "transport_plan.png"):
         assert (report / picture).stat().st_size > 10_000 and picture in text
 
-    captioned = run("scripts/caption.py", toy_world / "videos" / "new_clip.mp4", "--model", model)
+    captioned = run_inside("scripts/caption.py", toy_world / "videos" / "new_clip.mp4", "--model", model)
     assert captioned.returncode == 0 and len(captioned.stdout.splitlines()) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["audio", "video"])
 def test_a_single_modality_baseline_goes_the_whole_way(modality, recipe, tmp_path, toy_world):
     model, evaluation, report = tmp_path / "run", tmp_path / "evaluation", tmp_path / "report"
-    trained = launch(recipe, "--model_config", json.dumps({"fusion": f"{modality}_only"}), "--max_steps", "3")
+    trained = run_inside(
+        "train_hf.py", recipe, "--model_config", json.dumps({"fusion": f"{modality}_only"}), "--max_steps", "3"
+    )
     assert trained.returncode == 0, trained.stderr[-2000:]
     data = ("--model", model, "--data_dir", toy_world)
-    scored = run("scripts/evaluate.py", *data, "--output", evaluation, *QUICK)
+    scored = run_inside("scripts/evaluate.py", *data, "--output", evaluation, *QUICK)
     assert scored.returncode == 0, scored.stderr[-2000:]
     results = json.loads((evaluation / "results.json").read_text())
     assert list(results["modalities"]) == [modality] and results["modalities"][modality]["scored"] == 6
-    written = run("scripts/write_report.py", *data, "--evaluation", evaluation, "--output", report)
+    written = run_inside("scripts/write_report.py", *data, "--evaluation", evaluation, "--output", report)
     assert written.returncode == 0, written.stderr[-2000:]
     assert f"From {modality}." in (report / "report.md").read_text()
-    captioned = run("scripts/caption.py", toy_world / "videos" / "new_clip.mp4", "--model", model, "--json")
+    captioned = run_inside("scripts/caption.py", toy_world / "videos" / "new_clip.mp4", "--model", model, "--json")
     assert captioned.returncode == 0 and json.loads(captioned.stdout)["modalities"] == modality
 
 
@@ -130,7 +129,7 @@ def test_a_single_modality_baseline_goes_the_whole_way(modality, recipe, tmp_pat
 def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(recipe, tmp_path, toy_world):
     """On the picture alone: BatchNorm, at the input of the sound, has the statistics of each process."""
     shards = ("--data_dir", toy_world, "--split", "train", "--output", tmp_path / "shards", "--rows_per_shard", "7")
-    assert run("scripts/write_shards.py", *shards).returncode == 0
+    assert run_inside("scripts/write_shards.py", *shards).returncode == 0
     options = ("--data_dir", tmp_path / "shards", "--validation_data_dir", toy_world, "--streaming", "true")
     options += ("--cache_features", "false", "--audio_only_rate", "0", "--video_only_rate", "0", "--optim", "sgd")
     options += ("--model_config", json.dumps({"fusion": "video_only"}), "--learning_rate", "0.5")
@@ -139,7 +138,7 @@ def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(r
         folder = tmp_path / f"of {processes}"
         command = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes)
         command += ("train_hf.py", recipe, "--use_cpu", "true", *options)
-        done = run(*command, "--output_dir", folder, "--per_device_train_batch_size", batch_size)
+        done = launch(*command, "--output_dir", folder, "--per_device_train_batch_size", batch_size)
         assert done.returncode == 0, done.stderr[-3000:]
         models[processes] = load_file(folder / "model.safetensors")
         state = json.loads((folder / "trainer_state.json").read_text())

@@ -1,0 +1,88 @@
+"""Each command once in a process of its own, which has imported nothing: other tests run them in their own one."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from model_parts import LORA, assemble, write_parts
+from stranger import run_inside
+
+from conftest import ROOT, tiny_config, write_media
+from lavcap.models.lora import add_lora, save_adapter
+
+
+def run(*command: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture
+def adapter(tmp_path, processor) -> Path:
+    """An adapter on parts, as training writes it."""
+    (tmp_path / "parts").mkdir()
+    write_parts(tmp_path / "parts", text_config={"vocab_size": len(processor.tokenizer) - 1})
+    save_adapter(add_lora(assemble(tmp_path / "parts"), LORA), tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_a_clip_is_captioned_in_one_line(saved_model, tmp_path):
+    clip = write_media(tmp_path / "clip.mp4", seconds=0.4)
+    result = run("scripts/caption.py", clip, "--model", saved_model)
+    assert result.returncode == 0 and len(result.stdout.splitlines()) == 1
+    assert "error" not in result.stderr
+
+
+def test_a_toy_world_is_written_and_summed_up(tmp_path):
+    counts = ("--train_clips", 16, "--validation_clips", 1, "--test_clips", 1, "--videos", 0)
+    result = run("scripts/make_toy_world.py", "--output", tmp_path, *counts, "--workers", 2)
+    assert result.returncode == 0, result.stderr
+    assert "16 train, 1 validation, 1 test" in result.stdout
+    assert len(json.loads((tmp_path / "train.json").read_text())) == 16
+
+
+def test_a_model_is_scored(saved_model, toy_world, tmp_path):
+    options = ("--max_clips", 1, "--modalities", "audio", "--metrics", "bleu_1", "--bootstrap", 0)
+    data = ("--model", saved_model, "--data_dir", toy_world)
+    result = run("scripts/evaluate.py", *data, "--output", tmp_path / "scores", *options)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "scores" / "results.json").read_text())["scored"] == 1
+
+
+def test_visual_features_are_stored(saved_model, toy_world, tmp_path):
+    world = shutil.copytree(toy_world, tmp_path / "world")
+    options = ("--data_dir", world, "--split", "val", "--model", saved_model)
+    result = run("scripts/extract_visual_features.py", *options)
+    assert result.returncode == 0 and "features of 6 clips" in result.stdout, result.stderr
+
+
+def test_shards_are_written(toy_world, tmp_path):
+    result = run("scripts/write_shards.py", "--data_dir", toy_world, "--split", "val", "--output", tmp_path)
+    assert result.returncode == 0 and "6 clips of val" in result.stdout, result.stderr
+
+
+def test_an_adapter_is_folded_in_and_put_up_for_others(adapter, tmp_path):
+    result = run("scripts/merge_lora.py", adapter, "--output", tmp_path / "merged")
+    assert result.returncode == 0 and "its logits differ by at most" in result.stdout, result.stderr
+    result = run("scripts/push_to_hub.py", tmp_path / "merged", "me/merged", "--dry_run", tmp_path / "upload")
+    assert result.returncode == 0 and (tmp_path / "upload" / "model.safetensors").is_file(), result.stderr
+
+
+@pytest.mark.slow
+def test_what_a_recipe_costs_is_measured_without_its_weights(tmp_path):
+    config = tiny_config()
+    parts = {name: getattr(config, name).to_diff_dict() for name in ("audio_config", "vision_config", "text_config")}
+    recipe = {"model_config": parts | {"num_video_frames": 4}, "model_dtype": "bfloat16", "bf16": True, "lora": LORA}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    options = ("--device", "cpu", "--batch_sizes", 2, "--steps", 1)
+    result = run("scripts/benchmark_training.py", tmp_path / "recipe.yaml", *options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = [line.split(" | ") for line in result.stdout.splitlines() if line.startswith("| 2 |")]
+    assert [row[1] for row in rows] == ["no", "yes"]
+    assert all(float(row[2]) > 0 and float(row[4].rstrip(" |")) > 0.1 for row in rows)
+    (tmp_path / "empty.yaml").write_text("lora: {}")
+    result = run_inside("scripts/benchmark_training.py", tmp_path / "empty.yaml")
+    assert result.returncode == 2 and "empty.yaml: has no model_config" in result.stderr
