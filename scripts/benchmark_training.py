@@ -18,14 +18,23 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
-from configuration_lavcap import LavcapConfig
 from lavcap.commands import Parser, errors_in_one_line, positive
-from lavcap.models.loading import choose_device, device_name
+from lavcap.models.building import plain
+from lavcap.models.loading import (
+    DEFAULT_FAMILY,
+    choose_device,
+    config_class,
+    device_name,
+    model_class,
+    processor_class,
+)
 from lavcap.models.lora import add_lora, num_trained
 from lavcap.training.meter import peak_memory
-from modeling_lavcap import LavcapForConditionalGeneration
+from modeling_captioning import CaptioningModel
 from parts_captioning import as_dtype, cast
 
 
@@ -90,7 +99,7 @@ def measure(recipe: dict[str, Any], batch_size: int, checkpointing: bool, steps:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
-    batch = _batch(model.config, batch_size, device)
+    batch = _batch(plain(model), batch_size, device)
     times = []
     try:
         for _ in range(WARM_UP_STEPS + steps):
@@ -110,29 +119,34 @@ def measure(recipe: dict[str, Any], batch_size: int, checkpointing: bool, steps:
 
 def _random_model(recipe: dict[str, Any], device: str) -> nn.Module:
     """Drawn where it is trained: on an accelerator that takes seconds for a 7B."""
-    config = LavcapConfig(**recipe["model_config"] | {"has_vision_tower": False})
+    fields = dict(recipe["model_config"])
+    config = config_class(fields.pop("model_type", DEFAULT_FAMILY))(**fields)
     dtype = as_dtype(recipe.get("model_dtype")) or torch.float32
     with torch.device(device):
-        model = cast(LavcapForConditionalGeneration._from_config(config, dtype=dtype), dtype)
+        model = cast(model_class(config.model_type)._from_config(config, dtype=dtype), dtype)
+    if model.stored_feature_size is not None and model.feature_encoder is not None:
+        setattr(model, model.feature_encoder_name, None)  # its features are stored
     return add_lora(model, recipe["lora"]) if recipe.get("lora") else model
 
 
-def _batch(config: LavcapConfig, size: int, device: str) -> dict[str, torch.Tensor]:
-    count = config.num_audio_tokens + config.num_video_frames
-    count = config.num_audio_tokens if config.fusion != "concat_time" else count
-    ids = torch.randint(3, config.text_config.vocab_size - 1, (size, PROMPT_TOKENS + count + CAPTION_TOKENS))
-    ids[:, PROMPT_TOKENS // 2 : PROMPT_TOKENS // 2 + count] = config.av_token_id
-    labels = ids.clone()
-    labels[:, : PROMPT_TOKENS + count] = -100
-    width = config.vision_config.projection_dim
-    batch = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "labels": labels,
-        "input_features": torch.randn(size, config.audio_config.max_frames, config.audio_config.num_mel_bins),
-        "video_features": torch.randn(size, config.num_video_frames, width),
+def _batch(model: CaptioningModel, size: int, device: str) -> dict[str, torch.Tensor]:
+    processor = processor_class(model.config.model_type).from_config(model.config, _tokenizer())
+    clips = [processor.blank_features(model.stored_feature_size)] * size
+    text, caption = "word " * PROMPT_TOKENS, "word " * (CAPTION_TOKENS - 1)  # and the token that ends it
+    batch = processor.batch(clips, text=text, captions=caption)
+    return {
+        name: (torch.randn_like(tensor) if tensor.is_floating_point() else tensor).to(device)
+        for name, tensor in batch.items()
     }
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """One that knows a single word: what a caption says costs nothing."""
+    words = {name: number for number, name in enumerate(("<pad>", "<s>", "</s>", "word"))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="word"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def _wait(device: str):

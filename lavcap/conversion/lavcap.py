@@ -22,7 +22,6 @@ from transformers import (
 
 from ced_captioning import ced_weights, fit_time_positions
 from configuration_lavcap import LavcapConfig
-from lavcap.commands import whole_folder
 from lavcap.conversion.lavcap_checkpoint import (
     AUDIO,
     LOGIT_SCALE,
@@ -35,6 +34,7 @@ from lavcap.conversion.lavcap_checkpoint import (
     sort_checkpoint,
 )
 from lavcap.conversion.lavcap_options import ReleasedOptions
+from lavcap.files import whole_folder
 from modeling_lavcap import KEPT_IN_FLOAT32, LavcapAudioModel, LavcapForConditionalGeneration
 from parts_captioning import caption_decoding, find_file, load_part, published_name, read_json
 from processing_lavcap import LavcapProcessor
