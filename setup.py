@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["lavcap", "lavcap.*"]),
-    package_data={"lavcap.data": ["audiocaps_test_ids.txt"]},
+    package_data={"lavcap.data": ["audiocaps_test_ids.txt"], "lavcap.publishing": ["families/*.yaml"]},
     data_files=[("share/lavcap", ["model_card.md"])],
     py_modules=[*FLAT_FILES, "train_hf"],
     install_requires=[

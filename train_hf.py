@@ -23,6 +23,10 @@ Continue after an interruption from the last checkpoint of the output folder:
 import sys
 from pathlib import Path
 
+import lavcap.models  # noqa: F401, first: the next lines import PEFT, which has bitsandbytes advise on 4-bit kernels
+
+
+# isort: split
 from transformers import ProgressCallback, set_seed
 
 from lavcap.commands import errors_in_one_line

@@ -16,27 +16,17 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
-import numpy as np
-import torch
-from tqdm.auto import tqdm
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-from transformers.utils import logging
-
-from configuration_lavcap import CLIP_VIT_L_14, LavcapConfig
 from lavcap.commands import Parser, errors_in_one_line, positive
-from lavcap.data.dataset import ClipDataset
-from lavcap.data.shards import find_shards
-from lavcap.data.splits import load_split
-from lavcap.data.streaming import ClipStream
-from lavcap.models.loading import choose_device, device_name
-from lavcap.toy.dataset import train_tokenizer
-from processing_lavcap import LavcapProcessor
+
+
+if TYPE_CHECKING:
+    from processing_captioning import CaptioningProcessor
 
 
 SCRIPTS = Path(__file__).resolve().parent
-SECONDS, WIDTH, HEIGHT, FRAME_RATE, SOUND_RATE = 10, 640, 360, 25, 44100
+SECONDS, WIDTH, HEIGHT, FRAME_RATE, AUDIO_RATE = 10, 640, 360, 25, 44100
 
 
 def main() -> int:
@@ -47,6 +37,10 @@ def main() -> int:
     parser.add_argument("--model", help="image encoder: CLIP or LAVCap; default: CLIP ViT-L/14 with random weights")
     parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     args = parser.parse_args()
+    from transformers.utils import logging
+
+    from lavcap.models.loading import choose_device, device_name
+
     logging.set_verbosity_error()
     with errors_in_one_line(), tempfile.TemporaryDirectory() as folder:
         rows = list(_measure(args, Path(folder)))
@@ -61,6 +55,11 @@ def main() -> int:
 
 def _measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, int, float, int | None]]:
     """What was done, with how many clips, in how many seconds, and the bytes that it wrote."""
+    from lavcap.data.dataset import ClipDataset
+    from lavcap.data.shards import find_shards
+    from lavcap.data.splits import load_split
+    from lavcap.data.streaming import ClipStream
+
     _write_clips(folder / "raw", args.clips)
     prepare = ["prepare_audiocaps.py", "--annotations", folder / "raw" / "train.csv", "--media", folder / "raw"]
     for count in args.num_proc:
@@ -101,6 +100,8 @@ def _run(script: str, *options: object) -> float:
 
 
 def _read(clips: Iterable) -> float:
+    import torch
+
     start = time.perf_counter()
     items = clips if isinstance(clips, torch.utils.data.IterableDataset) else (clips[i] for i in range(len(clips)))
     for _ in items:
@@ -112,12 +113,20 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _processor() -> LavcapProcessor:
-    return LavcapProcessor.from_config(LavcapConfig(), train_tokenizer(["a dog barks"]))
+def _processor() -> "CaptioningProcessor":
+    from lavcap.models.loading import DEFAULT_FAMILY, config_class, processor_class
+    from lavcap.toy.dataset import train_tokenizer
+
+    config = config_class(DEFAULT_FAMILY)()
+    return processor_class(DEFAULT_FAMILY).from_config(config, train_tokenizer(["a dog barks"]))
 
 
 def _random_clip(folder: Path) -> Path:
-    CLIPVisionModelWithProjection(CLIPVisionConfig(**CLIP_VIT_L_14)).save_pretrained(folder)
+    from transformers import CLIPVisionModelWithProjection
+
+    from lavcap.models.loading import DEFAULT_FAMILY, config_class
+
+    CLIPVisionModelWithProjection(config_class(DEFAULT_FAMILY)().vision_config).save_pretrained(folder)
     return folder
 
 
@@ -129,37 +138,42 @@ def _first(raw: Path, count: int, few: Path) -> list[object]:
 
 
 def _write_clips(folder: Path, count: int):
+    from tqdm.auto import tqdm
+
     (folder / "media").mkdir(parents=True)
     with (folder / "train.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["audiocap_id", "youtube_id", "start_time", "caption"])
         writer.writerows([number, f"clip{number:07}", 30, "A dog barks"] for number in range(count))
     for number in tqdm(range(count), desc="Generating clips", unit="clip"):
-        _write_film(folder / "media" / f"clip{number:07}_30000_40000.mp4", number)
+        _write_video(folder / "media" / f"clip{number:07}_30000_40000.mp4", number)
 
 
-def _write_film(path: Path, seed: int):
+def _write_video(path: Path, seed: int):
     """Moving waves of colour with a little noise, and a chord in noise."""
+    import av
+    import numpy as np
+
     draw = np.random.default_rng(seed)
     with av.open(str(path), "w") as container:
-        picture = container.add_stream("libx264", rate=FRAME_RATE, options={"preset": "veryfast"})
-        picture.width, picture.height, picture.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        sound = container.add_stream("aac", rate=SOUND_RATE, layout="stereo")
+        video = container.add_stream("libx264", rate=FRAME_RATE, options={"preset": "veryfast"})
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        audio = container.add_stream("aac", rate=AUDIO_RATE, layout="stereo")
         across, down = np.arange(WIDTH)[None, :, None], np.arange(HEIGHT)[:, None, None]
         waves, colours = draw.uniform(0.005, 0.05, (3, 3)), draw.uniform(0, 6, 3)
         for index in range(SECONDS * FRAME_RATE):
             phase = waves[0] * across + waves[1] * down + waves[2] * index + colours
             noise = draw.integers(0, 12, (HEIGHT, WIDTH, 1))
             pixels = (110 + 100 * np.sin(phase) + noise).astype(np.uint8)
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(picture.encode(None))
-        times = np.arange(SECONDS * SOUND_RATE) / SOUND_RATE
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(video.encode(None))
+        times = np.arange(SECONDS * AUDIO_RATE) / AUDIO_RATE
         chord = sum(0.1 * np.sin(2 * np.pi * pitch * times) for pitch in draw.uniform(100, 2000, 3))
         samples = (chord + 0.02 * draw.standard_normal((2, len(times)))).astype(np.float32)
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
-        frame.sample_rate = SOUND_RATE
-        container.mux(sound.encode(frame))
-        container.mux(sound.encode(None))
+        frame.sample_rate = AUDIO_RATE
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
 
 
 if __name__ == "__main__":

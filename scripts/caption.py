@@ -14,12 +14,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lavcap.commands import Parser, errors_in_one_line, positive
-from lavcap.data.manifest import in_batches
-from lavcap.models.captioning import caption_features, generation_options, list_clips
-from lavcap.models.loading import load_model
-from media_captioning import Clip, MediaError
+
+
+if TYPE_CHECKING:
+    from media_captioning import Clip, MediaError
 
 
 def main() -> int:
@@ -40,6 +41,11 @@ def main() -> int:
 
 
 def _caption_all(args: argparse.Namespace) -> int:
+    from lavcap.data.batches import in_batches
+    from lavcap.models.captioning import caption_features, generation_options
+    from lavcap.models.loading import load_model
+    from media_captioning import MediaError
+
     clips, failed = _expand(args.clips, args.json)
     several = len(clips) + failed > 1
     if not clips:
@@ -57,13 +63,16 @@ def _caption_all(args: argparse.Namespace) -> int:
         features = [processor.clip_features(clip) for _, clip in loaded]
         captions = caption_features(model, processor, features, args.instruction, **options) if loaded else []
         for (path, clip), caption in zip(loaded, captions, strict=True):
-            record = _record(path, clip, caption, processor.feature_extractor.window)
+            record = _record(path, clip, caption, processor.window)
             print(json.dumps(record) if args.json else f"{path}\t{caption}" if several else caption, flush=True)
     return 2 if failed else 0
 
 
 def _expand(paths: list[str], as_json: bool) -> tuple[list[Path], int]:
     """Clips that the arguments mean, and the number of arguments that mean none."""
+    from lavcap.models.captioning import list_clips
+    from media_captioning import MediaError
+
     clips, failed = [], 0
     for path in paths:
         try:
@@ -74,13 +83,13 @@ def _expand(paths: list[str], as_json: bool) -> tuple[list[Path], int]:
     return clips, failed
 
 
-def _report(path: str | Path, error: MediaError, as_json: bool):
+def _report(path: str | Path, error: "MediaError", as_json: bool):
     print(f"error: {error}", file=sys.stderr)
     if as_json:
         print(json.dumps({"clip": str(path), "error": str(error)}), flush=True)
 
 
-def _record(path: Path, clip: Clip, caption: str, window: float) -> dict:
+def _record(path: Path, clip: "Clip", caption: str, window: float) -> dict:
     captioned = None if clip.duration is None else round(min(clip.duration, window), 3)
     duration = None if clip.duration is None else round(clip.duration, 3)
     return {

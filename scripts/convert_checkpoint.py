@@ -13,11 +13,7 @@ with a table of what went where.
 
 import sys
 
-import torch
-
 from lavcap.commands import Parser, check_new_folder, errors_in_one_line
-from lavcap.conversion.lavcap import Sources, convert
-from lavcap.conversion.lavcap_options import ReleasedOptions
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -38,13 +34,17 @@ def main() -> int:
     args = parser.parse_args()
     with errors_in_one_line():
         check_new_folder(args.output, "--output")
+        from lavcap.conversion.lavcap import Sources, convert
+        from lavcap.conversion.lavcap_options import ReleasedOptions
+        from parts_captioning import as_dtype
+
         table = convert(
             args.checkpoint,
             ReleasedOptions.read(args.config) if args.config else None,
             args.output,
             Sources(args.text_model, args.vision_model, args.audio_encoder),
             lora=args.lora,
-            dtype=getattr(torch, args.dtype) if args.dtype else None,
+            dtype=as_dtype(args.dtype),
         )
         print(table)
     return 0

@@ -14,46 +14,15 @@ Writes results.json, results.md and predictions.jsonl; docs/evaluation.md explai
 
 import argparse
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from lavcap.commands import Parser, check_new_folder, errors_in_one_line, listed, not_negative, positive
-from lavcap.data.dataset import ClipDataset
-from lavcap.data.manifest import read_facts, take_rows
-from lavcap.data.precomputed_features import check_features_fit
-from lavcap.data.splits import check_media, read_split
-from lavcap.evaluation.metrics import METRICS, unavailable_metrics
-from lavcap.evaluation.predict import (
-    MODALITIES,
-    OTHER_VIDEO,
-    decoding_settings,
-    predict,
-    usable_modalities,
-)
-from lavcap.evaluation.predictions import Prediction, by_modality, check_references, read_predictions, read_references
-from lavcap.evaluation.results import (
-    TEST_MARKS,
-    compare_sets,
-    describe_references,
-    format_comparison,
-    format_preflight,
-    format_results,
-    library_versions,
-    main_modality,
-    results_beside,
-    summarise,
-    with_main_set,
-    write_results,
-)
-from lavcap.evaluation.significance import SEED
-from lavcap.evaluation.tokenization import tokenize_caption
-from lavcap.models.captioning import generation_options
-from lavcap.models.loading import check_model_name, load_model
-from lavcap.models.weight_files import fingerprint
-from lavcap.provenance import read_note
-from lavcap.training.data import stored_example
+from lavcap.commands import Parser, check_new_folder, errors_in_one_line, not_negative, positive
+from lavcap.evaluation.names import METRICS, MODALITIES
+
+
+if TYPE_CHECKING:
+    from lavcap.evaluation.evaluation import Evaluation
+    from lavcap.evaluation.rescoring import Comparison, Rescoring
 
 
 CHECKPOINT_OPTIONS = (
@@ -74,12 +43,16 @@ def main() -> int:
     with errors_in_one_line():
         _check_options(args)
         check_new_folder(args.output, "--output")
-        if args.compare:
-            _compare(args)
-        elif args.predictions:
-            _rescore(args)
-        else:
-            _evaluate(args)
+        from lavcap.evaluation.results import write_results
+        from lavcap.evaluation.scoring import Scoring
+
+        captions = _open(args)
+        scoring = Scoring(args.metrics or METRICS, args.bootstrap, args.dataset_version, _preflight(args))
+        report = captions.score(scoring)
+        for warning in report.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        write_results(args.output, report.results, report.text, report.predictions)
+        print(report.text, end="")
     return 0
 
 
@@ -132,174 +105,40 @@ def _check_options(args: argparse.Namespace):
         raise ValueError(f"{', '.join(idle)} would do nothing with --predictions; leave it out, or pass --model.")
 
 
-# -------------------------------------------------------------------------------------------------------- commands
+def _open(args: argparse.Namespace) -> "Evaluation | Rescoring | Comparison":
+    """What is to be scored, read and checked."""
+    if args.model:
+        from lavcap.evaluation.evaluation import Evaluation
 
-
-def _evaluate(args: argparse.Namespace):
-    check_model_name(args.model)
-    args.split, args.batch_size = args.split or "test", args.batch_size or 32
-    rows, missing = read_split(args.data_dir, args.split)
-    check_media(rows, missing, args.data_dir, args.split, args.skip_missing_media)
-    expected = [*rows["id"], *missing]
-    if args.max_clips is not None:
-        rows = take_rows(rows, range(min(args.max_clips, len(rows))))
-    check_references(args.data_dir, dict(zip(rows["id"], rows["captions"], strict=True)))
-    note = read_note(args.model)
-    model, processor = load_model(args.model, args.device, sees_media=False)
-    if "video" in processor.modalities:
-        check_features_fit(model, processor, args.data_dir, args.split, stored_example(rows))
-    modalities = _modalities_of_model(args.modalities, processor, len(rows))
-    unavailable = _preflight(args)
-    width = model.config.vision_config.projection_dim
-    dataset = ClipDataset(rows, processor, cache=len(modalities) > 1, stored_size=width).preload("Reading clips")
-    options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
-    start = time.perf_counter()
-    predictions = [
-        prediction
-        for modality in modalities
-        for prediction in predict(model, processor, dataset, modality, args.batch_size, **options)
-    ]
-    run = {
-        "model": args.model,
-        "revision": getattr(model.config, "_commit_hash", None),
-        "weights": fingerprint(args.model),
-        "data_dir": args.data_dir,
-        "split": args.split,
-        "decoding": decoding_settings(model, options),
-        "captioning_seconds": round(time.perf_counter() - start, 1),
-    }
-    run |= {name: note[name] for name in TEST_MARKS if note.get(name)}
-    _write_scores(args, run, predictions, expected, unavailable)
-
-
-def _rescore(args: argparse.Namespace):
-    references = _read_references(args)
-    predictions = _read(args.predictions, references, args.modalities)
-    if other := [p.id for p in predictions if references and p.references != references[p.id]]:
-        _warn(
-            f"{len(other)} of {len(predictions)} captions have other references in {args.predictions} than in "
-            f"{args.references}; the former count. Leave references out of its lines to score against the latter."
+        return Evaluation(
+            args.model,
+            args.data_dir,
+            args.split or "test",
+            modalities=args.modalities,
+            batch_size=args.batch_size or 32,
+            max_clips=args.max_clips,
+            skip_missing_media=args.skip_missing_media,
+            device=args.device,
+            num_beams=args.num_beams,
+            max_new_tokens=args.max_new_tokens,
         )
-    known = results_beside(args.predictions)
-    noted, version = known.pop("expected_ids", ()), known.pop("dataset_version", None)
-    expected = list(references or dict.fromkeys([*noted, *(prediction.id for prediction in predictions)]))
-    args.dataset_version = args.dataset_version or version
-    run = known | {"predictions": args.predictions, "references": args.references}
-    _write_scores(args, run, predictions, expected, _preflight(args))
+    from lavcap.evaluation.rescoring import Comparison, Rescoring
 
-
-def _compare(args: argparse.Namespace):
-    references = _read_references(args)
-    modalities = args.modalities or [None, None]
-    if len(modalities) != 2:
-        raise ValueError(
-            f"--modalities with --compare: got {len(modalities)}, expected one for each of the two files."
-        )
-    sides = [
-        _main_set(_read(file, references, modality and [modality]))
-        for file, modality in zip((args.predictions, args.compare), modalities, strict=True)
-    ]
-    if references:
-        sides = [[replace(p, references=references[p.id]) for p in side] for side in sides]
-    compared = compare_sets(*sides, _preflight(args), args.bootstrap, args.metrics or METRICS)
-    common = set(compared["scored_ids"])
-    results = {
-        "predictions": args.predictions,
-        "compare": args.compare,
-        "references": args.references,
-        "modality": [side[0].modality for side in sides],
-        "runs": [_origin(file) for file in (args.predictions, args.compare)],
-        "dataset": describe_references((p for p in sides[0] if p.id in common), _dataset_version(args)),
-    }
-    known = {prediction.id for side in sides for prediction in side}
-    missing = {"missing_ids": [name for name in references if name not in known]} if references else {}
-    results |= _method(args, compared["comparison"]) | compared | missing
-    text = format_comparison(results)
-    write_results(args.output, results, text)
-    print(text, end="")
-
-
-# ----------------------------------------------------------------------------------------------------------- steps
-
-
-def _modalities_of_model(asked: Sequence[str] | None, processor, clips: int) -> Sequence[str]:
-    usable = usable_modalities(processor)
-    if unknown := [modality for modality in asked or () if modality not in MODALITIES]:
-        raise ValueError(f"--modalities {' '.join(unknown)}: unknown; expected some of {', '.join(MODALITIES)}.")
-    if unusable := [modality for modality in asked or () if modality not in usable]:
-        raise ValueError(
-            f"--modalities {' '.join(unusable)}: the model is a baseline on {processor.modalities[0]} alone; leave "
-            "the option out."
-        )
-    if asked:
-        return list(dict.fromkeys(asked))
-    # A lone clip has no other one to take frames from.
-    return [modality for modality in usable if clips > 1 or modality != OTHER_VIDEO]
+    if args.compare:
+        return Comparison(args.predictions, args.compare, args.references, args.modalities)
+    return Rescoring(args.predictions, args.references, args.modalities)
 
 
 def _preflight(args: argparse.Namespace) -> dict[str, str]:
     """Why metrics cannot be computed; printed, and an error for those that were asked for by name."""
+    from lavcap.evaluation.metrics import unavailable_metrics
+    from lavcap.evaluation.results import format_preflight
+
     unavailable = unavailable_metrics(args.metrics or METRICS)
     print(format_preflight(unavailable, args.metrics or METRICS), flush=True)
     if args.metrics and unavailable:
         raise ValueError(f"--metrics {' '.join(unavailable)}: cannot be computed here, for the reasons above.")
     return unavailable
-
-
-def _read_references(args: argparse.Namespace) -> dict[str, list[str]] | None:
-    return read_references(args.references) if args.references else None
-
-
-def _read(path: str, references: dict | None, modalities: Sequence[str] | None) -> list[Prediction]:
-    predictions = read_predictions(path, references)
-    there = by_modality(predictions)
-    if absent := [modality for modality in modalities or () if modality not in there]:
-        names = ", ".join(repr(name) for name in there)
-        raise ValueError(f"{path}: has no captions from {listed(absent)}; it has {names}.")
-    return [prediction for prediction in predictions if prediction.modality in (modalities or there)]
-
-
-def _origin(predictions: str) -> dict[str, Any]:
-    known = results_beside(predictions)
-    return {name: value for name, value in known.items() if name != "expected_ids"}
-
-
-def _main_set(predictions: Sequence[Prediction]) -> list[Prediction]:
-    sets = by_modality(predictions)
-    return sets[main_modality(sets)]
-
-
-def _dataset_version(args: argparse.Namespace) -> str:
-    noted = read_facts(args.data_dir).get(args.split, {}).get("dataset_version") if args.data_dir else None
-    return args.dataset_version or noted or "unknown"
-
-
-def _write_scores(
-    args: argparse.Namespace,
-    run: dict[str, Any],
-    predictions: Sequence[Prediction],
-    expected: Sequence[str],
-    unavailable: dict[str, str],
-):
-    for modality, chosen in by_modality(predictions).items():
-        if empty := [prediction.id for prediction in chosen if not tokenize_caption(prediction.caption)]:
-            source = f" from {modality}" if modality else ""
-            _warn(f"{len(empty)} of {len(chosen)} captions{source} have no words and score 0: {listed(empty)}")
-    table = summarise(predictions, expected, unavailable, args.bootstrap, args.metrics or METRICS)
-    run |= {"dataset": describe_references(predictions, _dataset_version(args))}
-    computed = {name for row in table.values() for name in row["metrics"]}
-    results = with_main_set(run | _method(args, computed), table)
-    text = format_results(results)
-    write_results(args.output, results, text, predictions)
-    print(text, end="")
-
-
-def _warn(message: str):
-    print(f"warning: {message}", file=sys.stderr)
-
-
-def _method(args: argparse.Namespace, metrics) -> dict[str, Any]:
-    return {"bootstrap": {"resamples": args.bootstrap, "seed": SEED}, "libraries": library_versions(metrics)}
 
 
 if __name__ == "__main__":

@@ -11,32 +11,9 @@ frames cannot be read is reported on standard error, the others are done, and th
 
 import argparse
 import sys
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
-import torch
-from tqdm.auto import tqdm
-from transformers import CLIPVisionModelWithProjection
-
-from configuration_lavcap import LavcapConfig
 from lavcap.commands import Parser, errors_in_one_line, positive
-from lavcap.data.dataset import as_file
-from lavcap.data.manifest import read_facts
-from lavcap.data.precomputed_features import (
-    FeatureFacts,
-    encoder_name,
-    extract_features,
-    weights_digest,
-)
-from lavcap.data.schema import stored_features_of
-from lavcap.data.splits import read_split
-from lavcap.models.loading import check_name, choose_device, load_model
-from media_captioning import read_images
-from parts_captioning import find_file, load_part, published_name, read_json
-from processing_captioning import CaptioningProcessor, clip_image_processor
-
-
-DEFAULT_FRAMES = 20  # of the released LAVCap
 
 
 def main() -> int:
@@ -59,6 +36,14 @@ def main() -> int:
 
 
 def _extract(args: argparse.Namespace) -> int:
+    from tqdm.auto import tqdm
+
+    from lavcap.data.manifest import read_facts
+    from lavcap.data.precomputed_features import extract_features
+    from lavcap.data.schema import stored_features_of
+    from lavcap.data.splits import read_split
+    from lavcap.models.feature_encoder import load_feature_encoder
+
     for split in args.split:
         if read_facts(args.data_dir).get(split, {}).get("embedded"):
             raise ValueError(
@@ -66,55 +51,24 @@ def _extract(args: argparse.Namespace) -> int:
                 "and write the shards again."
             )
     splits = {split: read_split(args.data_dir, split, stored_features=False)[0] for split in args.split}
-    device, dtype = choose_device(args.device, args.dtype)
-    name, tower, image_processor, num_frames = _load(args.model, device, dtype)
-    num_frames = args.num_frames or num_frames
-    width = tower.config.projection_dim
-    facts = FeatureFacts(name, weights_digest(tower), CaptioningProcessor.frame_sampler, num_frames, width, dtype)
-
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        frames = pixels.flatten(0, 1).to(device, tower.dtype)
-        return tower(frames).image_embeds.unflatten(0, pixels.shape[:2])
-
-    read_pixels = _reader(image_processor, num_frames)
-    all_failed = 0
+    encoder = load_feature_encoder(args.model, args.device, args.dtype)
+    encoder = replace(encoder, num_frames=args.num_frames or encoder.num_frames)
+    facts, all_failed = encoder.facts, 0
     for split, rows in splits.items():
-        folder = stored_features_of(args.data_dir, split)
-        options = (args.batch_size, args.threads)
-        results = extract_features(rows, args.data_dir, split, facts, encode, read_pixels, *options)
+        options = (encoder.encode, encoder.read_pixels, args.batch_size, args.threads)
+        results = extract_features(rows, args.data_dir, split, facts, *options)
         failed = 0
         for complaint in tqdm(results, desc=f"Features of {split}", total=len(rows), unit="clip"):
             if complaint is not None:
                 failed += 1
                 tqdm.write(f"error: {complaint}", file=sys.stderr)
+        folder = stored_features_of(args.data_dir, split)
         seen = sum(rows.data.column("frames").is_valid().to_pylist())
-        print(f"{folder}: features of {seen - failed} clips by {name}; {len(rows) - seen} clips have no picture")
+        print(
+            f"{folder}: features of {seen - failed} clips by {facts.model}; {len(rows) - seen} clips have no picture"
+        )
         all_failed += failed
     return 2 if all_failed else 0
-
-
-def _load(name: str, device: str, dtype: str) -> tuple[str, torch.nn.Module, Any, int]:
-    """Name of the encoder, the encoder, its image processor, and the frames that it sees of a clip."""
-    check_name(name)
-    kind = read_json(find_file(name, "config.json", {})).get("model_type")
-    if kind == LavcapConfig.model_type:
-        model, processor = load_model(name, device, dtype)
-        if model.vision_tower is None:
-            raise ValueError(f"{name}: has no vision tower; pass the CLIP that it takes features of.")
-        return encoder_name(model), model.vision_tower, processor.image_processor, model.config.num_video_frames
-    if kind not in ("clip", "clip_vision_model"):
-        raise ValueError(f"{name}: holds a model of type {kind!r}, expected CLIP or LAVCap; check --model.")
-    tower = load_part(CLIPVisionModelWithProjection, name, getattr(torch, dtype)).to(device).eval()
-    return published_name(name), tower, clip_image_processor(tower.config.image_size), DEFAULT_FRAMES
-
-
-def _reader(image_processor, num_frames: int) -> Callable[[dict[str, Any]], torch.Tensor]:
-    def read(row: dict[str, Any]) -> torch.Tensor:
-        frames = read_images([as_file(frame) for frame in row["frames"]], num_frames)
-        pixels = image_processor(list(frames), return_tensors="pt", input_data_format="channels_last")
-        return pixels["pixel_values"]
-
-    return read
 
 
 if __name__ == "__main__":

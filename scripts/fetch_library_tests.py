@@ -10,9 +10,8 @@ import sys
 import tarfile
 import tempfile
 from argparse import ArgumentParser
+from importlib.metadata import version
 from pathlib import Path
-
-import transformers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fetch(cache: Path) -> Path:
     """Folder with the tests of the installed version, downloaded if it is not there."""
-    name = f"transformers-{transformers.__version__}"
+    name = f"transformers-{version('transformers')}"
     folder = cache / name / "tests"
     if folder.is_dir():
         return folder

@@ -14,7 +14,6 @@ import sys
 import time
 
 from lavcap.commands import Parser, errors_in_one_line
-from lavcap.toy.dataset import write_raw_world, write_toy_world
 
 
 def main() -> int:
@@ -31,6 +30,8 @@ def main() -> int:
     started = time.monotonic()
     options = {name: value for name, value in vars(args).items() if name not in ("output", "raw", "videos")}
     with errors_in_one_line():
+        from lavcap.toy.dataset import write_raw_world, write_toy_world
+
         if args.raw:
             written = write_raw_world(args.output, **options, show_progress=True)
         else:

@@ -12,19 +12,23 @@ was not written by this command. Log in first by `hf auth login`, or set HF_TOKE
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from lavcap.commands import Parser, errors_in_one_line
-from lavcap.publishing.files import Files, Publication, collect_files, size_of, write_files
-from lavcap.publishing.upload import check_branch, check_metadata, check_repo_id, upload
+
+
+if TYPE_CHECKING:
+    from lavcap.publishing.files import Files, Publication
 
 
 def main() -> int:
     args = _parser().parse_args()
     with errors_in_one_line():
+        from lavcap.publishing.files import collect_files, write_files
+        from lavcap.publishing.upload import check_datasets, check_repo_id
+
         check_repo_id(args.repo_id)
-        if args.revision is not None:
-            check_branch(args.revision)
-        check_metadata(args.license, args.dataset)
+        check_datasets(args.dataset)
         files = collect_files(args.model, _publication(args))
         print(_listing(files))
         if args.dry_run:
@@ -61,7 +65,9 @@ def _parser() -> Parser:
     return parser
 
 
-def _publication(args: argparse.Namespace) -> Publication:
+def _publication(args: argparse.Namespace) -> "Publication":
+    from lavcap.publishing.files import Publication
+
     return Publication(
         repo_id=args.repo_id,
         revision=args.revision,
@@ -74,12 +80,16 @@ def _publication(args: argparse.Namespace) -> Publication:
     )
 
 
-def _listing(files: Files) -> str:
+def _listing(files: "Files") -> str:
+    from lavcap.publishing.files import size_of
+
     lines = [f"{size_of(content):>15,}  {name}" for name, content in sorted(files.items())]
     return "\n".join([*lines, f"{sum(map(size_of, files.values())):>15,}  bytes in {len(files)} files"])
 
 
-def _upload(args: argparse.Namespace, files: Files):
+def _upload(args: argparse.Namespace, files: "Files"):
+    from lavcap.publishing.upload import upload
+
     done = upload(
         files,
         args.repo_id,

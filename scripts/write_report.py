@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from lavcap.commands import Parser, errors_in_one_line
-from lavcap.toy.report import write_report
 
 
 def main() -> int:
@@ -20,6 +19,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the report")
     args = parser.parse_args()
     with errors_in_one_line():
+        from lavcap.toy.report import write_report
+
         print(write_report(args.model, args.data_dir, args.evaluation, args.output))
     return 0
 

@@ -11,13 +11,7 @@ import argparse
 import sys
 from dataclasses import asdict
 
-from tqdm.auto import tqdm
-
 from lavcap.commands import Parser, errors_in_one_line, positive
-from lavcap.data.manifest import read_facts
-from lavcap.data.precomputed_features import feature_facts
-from lavcap.data.shards import write_shards
-from lavcap.data.splits import load_split
 
 
 def main() -> int:
@@ -36,6 +30,13 @@ def main() -> int:
 
 
 def _write(args: argparse.Namespace):
+    from tqdm.auto import tqdm
+
+    from lavcap.data.manifest import read_facts
+    from lavcap.data.precomputed_features import feature_facts
+    from lavcap.data.shards import write_shards
+    from lavcap.data.splits import load_split
+
     splits = {split: load_split(args.data_dir, split, args.skip_missing_media) for split in args.split}
     for split, rows in splits.items():
         features = feature_facts(args.data_dir, split)

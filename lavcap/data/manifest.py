@@ -9,23 +9,21 @@ where the file lies below it. Any reader of parquet can use it; with `load_datas
 """
 
 import os
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Features, load_dataset
 from pyarrow import parquet
 
+from lavcap.data.batches import in_batches
 from lavcap.data.schema import CLIP_COLUMNS, DataError
 from lavcap.files import read_json, replace_json, whole_file
 
 
 ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time
 MANIFEST_FILE = "manifest.json"
-
-Item = TypeVar("Item")
 
 
 def shards_of(data_dir: str | Path, split: str) -> list[Path]:
@@ -86,15 +84,6 @@ def write_facts(data_dir: str | Path, split: str, facts: dict[str, Any]):
 def take_rows(rows: Dataset, indices: Iterable[int]) -> Dataset:
     """Some rows, in this order, as a table of their own: `Dataset.select` would keep all of them behind its back."""
     return Dataset(rows.data.table.take(pa.array(list(indices), pa.int64())))
-
-
-def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items; the last one may be shorter."""
-    if size < 1:
-        raise ValueError(f"batch_size is {size}, expected at least 1.")
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, IterableDataset, load_dataset
 
+from lavcap.data.batches import in_batches
 from lavcap.data.dataset import as_file
-from lavcap.data.manifest import in_batches, shards_of, write_facts, write_parquet
+from lavcap.data.manifest import shards_of, write_facts, write_parquet
 from lavcap.data.precomputed_features import read_stored_features
 from lavcap.data.schema import SHARD_COLUMNS, STORED_FEATURES, DataError
 from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
@@ -49,6 +50,18 @@ def find_shards(data_dir: str | Path, split: str) -> list[Path]:
 def open_stream(files: Sequence[str]) -> IterableDataset:
     """Rows of parquet files, one after the other."""
     return load_dataset("parquet", data_files=list(files), split="train", streaming=True)
+
+
+def stored_example(rows: Dataset | list[Path]) -> Any:
+    """Stored visual features of the first clip that has some, of a table or of shards; `None` if none has."""
+    if isinstance(rows, list):
+        stream = open_stream(list(map(str, rows)))
+        if STORED_FEATURES not in (stream.column_names or []):
+            return None
+        column = (row[STORED_FEATURES] for row in stream.select_columns([STORED_FEATURES]))
+    else:
+        column = iter(rows[STORED_FEATURES] if STORED_FEATURES in rows.column_names else ())
+    return next((stored for stored in column if stored is not None), None)
 
 
 def write_shards(

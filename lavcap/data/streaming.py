@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from pyarrow import parquet
 
+from lavcap.data.batches import in_batches
 from lavcap.data.collation import REPEATED
 from lavcap.data.dataset import features_or_reason, read_features, shared_number, start_item
-from lavcap.data.manifest import in_batches
 from lavcap.data.shards import open_stream
 from lavcap.data.splits import one_by_one
 

@@ -28,6 +28,7 @@ from lavcap.evaluation.java_metrics import (
     pool_meteor,
     spice_scores,
 )
+from lavcap.evaluation.names import BLEU, MAX_NGRAM, METRICS, QUICK_METRICS
 from lavcap.evaluation.significance import Statistics
 from lavcap.evaluation.tokenization import tokenize_caption
 
@@ -41,11 +42,6 @@ __all__ = [
     "score_each_caption",
     "unavailable_metrics",
 ]
-
-MAX_NGRAM = 4  # words; BLEU and CIDEr-D count n-grams of one to this many
-BLEU = tuple(f"bleu_{n}" for n in range(1, MAX_NGRAM + 1))
-QUICK_METRICS = (*BLEU, "rouge_l", "cider_d")
-METRICS = (*QUICK_METRICS, "meteor", "spice", "spider", "fense")
 
 
 @dataclass(frozen=True)

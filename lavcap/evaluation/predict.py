@@ -1,26 +1,35 @@
 """Captions of a split from one checkpoint, by what the model is given of each clip."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from lavcap.data.batches import in_batches
 from lavcap.data.dataset import ClipDataset
-from lavcap.data.manifest import in_batches
+from lavcap.evaluation.names import MODALITIES, OTHER_VIDEO
 from lavcap.evaluation.predictions import Prediction
 from lavcap.models.captioning import caption_features
+from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
 
 
-OTHER_VIDEO = "audio+other_video"  # the sound of a clip and the frames of another one
-MODALITIES = ("audio+video", "audio", "video", OTHER_VIDEO)
-FEATURES = {"audio": ("input_features",), "video": ("pixel_values_videos", "video_features")}
 OTHER_VIDEO_SEED = 0
 DECODING = ("num_beams", "max_new_tokens", "do_sample", "length_penalty", "repetition_penalty")
 
 
-def predict(model, processor, dataset: ClipDataset, modality: str, batch_size: int, **options) -> list[Prediction]:
+FeatureNames = Mapping[str, Sequence[str]]  # by modality, as a processor tells them
+
+
+def predict(
+    model: CaptioningModel,
+    processor: CaptioningProcessor,
+    dataset: ClipDataset,
+    modality: str,
+    batch_size: int,
+    **options: Any,
+) -> list[Prediction]:
     """Caption every clip of a data set that has the modality.
 
     Args:
@@ -30,7 +39,7 @@ def predict(model, processor, dataset: ClipDataset, modality: str, batch_size: i
     """
     predictions = []
     with tqdm(total=len(dataset), desc=f"Captioning from {modality}", unit="clip") as progress:
-        for batch in in_batches(_given(dataset, modality), batch_size):
+        for batch in in_batches(_given(dataset, modality, processor.feature_names), batch_size):
             captions = caption_features(model, processor, [item["features"] for item in batch], **options)
             predictions += [
                 Prediction(item["id"], modality, caption, list(item["captions"]), item.get("video_of"))
@@ -42,23 +51,24 @@ def predict(model, processor, dataset: ClipDataset, modality: str, batch_size: i
     return predictions
 
 
-def _given(dataset: ClipDataset, modality: str) -> Iterator[dict[str, Any]]:
+def _given(dataset: ClipDataset, modality: str, names: FeatureNames) -> Iterator[dict[str, Any]]:
     """Clips that have the modality, with those features that the model is given."""
     if modality == OTHER_VIDEO:
-        yield from _with_other_videos(dataset)
+        yield from _with_other_videos(dataset, names)
         return
     for item in (dataset[index] for index in range(len(dataset))):
-        if has_modality(item["features"], modality):
-            yield item | {"features": keep_modality(item["features"], modality)}
+        if has_modality(item["features"], modality, names):
+            yield item | {"features": keep_modality(item["features"], modality, names)}
 
 
-def _with_other_videos(dataset: ClipDataset) -> Iterator[dict[str, Any]]:
+def _with_other_videos(dataset: ClipDataset, names: FeatureNames) -> Iterator[dict[str, Any]]:
     items = ((dataset[index], index) for index in range(len(dataset)))
-    whole = [(item["id"], index) for item, index in items if has_modality(item["features"], "audio+video")]
+    whole = [(item["id"], index) for item, index in items if has_modality(item["features"], "audio+video", names)]
     whole = [index for _, index in sorted(whole)]  # who sees whose picture must not depend on the order of rows
     for index, other in zip(whole, other_clips(len(whole)), strict=False):  # a lone clip has no other
         item, seen = dataset[index], dataset[whole[other]]
-        features = keep_modality(item["features"], "audio") | keep_modality(seen["features"], "video")
+        features = keep_modality(item["features"], "audio", names)
+        features |= keep_modality(seen["features"], "video", names)
         yield item | {"features": features, "video_of": seen["id"]}
 
 
@@ -75,16 +85,16 @@ def other_clips(number: int, seed: int = OTHER_VIDEO_SEED) -> list[int]:
     return others.tolist()
 
 
-def keep_modality(features: dict[str, Any], modality: str) -> dict[str, Any]:
+def keep_modality(features: dict[str, Any], modality: str, names: FeatureNames) -> dict[str, Any]:
     """Features of a clip without those of the other modality; `audio+other_video` keeps the sound."""
     if modality not in MODALITIES:
         raise ValueError(f"modality is {modality!r}, expected one of {', '.join(MODALITIES)}.")
-    names = {name for kind in modality.split("+") for name in FEATURES.get(kind, ())}
-    return {name: value for name, value in features.items() if name in names}
+    kept = {name for kind in modality.split("+") for name in names.get(kind, ())}
+    return {name: value for name, value in features.items() if name in kept}
 
 
-def has_modality(features: dict[str, Any], modality: str) -> bool:
-    return all(any(name in features for name in FEATURES[kind]) for kind in modality.split("+"))
+def has_modality(features: dict[str, Any], modality: str, names: FeatureNames) -> bool:
+    return all(any(name in features for name in names[kind]) for kind in modality.split("+"))
 
 
 def usable_modalities(processor: CaptioningProcessor) -> tuple[str, ...]:
@@ -92,7 +102,7 @@ def usable_modalities(processor: CaptioningProcessor) -> tuple[str, ...]:
     return MODALITIES if len(processor.modalities) == 2 else processor.modalities
 
 
-def decoding_settings(model, options: dict[str, Any]) -> dict[str, Any]:
+def decoding_settings(model: CaptioningModel, options: dict[str, Any]) -> dict[str, Any]:
     """How captions are decoded: the model's settings, and what was asked for instead."""
     settings = {name: getattr(model.generation_config, name) for name in DECODING} | options
     return {name: value for name, value in settings.items() if value is not None}

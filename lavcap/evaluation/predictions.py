@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lavcap.commands import listed
+from lavcap.data.references import as_id, as_text, coco_annotations, join_annotations, use_all
 from lavcap.evaluation.tokenization import tokenize_caption
 
 
@@ -71,19 +72,15 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
     Raises:
         ValueError: something in the file cannot be used; all of it is named.
     """
-    annotations = _coco_annotations(Path(path))
-    if annotations is None:
-        rows = _read_lines(path, lambda row: (_text_id(row.get("id"), "id"), _captions(row.get("references"))))
+    annotations = coco_annotations(_read_bytes(path))
+    if not annotations:
+        rows = _read_lines(path, lambda row: (as_id(row.get("id"), "id"), _captions(row.get("references"))))
         if twice := sorted(name for name, count in Counter(name for name, _ in rows).items() if count > 1):
             raise ValueError(
                 f"{path}: {len(twice)} clips occur more than once: {listed(twice)}; keep one line of each."
             )
         return dict(rows)
-    found: dict[str, list[str]] = {}
-    entries = _use_all(path, "annotation", enumerate(annotations), _annotation)
-    for name, caption in entries:
-        found.setdefault(name, []).append(caption)
-    return found
+    return join_annotations(path, annotations, _reference)
 
 
 def check_references(source: str | Path, references: dict[str, list[str]]):
@@ -120,7 +117,7 @@ def _read_lines(path: str | Path, use: Callable[[dict], Entry]) -> list[Entry]:
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise ValueError(f"{path}: holds no lines, expected one JSON object per clip.")
-    return _use_all(path, "line", numbered, lambda line: use(_object(line)))
+    return use_all(path, "line", numbered, lambda line: use(_object(line)))
 
 
 def _read_bytes(path: str | Path) -> bytes:
@@ -128,19 +125,6 @@ def _read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise OSError(f"{path}: {error.strerror}; name a file of captions.") from error
-
-
-def _use_all(path: str | Path, kind: str, numbered: Iterable[tuple[int, Any]], use: Callable[[Any], Entry]):
-    used, faults, total = [], [], 0
-    for number, entry in numbered:
-        total += 1
-        try:
-            used.append(use(entry))
-        except ValueError as error:
-            faults.append(f"{kind} {number} ({error})")
-    if faults:
-        raise ValueError(f"{path}: {len(faults)} of {total} {kind}s cannot be used: {listed(faults)}; mend them.")
-    return used
 
 
 def _object(line: bytes) -> dict:
@@ -156,7 +140,7 @@ def _object(line: bytes) -> dict:
 
 
 def _prediction(row: dict, references: dict[str, list[str]] | None) -> Prediction:
-    name = _text_id(row.get("id"), "id")
+    name = as_id(row.get("id"), "id")
     if "caption" not in row:
         raise ValueError("no caption")
     modality = row.get("modality") or ""
@@ -167,8 +151,8 @@ def _prediction(row: dict, references: dict[str, list[str]] | None) -> Predictio
         captions = references.get(name, ["unknown clip"])  # refused with all other unknown ones
     captions = _captions(captions)
     video_of = row.get("video_of")
-    video_of = None if video_of is None else _text(video_of, "video_of")
-    return Prediction(name, modality, _text(row["caption"], "caption"), captions, video_of)
+    video_of = None if video_of is None else as_text(video_of, "video_of")
+    return Prediction(name, modality, as_text(row["caption"], "caption"), captions, video_of)
 
 
 def _captions(captions: Any) -> list[str]:
@@ -181,44 +165,10 @@ def _captions(captions: Any) -> list[str]:
     return [_reference(caption) for caption in captions]
 
 
-def _reference(caption: Any) -> str:
-    if not tokenize_caption(_text(caption, "a reference")):
-        raise ValueError(f"a reference has no words: {caption!r}")
+def _reference(caption: Any, name: str = "a reference") -> str:
+    if not tokenize_caption(as_text(caption, name)):
+        raise ValueError(f"{name} has no words: {caption!r}")
     return caption
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is a {type(value).__name__}, expected text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} holds half of a surrogate pair, which is no character") from None
-    return value
-
-
-def _text_id(value: Any, name: str) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError(f"no {name}")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return _text(value, name)
-
-
-def _coco_annotations(path: Path) -> list | None:
-    """Annotations of a file in COCO's layout; `None` if it has another one."""
-    try:
-        content = json.loads(_read_bytes(path).decode("utf-8-sig"))
-    except ValueError:
-        return None
-    annotations = content.get("annotations") if isinstance(content, dict) else None
-    return annotations if isinstance(annotations, list) and annotations else None
-
-
-def _annotation(annotation: Any) -> tuple[str, str]:
-    if not isinstance(annotation, dict):
-        raise ValueError(f"a {type(annotation).__name__}, expected an object")
-    return _text_id(annotation.get("image_id"), "image_id"), _reference(annotation.get("caption"))
 
 
 def _check_once(path: str | Path, predictions: Sequence[Prediction]):

@@ -1,22 +1,21 @@
 """Results of an evaluation: scores with intervals of each set of captions, as tables to read and as `results.json`."""
 
 import json
-import math
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lavcap.commands import listed, whole_folder
 from lavcap.evaluation.java_metrics import java_version
-from lavcap.evaluation.metrics import METRICS, measure_captions
+from lavcap.evaluation.metrics import measure_captions
+from lavcap.evaluation.names import METRICS, MODALITIES
 from lavcap.evaluation.predictions import Prediction, by_modality, write_predictions
 from lavcap.evaluation.significance import bootstrap_intervals, compare_paired
 
 
 LIBRARIES = ("torch", "transformers", "pycocoevalcap", "av", "evaluate")
-MAIN_MODALITY = "audio+video"
 TEST_MARKS = {
     "selected_on_test": "WARNING: this checkpoint was chosen by its scores on the test split, so they are too good "
     "to be compared.",
@@ -86,7 +85,7 @@ def with_main_set(run: dict[str, Any], table: dict[str, dict[str, Any]]) -> dict
 
 def main_modality(modalities: Iterable[str]) -> str:
     names = list(modalities)
-    return MAIN_MODALITY if MAIN_MODALITY in names else names[0]
+    return MODALITIES[0] if MODALITIES[0] in names else names[0]
 
 
 def compare_sets(
@@ -253,60 +252,6 @@ def _reference_line(dataset: dict[str, Any]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- files
-
-
-def check_fields(results: dict[str, Any], path: str | Path):
-    """Refuse results of one model of which no table can be made, such as those of an edited file.
-
-    Raises:
-        ValueError: names the first such field, what it holds and what was expected.
-    """
-    advice = "evaluate the model again, and leave the file as it is written"
-    for name, value, kind in _expected_fields(results):
-        if not KINDS[kind](value):
-            got = "is not there, or null" if value is None else f"is {str(value)[:80]!r}"
-            raise ValueError(f"{path}: {name} {got}, expected {kind}; {advice}.")
-    main = (results.get("modalities") or {}).get(results.get("modality"), results)
-    if main["metrics"] != results["metrics"]:
-        raise ValueError(f"{path}: metrics are others than those of modalities.{results['modality']}; {advice}.")
-
-
-def _expected_fields(results: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Name, value and kind of every field that tables and cards are made of; each is to be checked before the next."""
-    rows = results.get("modalities") or {}
-    yield "modalities", rows, "an object"
-    yield from _expected_in_row("", results)
-    for modality, row in rows.items():
-        yield f"modalities.{modality}", row, "an object"
-        yield from _expected_in_row(f"modalities.{modality}.", row)
-    yield "dataset", results.get("dataset"), "an object"
-    kinds = {"version": "text", "clips": "a count", "references": "a count", "lower_case": "true or false"}
-    yield from ((f"dataset.{name}", results["dataset"].get(name), kind) for name, kind in kinds.items())
-    for name in ("decoding", "libraries"):
-        yield name, results.get(name) or {}, "an object"
-    for name in ("modality", "split", "data_dir", "references", "predictions"):
-        yield name, results.get(name) or "", "text"
-
-
-def _expected_in_row(prefix: str, row: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    for name, kind in {"metrics": "a finite number", "intervals": "two finite numbers", "skipped": "text"}.items():
-        yield f"{prefix}{name}", row.get(name), "an object"
-        yield from ((f"{prefix}{name}.{metric}", value, kind) for metric, value in row[name].items())
-    yield from ((f"{prefix}{name}", row.get(name), "a count") for name in ("expected", "scored", "missing"))
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-KINDS: dict[str, Callable[[Any], bool]] = {
-    "an object": lambda value: isinstance(value, dict),
-    "text": lambda value: isinstance(value, str),
-    "true or false": lambda value: isinstance(value, bool),
-    "a count": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
-    "a finite number": _is_finite,
-    "two finite numbers": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_finite, value)),
-}
 
 
 def results_beside(predictions: str | Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers.utils import is_bitsandbytes_available, logging
 from adapters_captioning import ADAPTER_SETTINGS
 from configuration_captioning import CaptioningConfig
 from lavcap.commands import parse_object, reject_unknown
+from lavcap.models.kernel_advice import KERNEL_ADVICE
 from lavcap.models.loading import (
     DEFAULT_FAMILY,
     check_model_name,
@@ -225,6 +226,7 @@ def _fresh_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningProce
 
 def quantization(args: ModelArguments) -> BitsAndBytesConfig:
     """NF4 with doubly quantised scales, as QLoRA has it (arXiv 2305.14314, section 3)."""
+    KERNEL_ADVICE.release()
     compute = as_dtype(args.model_dtype) or torch.bfloat16
     return BitsAndBytesConfig(
         load_in_4bit=True,

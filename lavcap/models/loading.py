@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING, PROCESSOR_MAPPING
 
 from configuration_captioning import CaptioningConfig
-from lavcap.data.precomputed_features import check_sees
 from modeling_captioning import CaptioningModel
 from parts_captioning import find_file, read_json
 from processing_captioning import CaptioningProcessor
@@ -41,7 +40,9 @@ def load_model(
         model = model_class(type_of(name_or_path)).from_pretrained(name_or_path, dtype=getattr(torch, dtype))
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: its weights are damaged ({error}); copy or train it again.") from error
-    if sees_media:
+    if sees_media and not model.takes_media:
+        from lavcap.data.precomputed_features import check_sees  # needs `datasets`, which takes a second to load
+
         check_sees(model, name_or_path)
     return model.to(device).eval(), processor
 

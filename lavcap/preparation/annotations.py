@@ -27,7 +27,7 @@ LISTED_AT_ONCE = 100  # bad rows that a message names
 
 
 @dataclass(frozen=True)
-class Row:
+class AnnotationRow:
     """One row of annotations.
 
     Args:
@@ -55,10 +55,10 @@ class Row:
 class Annotations:
     """Rows that can be used, and complaints about the others (place and reason)."""
 
-    rows: list[Row]
+    rows: list[AnnotationRow]
     complaints: list[str]
     youtube: bool = False  # whether `id` is YouTube's
-    repeated: list[tuple[Row, str]] = field(default_factory=list)  # rows left out, with the reason
+    repeated: list[tuple[AnnotationRow, str]] = field(default_factory=list)  # rows left out, with the reason
 
     def check(self, name: str | Path, skip_bad_rows: bool):
         """Refuse annotations with bad rows, all of them at once, or without any row.
@@ -126,7 +126,7 @@ def to_annotations(
 def from_layout_rows(rows: Iterable[LayoutRow], complaints: dict[int, str]) -> Annotations:
     """Rows of AudioCaps' layout, from [`lavcap.data.audiocaps.read_rows`]."""
     made = [
-        Row(
+        AnnotationRow(
             f"row {row.number}",
             row.annotation,
             row.youtube_id,
@@ -252,7 +252,7 @@ def _is_object(value: Any) -> bool:
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
-def _to_row(place: str, record: Any, columns: dict[str, str], number: int) -> Row:
+def _to_row(place: str, record: Any, columns: dict[str, str], number: int) -> AnnotationRow:
     """Row of a record.
 
     Raises:
@@ -271,7 +271,9 @@ def _to_row(place: str, record: Any, columns: dict[str, str], number: int) -> Ro
             f"no id ({', '.join(columns[key] for key in ('id', 'file') if key in columns) or 'no column'})"
         )
     start = to_start(_to_text(values.get("start_time")))
-    return Row(place, _to_text(values.get("annotation")), clip, file, start, _to_captions(values["caption"]), number)
+    return AnnotationRow(
+        place, _to_text(values.get("annotation")), clip, file, start, _to_captions(values["caption"]), number
+    )
 
 
 def _has_surrogate(value: Any) -> bool:
@@ -295,7 +297,7 @@ def _to_captions(value: Any) -> tuple[str, ...]:
     return captions
 
 
-def _without_repetitions(rows: list[Row], complaints: list[str], youtube: bool) -> Annotations:
+def _without_repetitions(rows: list[AnnotationRow], complaints: list[str], youtube: bool) -> Annotations:
     """Annotations in which every row counts once; ids that say two things are complained of.
 
     Two annotators may have written the same caption: with annotation ids of their own, both are references.

@@ -39,7 +39,7 @@ from lavcap.preparation.cutting import (
 from lavcap.preparation.media import Media, MediaFile
 from lavcap.preparation.pool import CLIP_TIMEOUT, cut_clips
 from lavcap.preparation.progress_log import ProgressLog, signature
-from lavcap.preparation.report import Report, write_report
+from lavcap.preparation.report import Report, write_reports
 from lavcap.preparation.sources import ExpectedClip, Source, window_stem
 from media_captioning import StoredFile
 
@@ -255,7 +255,7 @@ def _finish(
     _add_repetitions(report, source, judge.left_out)
     missing = {entry["id"] for entry in report.entries["missing"]}
     lost = [row for clip in source.clips if clip.id in missing for row in clip.rows]
-    write_report(report, output / "reports", lost)
+    write_reports(report, output / "reports", lost)
     if not report.kept:
         raise DataError(
             f"{output}: none of the {report.expected:,} clips of {split} can be used; see "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lavcap.files import replace_text
-from lavcap.preparation.annotations import OFFICIAL_COLUMNS, Row
+from lavcap.preparation.annotations import OFFICIAL_COLUMNS, AnnotationRow
 
 
 HEADINGS = {
@@ -73,7 +73,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def write_report(report: Report, folder: str | Path, missing: Iterable[Row]):
+def write_reports(report: Report, folder: str | Path, missing: Iterable[AnnotationRow]):
     """Write `<split>.json`, `<split>.md` and, with the rows of clips without media, `<split>_missing.csv`."""
     folder = Path(folder)
     table = io.StringIO(newline="")

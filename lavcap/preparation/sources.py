@@ -15,8 +15,8 @@ from datasets import Audio, Dataset, DatasetDict, Video, get_dataset_split_names
 from lavcap.data.audiocaps import holds_rows, join_captions, media_folder, read_rows
 from lavcap.data.schema import DataError
 from lavcap.preparation.annotations import (
+    AnnotationRow,
     Annotations,
-    Row,
     choose_columns,
     from_layout_rows,
     read_annotations,
@@ -68,7 +68,7 @@ class ExpectedClip:
     start_time: float | None
     captions: list[str] = field(default_factory=list)
     number: int | None = None
-    rows: list[Row] = field(default_factory=list)
+    rows: list[AnnotationRow] = field(default_factory=list)
 
 
 @dataclass
@@ -203,14 +203,14 @@ def window_stem(name: str, start: float, end: float) -> str:
     return f"{name}_{round(1000 * start)}_{round(1000 * end)}"
 
 
-def _name_of(row: Row, shared: set[str]) -> str:
+def _name_of(row: AnnotationRow, shared: set[str]) -> str:
     if row.id is not None:
         return row.id
     stem = stem_of(row.file)
     return row.file.replace("\\", "/").rpartition(".")[0] or row.file if stem in shared else stem
 
 
-def _shared_stems(rows: list[Row]) -> set[str]:
+def _shared_stems(rows: list[AnnotationRow]) -> set[str]:
     """Stems that stand for different files: `a/1.mp4` and `b/1.mp4`."""
     first: dict[str, str] = {}
     files = [row.file for row in rows if row.id is None]

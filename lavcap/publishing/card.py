@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import TrainingArguments
 
-from lavcap.evaluation.results import TEST_MARKS, check_fields, format_results
+from configuration_captioning import CaptioningConfig
+from lavcap.evaluation.results import TEST_MARKS, format_results
 from lavcap.provenance import read_note
+from lavcap.publishing.family_text import describe_family
 from parts_captioning import read_json
 
 
@@ -29,6 +31,11 @@ METRIC_NAMES = {
     "spider": "SPIDEr",
     "fense": "FENSE",
 } | {f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)}
+SENSES = {  # by the modalities that a model takes
+    ("audio",): "is a baseline that takes sound alone",
+    ("video",): "is a baseline that takes the picture alone",
+    ("audio", "video"): "takes sound and picture, or one of them",
+}
 LLAMA_2 = re.compile(r"(^|/)llama-2-\d+b", re.IGNORECASE)
 SETTINGS = (
     "learning_rate",
@@ -57,7 +64,8 @@ class CardFacts:
     Args:
         repo_id: name on the Hub.
         revision: branch, if it is not the main one.
-        config: content of `config.json`.
+        config: of the model, with the origins of its parts as they are published.
+        window: seconds of a clip that the model takes.
         adapter: content of `adapter_config.json` as it is published; nothing for a whole model.
         has_base: whether the language model and the towers are in the repository.
         parameters, size: numbers in the weight files, and their bytes.
@@ -69,7 +77,8 @@ class CardFacts:
 
     repo_id: str
     revision: str | None
-    config: dict[str, Any]
+    config: CaptioningConfig
+    window: float
     adapter: dict[str, Any]
     has_base: bool
     parameters: int
@@ -88,18 +97,21 @@ def training_settings(args: TrainingArguments, **others: Any) -> dict[str, Any]:
 
 def write_card(facts: CardFacts) -> str:
     """Markdown of the card, metadata at its head, signed at its end so that an edited one is known."""
-    data = _metadata(facts)
+    config, family = facts.config, describe_family(facts.config.model_type, facts.config.family)
     card = ModelCard.from_template(
-        data,
+        _metadata(facts),
         template_str=template_path().read_text(encoding="utf-8"),
         repo_id=facts.repo_id,
         title=facts.repo_id.rpartition("/")[2],
-        sees=_senses(facts.config),
+        description=family.description,
+        citation=family.citation,
+        model_type=config.model_type,
+        sees=SENSES.get(config.modalities, SENSES["audio", "video"]),
         holds=_weights(facts),
         requirements=REQUIREMENTS + (" peft" if facts.adapter else ""),
         revision=f'revision="{facts.revision}", ' if facts.revision else "",
-        clip='"my_clip.mp4"' if _sees_media(facts.config) else 'audio="my_clip.mp4"',
-        window=_window(facts.config),
+        clip='"my_clip.mp4"' if config.takes_media else 'audio="my_clip.mp4"',
+        window=facts.window,
         training=[(_cell(name), _cell(value)) for name, value in _training(facts)],
         evaluation=_evaluation(facts.results),
         licence=_licence_line(facts),
@@ -142,12 +154,11 @@ def check_results(results: dict[str, Any], path: str | Path, weights: str | None
         weights: of [`lavcap.models.weight_files.fingerprint`].
 
     Raises:
-        ValueError: the results compare two models, do not say which weights they score, or score others; or a field
-            is not there or not what it should be.
+        ValueError: the results compare two models, do not say which weights they score, or score others; or a card
+            cannot be made of them, such as of an edited file.
     """
     if "metrics" not in results or "comparison" in results:
         raise ValueError(f"{path}: not the results of one model; pass the --output folder of scripts/evaluate.py.")
-    check_fields(results, path)
     scored = results.get("weights")
     if not scored or not isinstance(scored, str):
         raise ValueError(f"{path}: does not say which weights it scored; evaluate {folder} again.")
@@ -156,23 +167,29 @@ def check_results(results: dict[str, Any], path: str | Path, weights: str | None
             f"{path}: scores other weights ({results.get('model')}, sha256 {scored[:12]}…) than those of {folder} "
             f"(sha256 {str(weights)[:12]}…); evaluate this model, or publish it without an evaluation."
         )
+    try:
+        _evaluation(results), _eval_results(results)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not as scripts/evaluate.py wrote it ({type(error).__name__}: {error}); evaluate {folder} again."
+        ) from error
 
 
 # -------------------------------------------------------------------------------------------------------- metadata
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
-    names = [name for _, name in _part_names(facts.config) if name and "/" in name]
+    names = [name for name in facts.config.part_origins().values() if name and "/" in name]
     own_base = facts.adapter.get("base_model_name_or_path")
     base = [own_base] if own_base not in (None, "", facts.repo_id) else []
-    audio = facts.config.get("fusion") == "audio_only"
+    family = describe_family(facts.config.model_type, facts.config.family)
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag="audio-text-to-text" if audio else "video-text-to-text",
+        pipeline_tag=_task(facts.config.modalities),
         base_model=list(dict.fromkeys(base + names)) or None,
         base_model_relation=("adapter" if facts.adapter else "finetune") if base + names else None,
         datasets=list(facts.datasets) or None,
-        tags=["lavcap", "audio-captioning", "optimal-transport", "custom_code"],
+        tags=[*family.tags, "custom_code"],
         model_name=facts.repo_id.rpartition("/")[2] if facts.results else None,
         eval_results=_eval_results(facts.results) or None,
         **_licence_fields(facts),
@@ -183,7 +200,7 @@ def _eval_results(results: dict[str, Any]) -> list[EvalResult]:
     """The numbers of the results' main set of captions, unrounded."""
     if not results:
         return []
-    task = "video-text-to-text" if "video" in (results.get("modality") or "video") else "audio-text-to-text"
+    task = _task(results.get("modality") or "video")
     name = _dataset_name(results)
     marks = [mark.replace("_", " ") for mark in TEST_MARKS if results.get(mark)]
     marks += [f"partial: {results['scored']} of {results['expected']} clips"] if results["missing"] else []
@@ -208,13 +225,17 @@ def _eval_results(results: dict[str, Any]) -> list[EvalResult]:
     ]
 
 
+def _task(modalities: str | Sequence[str]) -> str:
+    return "video-text-to-text" if "video" in modalities else "audio-text-to-text"
+
+
 def _dataset_name(results: dict[str, Any]) -> str:
     source = results.get("data_dir") or results.get("references") or results.get("predictions") or NOT_RECORDED
     return Path(source).name
 
 
 def _licence_fields(facts: CardFacts) -> dict[str, str]:
-    base = _language_model(facts.config)
+    base = facts.config.part_origins().get("language model")
     if facts.licence or not base:
         return {"license": facts.licence or "apache-2.0"}
     if LLAMA_2.search(base):
@@ -224,22 +245,6 @@ def _licence_fields(facts: CardFacts) -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ text
-
-
-def _senses(config: dict[str, Any]) -> str:
-    if config.get("fusion") == "audio_only":
-        return "is a baseline that takes sound alone"
-    if config.get("fusion") == "video_only":
-        return "is a baseline that takes the picture alone"
-    return "takes sound and picture, or one of them"
-
-
-def _sees_media(config: dict[str, Any]) -> bool:
-    return config.get("fusion") == "audio_only" or bool(config.get("has_vision_tower"))
-
-
-def _window(config: dict[str, Any]) -> float:
-    return config["audio_config"]["max_frames"] / 100
 
 
 def _weights(facts: CardFacts) -> str:
@@ -296,7 +301,7 @@ def _evaluation(results: dict[str, Any]) -> str:
 
 
 def _licence_line(facts: CardFacts) -> str:
-    base = _language_model(facts.config)
+    base = facts.config.part_origins().get("language model")
     if not base:
         return f"The weights: {facts.licence or 'Apache-2.0'}."
     held = "are in this repository, under their own licence" if facts.has_base else "are not in this repository"
@@ -308,24 +313,10 @@ def _licence_line(facts: CardFacts) -> str:
 
 def _parts(facts: CardFacts) -> list[tuple[str, str, str]]:
     rows = []
-    for part, name in _part_names(facts.config):
+    for part, name in facts.config.part_origins().items():
         elsewhere = f"[its own repository](https://huggingface.co/{name})" if name and "/" in name else "its base"
         rows.append((part, f"`{name}`" if name else NOT_RECORDED, "here" if facts.has_base else elsewhere))
     return rows
-
-
-def _part_names(config: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
-    """The pretrained parts of a model, and the names of their origins where they are known."""
-    fusion, places = config.get("fusion"), config.get("base_parts") or {}
-    yield "language model", places.get("text") or config.get("text_model_name")
-    if fusion != "video_only":
-        yield "audio encoder", places.get("audio")
-    if fusion != "audio_only":
-        yield "image encoder", places.get("vision") or config.get("vision_model_name")
-
-
-def _language_model(config: dict[str, Any]) -> str | None:
-    return next(name for _, name in _part_names(config))
 
 
 def _cell(value: Any) -> str:

@@ -10,11 +10,14 @@ from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from configuration_captioning import CaptioningConfig
 from lavcap.commands import whole_folder
-from lavcap.models.loading import check_model_name
+from lavcap.models.loading import check_model_name, config_class, load_processor
 from lavcap.models.weight_files import ADAPTER_SETTINGS, count_parameters, find_weights, fingerprint
 from lavcap.provenance import NOTE
 from lavcap.publishing.card import RESULTS, CardFacts, check_results, write_card
+from lavcap.publishing.family_text import described_families
+from parts_captioning import published_name
 
 
 CARD = "README.md"
@@ -37,7 +40,7 @@ OURS = (
     "vocab.json",
     "merges.txt",
     "*_captioning.py",
-    "*_lavcap.py",
+    *(f"*_{model_type}.py" for model_type in described_families()),
     NOTE,
     RESULTS,
 )
@@ -84,15 +87,16 @@ def collect_files(folder: str | Path, publication: Publication, trained: str | P
     """
     folder, trained = Path(folder), Path(trained or folder)
     files = _own_files(folder)
-    config = _read(folder / "config.json")
+    fields = _read(folder / "config.json")
     if publication.parts:
-        config["base_parts"] = (config.get("base_parts") or {}) | dict(publication.parts)
+        fields["base_parts"] = (fields.get("base_parts") or {}) | dict(publication.parts)
+    config = config_class(fields["model_type"]).from_dict(fields)
     has_base = any(name.startswith("model") and name.endswith(".safetensors") for name in files)
     if has_base:
         check_language_model(config, publication)
     weights = [file for name, file in files.items() if name.endswith(".safetensors")]
     content = {name: _read(file) for name, file in files.items() if name.endswith("config.json")}
-    content = {name: _without_paths(each) for name, each in (content | {"config.json": config}).items()}
+    content = {name: _without_paths(each) for name, each in (content | {"config.json": fields}).items()}
     adapter = content.get(ADAPTER_SETTINGS, {})
     if adapter:
         adapter["base_model_name_or_path"] = _base_of(folder, config, has_base, publication)
@@ -103,6 +107,7 @@ def collect_files(folder: str | Path, publication: Publication, trained: str | P
         repo_id=publication.repo_id,
         revision=publication.revision,
         config=config,
+        window=load_processor(folder).window,
         adapter=adapter,
         has_base=has_base,
         parameters=count_parameters(weights),
@@ -120,9 +125,10 @@ def is_ours(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in OURS)
 
 
-def check_language_model(config: dict[str, Any], publication: Publication):
+def check_language_model(config: CaptioningConfig, publication: Publication):
     """Refuse to upload all weights of a language model that is not the user's, unless that is asked for."""
-    name = config.get("text_model_name")
+    name = config.part_origins().get("language model")
+    name = name and published_name(name)
     owner = publication.repo_id.partition("/")[0].lower()
     if name and name.partition("/")[0].lower() != owner and not publication.with_language_model:
         raise ValueError(
@@ -174,16 +180,16 @@ def _own_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; pass a model that is on this machine.")
     weights = find_weights(folder)
-    there = {file.name: file for file in sorted(folder.iterdir()) if file.is_file() and is_ours(file.name)}
+    there = {file.name: file for file in sorted(folder.iterdir()) if file.is_file()}
     missing = [name for name in SETTINGS if name not in there]
     missing += [] if any(name in there for name in TOKENIZERS) else [TOKENIZERS[0]]
     code = set() if missing else _code_of(folder)
-    missing += sorted(name for name in code if not (folder / name).is_file())
+    missing += sorted(name for name in code if name not in there)
     if missing:
         raise ValueError(f"{folder}: lacks {', '.join(missing)}; pass a folder that training wrote to the end.")
-    there = {name: file for name, file in there.items() if not name.endswith(".py") or name in code}
-    there = {name: file for name, file in there.items() if not name.endswith(".safetensors") or name in weights}
-    return {name: file for name, file in there.items() if name not in (NOTE, RESULTS)}
+    left_out = {name for name in there if name.endswith((".py", ".safetensors")) or not is_ours(name)}
+    left_out = left_out - code - weights.keys() | {NOTE, RESULTS}
+    return {name: file for name, file in there.items() if name not in left_out}
 
 
 def _code_of(folder: Path) -> set[str]:
@@ -231,7 +237,7 @@ def _without_paths(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------ base
 
 
-def public_base(base: str | None, config: dict[str, Any], publication: Publication) -> str:
+def public_base(base: str | None, config: CaptioningConfig, publication: Publication) -> str:
     """Where others find the base of an adapter: a name on the Hub.
 
     An adapter on parts that `config.json` names is said to have its own repository for a base: from there Transformers
@@ -239,7 +245,7 @@ def public_base(base: str | None, config: dict[str, Any], publication: Publicati
 
     Args:
         base: what `adapter_config.json` says, or nothing for an adapter on parts.
-        config: content of `config.json`, with the names of the parts as they are published.
+        config: of the model, with the names of the parts as they are published.
 
     Raises:
         ValueError: the base, or a part of it, is a folder of this machine.
@@ -252,7 +258,7 @@ def public_base(base: str | None, config: dict[str, Any], publication: Publicati
                 "scripts/push_to_hub.py --base_model owner/name."
             )
         return base
-    parts = {name: place for name, place in (config.get("base_parts") or {}).items() if place}
+    parts = {name: place for name, place in (config.base_parts or {}).items() if place}
     if "text" not in parts:
         raise ValueError("The adapter does not tell its base; name one with scripts/push_to_hub.py --base_model.")
     if unknown := [f"{name} {place}" for name, place in parts.items() if not _is_on_hub(place)]:
@@ -268,7 +274,7 @@ def _is_on_hub(place: str) -> bool:
     return not Path(place).exists() and place.count("/") == 1 and not place.startswith(("/", "."))
 
 
-def _base_of(folder: Path, config: dict[str, Any], has_base: bool, publication: Publication) -> str:
+def _base_of(folder: Path, config: CaptioningConfig, has_base: bool, publication: Publication) -> str:
     base = _read(folder / ADAPTER_SETTINGS).get("base_model_name_or_path")
     if has_base and not publication.base_model:  # beside the adapter, whatever place it had when it was made
         return publication.repo_id

@@ -1,13 +1,12 @@
 """Sending files to the Hub: one commit, so that a repository never holds half a model; errors in plain words."""
 
 import gc
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -33,11 +32,6 @@ REFUSALS = {
     507: "the Hub has no room left for it (507); the repository is as it was. Delete there what {owner} no longer "
     "needs, or get more room.",
 }
-# Of `git check-ref-format`: what no name of a branch holds, begins or ends with.
-NO_BRANCH = re.compile(
-    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-/.]|/\.|[/.]$|\.lock(/|$)|^@$|^$",
-)
-LICENCE = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 
 
 class UploadError(OSError):
@@ -71,28 +65,13 @@ def check_repo_id(repo_id: str):
         raise ValueError(f"{repo_id!r} is no name on the Hub; expected owner/name.")
 
 
-def check_branch(name: str):
-    """Refuse what cannot be the name of a branch, by git's rules.
+def check_datasets(names: Sequence[str]):
+    """Refuse what a card cannot name as its training data, before any work.
 
     Raises:
-        ValueError: no such name.
+        ValueError: no name of a data set.
     """
-    if NO_BRANCH.search(name):
-        raise ValueError(f"revision is {name!r}, which git does not take for a branch; name one such as next/try.")
-
-
-def check_metadata(licence: str | None, datasets: Sequence[str]):
-    """Refuse what a card cannot name. Whether the Hub knows a licence, it says itself.
-
-    Raises:
-        ValueError: a licence that has not the form of an identifier, or no name of a data set.
-    """
-    if licence is not None and not LICENCE.fullmatch(licence):
-        raise ValueError(
-            f"licence is {licence!r}, expected an identifier of the Hub, such as apache-2.0, cc-by-4.0 or llama2; any "
-            "licence that is none of https://huggingface.co/docs/hub/repositories-licenses is other."
-        )
-    for name in datasets:
+    for name in names:
         if fault := _fault_in_name(name):
             raise ValueError(f"{name!r} is no data set on the Hub ({fault}); expected owner/name.")
 
@@ -103,7 +82,6 @@ def open_repository(repo_id: str, token: str | None = None, private: bool | None
     Raises:
         UploadError: no access, or no connection.
     """
-    _check_token(repo_id, token or get_token())
     _in_plain_words(repo_id, lambda: HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True))
 
 
@@ -169,15 +147,6 @@ def _fault_in_name(name: str) -> str | None:
     except HFValidationError as error:
         return str(error)
     return None if name.isascii() else "letters are a to z and A to Z"  # older releases of the library take any
-
-
-def _check_token(repo_id: str, token: str | None):
-    """A token that no header can carry: the library's error would hold it, and not say what is wrong."""
-    if token is not None and not (token.isascii() and token.isprintable()):
-        raise UploadError(
-            f"{repo_id}: the token holds characters that no token has; nothing was uploaded. Copy it again, by `hf "
-            "auth login` or into HF_TOKEN."
-        )
 
 
 def _in_plain_words(repo_id: str, call: Callable[[], Answer]) -> Answer:

@@ -19,10 +19,10 @@ from lavcap.toy.rendering import FRAMES_PER_CLIP, frame_times, render_frame, ren
 from lavcap.toy.world import CAPTION_TEMPLATES, SAMPLING_RATE, SPLITS, ToyClip, sample_clip
 
 
-JPEG_QUALITY = 92
+FRAME_QUALITY = 92  # of JPEG
 MIN_TRAIN_CLIPS = 16  # as many as there are objects
 VOCABULARY_SIZE = 512
-PROMPT = "USER: <Speech></Speech> Please describe the audio.\nASSISTANT:"
+TOY_PROMPT = "USER: <Speech></Speech> Please describe the audio.\nASSISTANT:"
 
 
 # Tokenizer
@@ -43,7 +43,7 @@ def train_tokenizer(captions: Sequence[str]) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*captions, PROMPT], trainer)
+    tokenizer.train_from_iterator([*captions, TOY_PROMPT], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -194,7 +194,7 @@ def _write_clip(job: _Job) -> ToyClip:
     write_wav(str(job.root / job.split / "waveforms" / f"{clip.stem}.wav"), samples, SAMPLING_RATE)
     for number, time in enumerate(frame_times()):
         path = job.root / job.split / "frames" / f"frame_{number}" / f"{clip.stem}.jpg"
-        Image.fromarray(render_frame(clip, time)).save(path, quality=JPEG_QUALITY, subsampling=0)
+        Image.fromarray(render_frame(clip, time)).save(path, quality=FRAME_QUALITY, subsampling=0)
     if job.with_video:
         write_video(clip, job.root / "videos" / f"{clip.stem}.mp4")
     return clip

@@ -31,7 +31,7 @@ EVENT_COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yello
 
 
 def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_dir: Path) -> Path:
-    """Write `report.md`, `loss_curve.png` and, with optimal transport, `transport_plan.png` into `output_dir`.
+    """Write `report.md`, `loss_curve.png` and, of a model that aligns, `transport_plan.png` into `output_dir`.
 
     Args:
         model_dir: folder that `train_hf.py` wrote.
@@ -48,21 +48,20 @@ def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_d
     clips = {name: ToyClip.from_dict(clip) for name, clip in truth.items()}
     state = _read_json(model_dir / "trainer_state.json")
     output_dir.mkdir(parents=True, exist_ok=True)
-    draw_loss_curve(state["log_history"], output_dir / "loss_curve.png")
     model, processor = load_model(model_dir, device="cpu")
+    draw_loss_curve(state["log_history"], model.loss_terms, output_dir / "loss_curve.png")
     sections = [
-        "# LAVCap on the toy world",
-        _training_section(model_dir, state),
+        f"# {model.config.family} on the toy world",
+        _training_section(model_dir, state, model),
         _scores_section(results),
         _accuracy_section(accuracy_table(predictions, clips)),
         _examples_section(predictions, clips),
         "## Loss\n\n![loss and CIDEr-D over training](loss_curve.png)",
     ]
-    if model.config.optimal_transport:
-        rows = load_split(data_dir, results["split"])
-        plans = transport_plans(model, processor, rows)
+    rows = load_split(data_dir, results["split"])
+    if plans := alignments(model, processor, rows):
         shown = clips[rows[0]["id"]]
-        log_mel = read_features(rows[0], processor)["input_features"].numpy()
+        log_mel = read_features(rows[0], processor)[processor.feature_names["audio"][0]].numpy()
         draw_transport_plan(shown, plans[shown.id], log_mel, output_dir / "transport_plan.png")
         sections.append(_plan_section(shown, event_mass(plans, clips)))
     path = output_dir / "report.md"
@@ -93,16 +92,13 @@ def accuracy_table(predictions: Iterable[Prediction], clips: dict[str, ToyClip])
     }
 
 
-def draw_loss_curve(history: Sequence[dict[str, Any]], path: Path):
-    """Losses of training and validation above, CIDEr-D on the validation clips below."""
+def draw_loss_curve(history: Sequence[dict[str, Any]], terms: Iterable[str], path: Path):
+    """Losses of training, by term, and of validation above, CIDEr-D on the validation clips below."""
     figure, (losses, scores) = plt.subplots(
         2, 1, figsize=(8, 6), sharex=True, height_ratios=(2, 1), layout="constrained"
     )
-    for name, label in (
-        ("caption_loss", "training, caption"),
-        ("alignment_loss", "training, alignment"),
-        ("eval_loss", "validation, both"),
-    ):
+    labels = {name: f"training, {name.removesuffix('_loss')}" for name in terms} | {"eval_loss": "validation"}
+    for name, label in labels.items():
         points = [(entry["step"], entry[name]) for entry in history if name in entry]
         losses.plot(*zip(*points, strict=True), marker="o" if len(points) < 10 else None, label=label)
     points = [(entry["step"], entry["eval_cider_d"]) for entry in history if "eval_cider_d" in entry]
@@ -118,14 +114,18 @@ def draw_loss_curve(history: Sequence[dict[str, Any]], path: Path):
 
 
 @torch.no_grad()
-def transport_plans(model, processor, rows) -> dict[str, np.ndarray]:
-    """Plan of each clip, `(video_tokens, audio_tokens)`, as a multiple of the even plan, by clip id."""
-    plans = {}
+def alignments(model, processor, rows) -> dict[str, np.ndarray]:
+    """Plan of each clip, `(video_tokens, audio_tokens)`, as a multiple of the even plan, by clip id.
+
+    None at all of a model that does not align.
+    """
+    names, plans = {name for each in processor.feature_names.values() for name in each}, {}
     for row in rows:
         inputs = processor.batch([read_features(row, processor)])
-        features = {name: inputs[name] for name in ("input_features", "pixel_values_videos")}
-        plan = model.get_soft_tokens(**features).transport_plan[0]
-        plans[row["id"]] = (plan * plan.numel()).numpy()
+        plan = model.get_alignment(**{name: value for name, value in inputs.items() if name in names})
+        if plan is None:
+            return {}
+        plans[row["id"]] = (plan[0] * plan[0].numel()).numpy()
     return plans
 
 
@@ -152,7 +152,7 @@ def draw_transport_plan(clip: ToyClip, plan: np.ndarray, log_mel: np.ndarray, pa
     )
     (corner, audio), (video, heat) = grid
     corner.axis("off")
-    audio.imshow(log_mel.T, origin="lower", aspect="auto", extent=(0, CLIP_SECONDS, 0, 64), cmap="magma")
+    audio.imshow(log_mel.T, origin="lower", aspect="auto", extent=(0, CLIP_SECONDS, 0, log_mel.shape[1]), cmap="magma")
     audio.set(ylabel="mel band", title=f"Transport plan of {clip.id}")
     strip = np.concatenate([render_frame(clip, time) for time in frame_times(len(plan))])
     video.imshow(strip, aspect="auto", extent=(0, 1, CLIP_SECONDS, 0))
@@ -182,16 +182,15 @@ def _frame_event(axes, event: ToyEvent):
 # -------------------------------------------------------------------------------------------------------- sections
 
 
-def _training_section(model_dir: Path, state: dict[str, Any]) -> str:
+def _training_section(model_dir: Path, state: dict[str, Any], model) -> str:
     train = _read_json(model_dir / "train_results.json")
-    config = _read_json(model_dir / "config.json")
+    chosen = (f"{name.replace('_', ' ')} `{getattr(model.config, name)}`" for name in model.resume_fields)
     minutes = train["train_runtime"] / 60
     resumed = f", resumed from {Path(train['resumed_from']).name}" if train["resumed_from"] else ""
     return (
         f"Trained from {train['start']} on {train['train_clips']} generated clips for {state['global_step']} steps "
         f"({train['epoch']:.1f} epochs) in {minutes:.1f} minutes{resumed}; seed {train['seed']}, "
-        f"{train['parameters']:,} parameters. Fusion `{config['fusion']}`, transport attention "
-        f"`{config['transport_attention']}`, alignment weights `{config['alignment_weights']}`.\n\n"
+        f"{train['parameters']:,} parameters: {', '.join(chosen) or 'as the family is'}.\n\n"
         "A toy: it shows that the parts work together, and says nothing about scores on AudioCaps (not measured)."
     )
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from lavcap.data.wav import SAMPLING_RATE
 
-SAMPLING_RATE = 16_000  # Hz
+
 CLIP_SECONDS = 4.0
 CLIP_SAMPLES = int(SAMPLING_RATE * CLIP_SECONDS)  # 64,000
 

@@ -17,7 +17,7 @@ from lavcap.data.leakage import check_selection, clips_of_a_test, keys_of_tests,
 from lavcap.data.manifest import read_facts, take_rows
 from lavcap.data.precomputed_features import check_features_fit, feature_facts, note_encoder
 from lavcap.data.schema import DataError
-from lavcap.data.shards import find_shards, open_stream
+from lavcap.data.shards import find_shards, stored_example
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption
 from lavcap.data.streaming import ClipStream
 from lavcap.training.arguments import DataArguments
@@ -164,15 +164,3 @@ def _fit_features(rows: TrainingRows, args: DataArguments, model, processor):
 
 def _first(rows: Dataset, count: int | None) -> Dataset:
     return rows if count is None else take_rows(rows, range(min(count, len(rows))))
-
-
-def stored_example(rows: Dataset | list[Path]) -> Any:
-    """Stored visual features of the first clip that has some."""
-    if isinstance(rows, list):
-        stream = open_stream(list(map(str, rows)))
-        if "video_features" not in (stream.column_names or []):
-            return None
-        column = (row["video_features"] for row in stream.select_columns(["video_features"]))
-    else:
-        column = iter(rows["video_features"] if "video_features" in rows.column_names else ())
-    return next((stored for stored in column if stored is not None), None)

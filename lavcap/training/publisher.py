@@ -9,7 +9,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
 
 from lavcap.publishing.files import Publication, check_language_model, collect_files, public_base
-from lavcap.publishing.upload import Uploaded, UploadError, check_branch, check_repo_id, open_repository, upload
+from lavcap.publishing.upload import Uploaded, UploadError, check_repo_id, open_repository, upload
 
 
 logger = logging.get_logger(__name__)
@@ -21,16 +21,13 @@ def check_hub_options(args: TrainingArguments):
     """Refuse options of the Hub that cannot be done, before any work.
 
     Raises:
-        ValueError: no name, one that the Hub does not take, of a model or a branch, or a strategy that uploads
-            optimiser states.
+        ValueError: no name, one that the Hub does not take, or a strategy that uploads optimiser states.
     """
     if not args.push_to_hub:
         return
     if args.hub_model_id is None:
         raise ValueError("Got push_to_hub without hub_model_id, expected owner/name: where shall the model go?")
     check_repo_id(args.hub_model_id)
-    if args.hub_revision is not None:
-        check_branch(args.hub_revision)
     if args.hub_strategy not in STRATEGIES:
         raise ValueError(
             f"hub_strategy is {args.hub_strategy.value!r}, expected 'end' or 'every_save': optimiser states are not "
@@ -54,9 +51,9 @@ def open_hub(args: TrainingArguments, model: nn.Module):
     publication = Publication(args.hub_model_id)
     if isinstance(model, PeftModel):
         base = model.active_peft_config.base_model_name_or_path
-        public_base(base, model.get_base_model().config.to_dict(), publication)
+        public_base(base, model.get_base_model().config, publication)
     else:
-        check_language_model(model.config.to_dict(), publication)
+        check_language_model(model.config, publication)
     open_repository(args.hub_model_id, args.hub_token, args.hub_private_repo)
 
 

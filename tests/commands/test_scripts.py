@@ -8,7 +8,7 @@ import pytest
 from stranger import run_inside
 
 from conftest import write_media
-from lavcap.data.manifest import in_batches
+from lavcap.data.batches import in_batches
 from lavcap.models.captioning import list_clips
 from lavcap.models.loading import load_model
 from media_captioning import MediaError

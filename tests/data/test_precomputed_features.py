@@ -163,7 +163,8 @@ def test_features_of_another_encoder_stop_with_both_names(world, model, processo
         torch.nn.init.normal_(other.vision_tower.visual_projection.weight)
         with pytest.raises(DataError, match=rf"model 'model \(\w{{8}}\)', the model's is '{said} \(\w{{8}}\)'"):
             check_features_fit(other, processor, world, "val", example)
-    longer = LavcapProcessor.from_config(tiny_config(num_video_frames=6), copy.deepcopy(processor.tokenizer))
+    longer = copy.deepcopy(processor)
+    longer.num_video_frames = 6
     with pytest.raises(DataError, match="num_frames 4, the model's is 6"):
         check_features_fit(model, longer, world, "val", example)
     wide = tiny_model(vision_config={"projection_dim": 32}, audio_config={"hidden_size": 32, "num_attention_heads": 4})

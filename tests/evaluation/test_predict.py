@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from lavcap.evaluation.names import OTHER_VIDEO
 from lavcap.evaluation.predict import (
-    OTHER_VIDEO,
     has_modality,
     keep_modality,
     other_clips,
@@ -29,6 +29,15 @@ from lavcap.provenance import read_note
 
 MISSING = {"meteor": "no Java on PATH", "spice": "no Java on PATH", "spider": "no spice", "fense": "no models"}
 CAPTIONS = ["a red circle beeps", "a blue star rings loudly", "rain falls on the roof"]
+
+
+class Processor:
+    """What is asked of a processor: the names of features."""
+
+    feature_names = {"audio": ("input_features",), "video": ("pixel_values_videos", "video_features")}
+
+
+NAMES = Processor.feature_names
 
 
 class Clips:
@@ -59,21 +68,24 @@ def seen(monkeypatch):
 
 def test_withheld_modalities_are_gone():
     features = {"input_features": 1, "pixel_values_videos": 2}
-    assert keep_modality(features, "audio") == keep_modality(features, OTHER_VIDEO) == {"input_features": 1}
-    assert keep_modality(features, "video") == {"pixel_values_videos": 2}
-    assert keep_modality(features, "audio+video") == features
-    assert has_modality(features, "audio+video") and not has_modality({"input_features": 1}, "audio+video")
+    assert (
+        keep_modality(features, "audio", NAMES) == keep_modality(features, OTHER_VIDEO, NAMES) == {"input_features": 1}
+    )
+    assert keep_modality(features, "video", NAMES) == {"pixel_values_videos": 2}
+    assert keep_modality(features, "audio+video", NAMES) == features
+    assert has_modality(features, "audio+video", NAMES)
+    assert not has_modality({"input_features": 1}, "audio+video", NAMES)
     with pytest.raises(ValueError, match="expected one of audio"):
-        keep_modality(features, "smell")
+        keep_modality(features, "smell", NAMES)
 
 
 def test_clips_without_the_modality_are_left_out(seen):
-    assert [p.id for p in predict(None, None, Clips(), "audio+video", 2)] == ["clip 0", "clip 1", "clip 3"]
+    assert [p.id for p in predict(None, Processor, Clips(), "audio+video", 2)] == ["clip 0", "clip 1", "clip 3"]
     assert seen == [{"input_features": clip, "pixel_values_videos": 10 + clip} for clip in (0, 1, 3)]
 
 
 def test_sound_comes_with_the_frames_of_another_clip_each_used_once(seen):
-    predictions = predict(None, None, Clips(), OTHER_VIDEO, 2)
+    predictions = predict(None, Processor, Clips(), OTHER_VIDEO, 2)
     assert [p.id for p in predictions] == ["clip 0", "clip 1", "clip 3"]
     assert [p.references for p in predictions] == [[f"reference {clip}"] for clip in (0, 1, 3)]
     assert [given["input_features"] for given in seen] == [0, 1, 3]
@@ -94,7 +106,7 @@ def test_a_lone_clip_has_no_other(monkeypatch, seen):
     monkeypatch.setattr(Clips, "__len__", lambda self: 1)
     assert other_clips(1) == other_clips(0) == []
     with pytest.raises(ValueError, match=r"None of the 1 clips has audio\+other_video"):
-        predict(None, None, Clips(), OTHER_VIDEO, 2)
+        predict(None, Processor, Clips(), OTHER_VIDEO, 2)
 
 
 def test_frames_of_another_clip_change_what_the_model_sees(model, processor, toy_world):
@@ -103,7 +115,7 @@ def test_frames_of_another_clip_change_what_the_model_sees(model, processor, toy
     from lavcap.evaluation.predict import _given
 
     dataset = ClipDataset(load_split(toy_world, "test"), processor, cache=True)
-    both, other = (list(_given(dataset, modality)) for modality in ("audio+video", OTHER_VIDEO))
+    both, other = (list(_given(dataset, modality, NAMES)) for modality in ("audio+video", OTHER_VIDEO))
     for own, foreign in zip(both, other, strict=True):
         assert torch.equal(own["features"]["input_features"], foreign["features"]["input_features"])
         assert not torch.equal(own["features"]["pixel_values_videos"], foreign["features"]["pixel_values_videos"])

@@ -139,7 +139,9 @@ def test_mistakes_end_in_one_line_and_status_2(evaluate_script, tmp_path, option
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("path", ["lavcap/evaluation/caption_metrics.py", str(ROOT / "lavcap" / "caption_metrics.py")])
+@pytest.mark.parametrize(
+    "path", ["lavcap/evaluation/caption_metrics.py", str(ROOT / "lavcap" / "evaluation" / "caption_metrics.py")]
+)
 def test_evaluate_loads_the_metrics_and_gives_the_same_numbers(path, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     metric = evaluate.load(path, cache_dir=str(tmp_path))

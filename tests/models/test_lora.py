@@ -13,6 +13,7 @@ from configuration_lavcap import LavcapConfig
 from conftest import ROOT, tiny_model
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.models.building import ModelArguments
+from lavcap.models.kernel_advice import KernelAdvice
 from lavcap.models.lora import add_lora, freeze, num_trained, trainable_table
 from lavcap.training.data import DataArguments
 from lavcap.training.recipe import parse_recipe
@@ -175,3 +176,13 @@ def test_parts_can_be_frozen():
         freeze(model, ["audio_tower", "fusion", "multi_modal_projector"])
     with pytest.raises(ValueError, match="Got 'clip' to train or to freeze, expected parts of the model: audio_tower"):
         freeze(model, ["clip"])
+
+
+def test_advice_on_kernels_is_held_back_until_4_bits_are_asked_for(caplog):
+    advice = KernelAdvice("bitsandbytes.of.the.test")
+    advice.hold()
+    advice.logger.warning("no kernel")
+    assert not caplog.messages
+    advice.release()
+    advice.logger.warning("another")
+    assert caplog.messages == ["no kernel", "another"]

@@ -511,6 +511,20 @@ def test_a_clip_that_brings_its_process_down_is_named_and_the_others_go_on(raw, 
     assert "brings the decoder down" in report.entries["unreadable"][0]["reason"]
 
 
+def test_a_clip_that_hangs_is_in_the_report(tmp_path):
+    (tmp_path / "media").mkdir()
+    os.mkfifo(tmp_path / "fifo")  # whoever opens it waits for ever
+    write_wav(tmp_path / "media" / "a.wav", noise(4))
+    (tmp_path / "media" / "b.wav").touch()
+    source = from_files(
+        write_rows(tmp_path / "test.csv", [[1, "a", 0, "rain"], [2, "b", 0, "wind"]]), [tmp_path / "media"], READING
+    )
+    (tmp_path / "media" / "b.wav").unlink()
+    (tmp_path / "fifo").rename(tmp_path / "media" / "b.wav")
+    report = prepare(source, tmp_path / "out", "test", SETTINGS, num_proc=1, clip_timeout=3.0)
+    assert report.kept == 1 and "got no answer in 3 s" in entries_of(report, "unreadable")["b"]["reason"]
+
+
 @pytest.mark.slow
 def test_several_processes_give_what_one_gives(raw, damaged, tmp_path):
     media, _ = damaged

@@ -21,6 +21,7 @@ from test_hub import ANSWER, assert_same, surroundings
 from transformers import Seq2SeqTrainingArguments
 
 from conftest import FLAT_FILES, ROOT, write_media
+from lavcap.models.loading import load_config
 from lavcap.models.lora import add_lora, save_adapter
 from lavcap.models.weight_files import count_parameters, fingerprint
 from lavcap.publishing.card import CardFacts, is_untouched, write_card
@@ -367,35 +368,19 @@ def test_results_of_other_weights_are_refused_in_one_line(folder, tmp_path, resu
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    "fields",
     [
-        ({"dataset": None}, "dataset is not there, or null, expected an object"),
-        ({"dataset": {"version": "v1", "clips": 6, "references": 30}}, "dataset.lower_case is not there"),
-        ({"scored": None}, "results.json: scored is not there"),
-        ({"missing": -1}, "missing is '-1', expected a count"),
-        ({"metrics": [1]}, "metrics is '[1]', expected an object"),
-        ({"metrics": {"bleu_4": None}}, "metrics.bleu_4 is not there, or null, expected a finite number"),
-        ({"metrics": {"bleu_4": "0.9"}}, "metrics.bleu_4 is '0.9', expected a finite number"),
-        ({"metrics": {"bleu_4": np.nan}}, "metrics.bleu_4 is 'nan', expected a finite number"),
-        ({"metrics": {"bleu_4": True}}, "metrics.bleu_4 is 'True', expected a finite number"),
-        ({"metrics": {"bleu_4": 0.99}}, "metrics are others than those of modalities.audio+video"),
-        ({"intervals": {"bleu_4": [0.1, np.inf]}}, "intervals.bleu_4 is '[0.1, inf]', expected two finite numbers"),
-        ({"skipped": None}, "skipped is not there"),
-        ({"modalities": ["audio"]}, "modalities is \"['audio']\", expected an object"),
-        ({"modalities": {"audio": {"metrics": {"bleu_4": 1}}}}, "modalities.audio.intervals is not there"),
-        ({"modalities": {"audio": 1}}, "modalities.audio is '1', expected an object"),
-        ({"decoding": "beams"}, "decoding is 'beams', expected an object"),
-        ({"libraries": [1]}, "libraries is '[1]', expected an object"),
-        ({"split": 3}, "split is '3', expected text"),
-        ({"weights": 7}, "does not say which weights it scored"),
+        {"dataset": None},
+        {"modalities": {"audio": {"metrics": {}}}},
+        {"metrics": [0.9]},
+        {"modalities": {"audio": 1}},
     ],
 )
-def test_results_that_were_edited_are_refused_by_the_name_of_the_field(folder, results, fields, message):
+def test_results_that_were_edited_are_refused_in_one_line_by_the_name_of_the_file(folder, results, fields):
     write(folder / "results.json", results | {"weights": fingerprint(folder)} | fields)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="not as scripts/evaluate.py wrote it") as caught:
         collect_files(folder, Publication(NAME))
-    assert message in str(caught.value) and str(caught.value).startswith(f"{folder / 'results.json'}: ")
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{folder / 'results.json'}: ") and "\n" not in str(caught.value)
 
 
 def test_the_fingerprint_tells_weights_apart_and_nothing_else(folder, saved_model):
@@ -407,8 +392,7 @@ def test_the_fingerprint_tells_weights_apart_and_nothing_else(folder, saved_mode
 
 
 def test_a_card_is_known_again_unless_it_was_edited(folder):
-    config = json.loads((folder / "config.json").read_text())
-    card = write_card(CardFacts(NAME, None, config, {}, True, 1, 1, folder, {}))
+    card = write_card(CardFacts(NAME, None, load_config(folder), 10.24, {}, True, 1, 1, folder, {}))
     assert is_untouched(card) and is_untouched(card.replace("\n", "\r\n"))
     assert not is_untouched(card.replace("Not measured", "Splendid")) and not is_untouched("# mine")
 
@@ -503,42 +487,22 @@ def test_each_refusal_of_the_hub_is_told_as_what_it_is(hub, folder, path, status
     assert message in error and "connection" not in error and head(hub) == {}
 
 
-@pytest.mark.parametrize("token", ["hf_bäd", "hf_b\x01d"])
-def test_a_token_that_no_header_can_carry_is_told_without_showing_it(hub, folder, monkeypatch, token):
-    monkeypatch.setenv("HF_TOKEN", token)
+def test_a_token_that_no_header_can_carry_ends_in_one_line(hub, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_bäd")
     error = error_of(push(folder, NAME))
-    assert "the token holds characters that no token has; nothing was uploaded" in error and token not in error
-    assert not hub.repositories
+    assert "hf_bäd" not in error and not hub.repositories
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--license", "my: licence #1"), "licence is 'my: licence #1', expected an identifier of the Hub"),
-        (("--license", "Apache-2.0"), "licence is 'Apache-2.0', expected an identifier"),
-        (("--dataset", "me/sounds", "--dataset", "Ü/x"), "'Ü/x' is no data set on the Hub"),
-        *(
-            (("--revision", name), f"revision is {name!r}, which git does not take for a branch")
-            for name in (
-                "bad branch",
-                "a..b",
-                "a~1",
-                "/a",
-                "a/",
-                "a//b",
-                ".a",
-                "a/.b",
-                "a.lock",
-                "a.lock/b",
-                "a@{1}",
-                "@",
-            )
-        ),
-    ],
-)
-def test_names_that_cannot_be_are_refused_before_any_work(folder, tmp_path, options, message):
-    assert message in error_of(push(folder, NAME, *options, "--dry_run", tmp_path / "upload"))
+def test_a_data_set_that_cannot_be_is_refused_before_any_work(folder, tmp_path):
+    options = ("--dataset", "me/sounds", "--dataset", "Ü/x", "--dry_run", tmp_path / "upload")
+    assert "'Ü/x' is no data set on the Hub" in error_of(push(folder, NAME, *options))
     assert not (tmp_path / "upload").exists()
+
+
+def test_a_branch_that_the_hub_refuses_ends_in_one_line(hub, folder):
+    hub.failing = "/branch/", 400
+    assert "the Hub refused the upload" in error_of(push(folder, NAME, "--revision", "bad branch"))
+    assert head(hub) == {}
 
 
 def test_a_card_names_every_data_set_that_is_given(folder, tmp_path):
@@ -599,8 +563,8 @@ def test_the_commands_of_the_pages_publish(hub, folder, tmp_path, results, page)
 def test_the_messages_of_the_page_are_those_of_the_code():
     section = (ROOT / "docs" / "training.md").read_text().partition("\n## Publish\n")[2].partition("\n## ")[0]
     messages = re.findall(r"^\| `(.*?)` \|", section.partition("| message |")[2], re.M)
-    code = (ROOT / "lavcap" / "hub_upload.py").read_text()
-    assert len(messages) == 9 and all(message in code for message in messages)
+    code = (ROOT / "lavcap" / "publishing" / "upload.py").read_text()
+    assert len(messages) == 8 and all(message in code for message in messages)
 
 
 def test_an_offline_machine_is_told_so(folder):
@@ -623,7 +587,6 @@ def train(toy_world, tmp_path):
     [
         (("--hub_model_id", "lavcap"), "'lavcap' is no name on the Hub"),
         (("--hub_strategy", "checkpoint"), "expected 'end' or 'every_save'"),
-        (("--hub_revision", "bad branch"), "revision is 'bad branch', which git does not take for a branch"),
     ],
 )
 def test_training_refuses_a_push_that_cannot_be_done_before_any_work(train, tmp_path, options, message):

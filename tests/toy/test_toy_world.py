@@ -14,7 +14,7 @@ from stranger import run_inside
 from transformers import AutoTokenizer
 
 from lavcap.toy import dataset as toy_dataset
-from lavcap.toy.dataset import PROMPT, write_raw_world, write_toy_world
+from lavcap.toy.dataset import TOY_PROMPT, write_raw_world, write_toy_world
 from lavcap.toy.rendering import frame_times, render_frame, render_waveform, write_video
 from lavcap.toy.world import (
     BACKGROUNDS,
@@ -348,7 +348,7 @@ def test_an_odd_video_size_is_refused(tmp_path):
 def test_the_tokenizer_gives_back_any_text_and_knows_caption_words(world):
     tokenizer = AutoTokenizer.from_pretrained(world / "tokenizer")
     captions = [row["caption"] for row in json.loads((world / "train.json").read_text())]
-    for text in [*captions, PROMPT, "Ünseen wörds, 日本  \t#42!"]:
+    for text in [*captions, TOY_PROMPT, "Ünseen wörds, 日本  \t#42!"]:
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert tokenizer.decode(ids).strip() == text
         assert max(ids) < len(tokenizer)

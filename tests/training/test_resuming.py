@@ -11,7 +11,7 @@ import pytest
 import torch
 from finished_runs import flip_a_bit
 
-from lavcap.files import UNFINISHED
+from lavcap.files import UNFINISHED, checksum
 from lavcap.models.lora import freeze
 from lavcap.training.checkpoints import RECORD, CheckpointError, is_complete
 from lavcap.training.resume import find_checkpoint
@@ -85,6 +85,31 @@ def test_one_flipped_bit_in_the_last_checkpoint_is_an_error(finished, name):
     )
     with pytest.raises(CheckpointError, match=expected):
         find_checkpoint(finished.arguments_to_resume("true"))
+
+
+def test_a_checkpoint_is_read_for_its_checksums_once_by_a_save_and_once_by_a_run_that_continues(finished, monkeypatch):
+    read = []
+
+    def counting(file):
+        read.append(file.relative_to(finished.output).as_posix())
+        return checksum(file)
+
+    for module in ("checkpoints", "checkpoint_writer"):
+        monkeypatch.setattr(f"lavcap.training.{module}.checksum", counting)
+    named = finished.output / "checkpoint-7"
+    files = sorted(f"checkpoint-7/{name}" for name in json.loads((named / RECORD).read_text())["files"])
+    for checkpoint in ("true", named):
+        found = find_checkpoint(finished.arguments_to_resume(checkpoint))
+        finished.trainer().train(resume_from_checkpoint=found)
+        assert sorted(read) == files
+        read.clear()
+    finished.trainer().train(resume_from_checkpoint=str(named))  # as a library, without the command's search
+    assert sorted(read) == files
+    read.clear()
+    dataclasses.replace(finished, options={"max_steps": 8, "save_steps": 8}).trainer().train(str(named))
+    saved = sorted(name for name in read if name not in files)
+    written = json.loads((finished.output / "checkpoint-8" / RECORD).read_text())["files"]
+    assert saved == sorted(f"{UNFINISHED}/checkpoint-8/{name}" for name in written)
 
 
 def test_a_checkpoint_without_checksums_is_taken(finished):
