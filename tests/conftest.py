@@ -19,7 +19,7 @@ from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
 
-pytest_plugins = ["finished_runs"]
+pytest_plugins = ["finished_runs", "published_models"]
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAT_FILES = sorted(

@@ -67,7 +67,8 @@ def test_shards_are_written(toy_world, tmp_path):
 def test_an_adapter_is_folded_in_and_put_up_for_others(adapter, tmp_path):
     result = run("scripts/merge_lora.py", adapter, "--output", tmp_path / "merged")
     assert result.returncode == 0 and "its logits differ by at most" in result.stdout, result.stderr
-    result = run("scripts/push_to_hub.py", tmp_path / "merged", "me/merged", "--dry_run", tmp_path / "upload")
+    options = ("--dry_run", tmp_path / "upload", "--with_language_model")
+    result = run("scripts/push_to_hub.py", tmp_path / "merged", "me/merged", *options)
     assert result.returncode == 0 and (tmp_path / "upload" / "model.safetensors").is_file(), result.stderr
 
 
