@@ -27,6 +27,7 @@ from lavcap.files import (
     clear_unfinished,
     publish_folder,
     publish_model,
+    read_object,
     replace_synced,
     share,
     sync_folder,
@@ -34,7 +35,7 @@ from lavcap.files import (
 )
 from lavcap.models.lora import complete_adapter
 from lavcap.provenance import NOTE
-from lavcap.training.checkpoints import RECORD, CheckpointError, last_checkpoint, read_object, remove_old_checkpoints
+from lavcap.training.checkpoints import RECORD, CheckpointError, last_checkpoint, remove_old_checkpoints
 from lavcap.training.distributed import engine_name
 from lavcap.training.resume import run_settings
 from lavcap.training.run_totals import RunTotals, Totals

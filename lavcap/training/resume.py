@@ -18,7 +18,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from adapters_captioning import ADAPTER_SETTINGS, check_base
-from lavcap.commands import check_new_folder, check_writable, listed
+from lavcap.commands import listed
+from lavcap.files import check_new_folder, check_writable
 from lavcap.models.building import plain
 from lavcap.provenance import NOTE
 from lavcap.training.checkpoints import (
