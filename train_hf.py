@@ -31,6 +31,7 @@ from transformers import ProgressCallback, set_seed
 
 from lavcap.commands import errors_in_one_line
 from lavcap.data.collation import EvaluationCollator, TrainingCollator, stored_size
+from lavcap.data.shards import stored_example
 from lavcap.models.building import ModelArguments, build_model, plain
 from lavcap.models.lora import num_trained, trainable_table
 from lavcap.provenance import inherited_provenance
@@ -47,7 +48,7 @@ from lavcap.training.arguments import (
 )
 from lavcap.training.broken_clips import TrainingStopped
 from lavcap.training.checkpoints import CheckpointError
-from lavcap.training.data import as_model_inputs, load_rows, stored_example
+from lavcap.training.data import as_model_inputs, load_rows
 from lavcap.training.distributed import use_cpu_cores, whole_weights
 from lavcap.training.in_training_evaluation import SampleCaptions, ValidationScores
 from lavcap.training.meter import TrainingProgress
