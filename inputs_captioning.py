@@ -1,7 +1,7 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """What users pass for clips, in all its forms: sorted by clip, and turned into arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,14 +75,6 @@ def to_numpy(array: Any) -> np.ndarray:
         array = array.float() if array.is_floating_point() else array
         return array.numpy()
     return np.asarray(array)
-
-
-def broadcast(name: str, texts: str | Sequence[str], count: int) -> list[str]:
-    """One text for each of `count` clips, from a single one or as many."""
-    texts = [texts] * count if isinstance(texts, str) else list(texts)
-    if len(texts) != count:
-        raise ValueError(f"Got {len(texts)} {name} for {count} clips, expected one per clip or a single one.")
-    return texts
 
 
 # -------------------------------------------------------------------------------------------------------- internals

@@ -1,5 +1,5 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Options of a processor's call: sorted, checked, and the padding and the tensors that they ask for."""
+"""Options of a processor's call: sorted, checked, and the tensors that they ask for."""
 
 from typing import Any, NamedTuple
 
@@ -8,31 +8,17 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 
 
+try:  # inside a package: the Hub's module cache
+    from .text_captioning import TextOptions
+except ImportError:  # as a plain module: a clone, or after `pip install`
+    from text_captioning import TextOptions
+
+
 # What means something here, besides the options of the text and of the image processor.
 AUDIO_OPTIONS = frozenset({"device", "sampling_rate"})
 VIDEO_OPTIONS = frozenset({"do_sample_frames", "num_frames"})
 # Options of image processors that this processor sets itself.
 NOT_FOR_IMAGES = frozenset({"return_tensors", "data_format", "input_data_format", "device"})
-
-
-class TextOptions(NamedTuple):
-    """Options of a processor's call that concern its text, with the meaning that tokenizers give them.
-
-    Args:
-        padding: `True` or `"longest"`, `"max_length"`, `False` or `"do_not_pad"`.
-        max_length: in tokens, placeholders included.
-        pad_to_multiple_of: round the padded length up.
-        padding_side: `"left"` or `"right"`; default: left of prompts, right of prompts with captions.
-        truncation: refuse rows longer than `max_length`; they are never cut, as placeholders would be lost.
-        add_special_tokens: begin with the tokenizer's BOS token, if it has one.
-    """
-
-    padding: bool | str = True
-    max_length: int | None = None
-    pad_to_multiple_of: int | None = None
-    padding_side: str | None = None
-    truncation: bool | str = False
-    add_special_tokens: bool = True
 
 
 class CallOptions(NamedTuple):
@@ -116,52 +102,3 @@ def as_batch(data: dict[str, torch.Tensor | list], return_tensors: str | None) -
                 "padding=True, or return_tensors=None for lists."
             )
     return BatchFeature(data, tensor_type=return_tensors)
-
-
-def pad_rows(
-    rows: list[list[int]], value: int, options: TextOptions, side: str
-) -> tuple[torch.Tensor | list[list[int]], torch.Tensor | list[list[int]]]:
-    """Rows of one length and their mask, both `(batch, sequence)` int64; lists, where rows stay of unequal lengths.
-
-    Args:
-        value: that fills the rows.
-        side: where, unless `options` say.
-
-    Raises:
-        ValueError: unknown padding; a row is longer than `max_length` and `truncation` is on.
-    """
-    side = options.padding_side or side
-    if side not in ("left", "right"):
-        raise ValueError(f"padding_side is {side!r}, expected 'left' or 'right'.")
-    length = _padded_length(max(map(len, rows)), options)
-    if length is None:
-        if len(set(map(len, rows))) > 1:
-            return rows, [[1] * len(row) for row in rows]
-        length = len(rows[0])
-    ids = torch.full((len(rows), length), value)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        place = slice(length - len(row), None) if side == "left" else slice(0, len(row))
-        ids[index, place] = torch.tensor(row)
-        mask[index, place] = 1
-    return ids, mask
-
-
-def _padded_length(longest: int, options: TextOptions) -> int | None:
-    """Length to pad to; `None` for no padding."""
-    padding, limit = getattr(options.padding, "value", options.padding), options.max_length
-    if options.truncation not in (False, "do_not_truncate") and limit is not None and longest > limit:
-        raise ValueError(
-            f"A text has {longest} tokens, placeholders included, expected at most max_length ({limit}): cutting it "
-            "would lose placeholders or the end; shorten the text, or raise max_length."
-        )
-    if padding in (False, None, "do_not_pad"):
-        return None
-    if padding not in (True, "longest", "max_length"):
-        raise ValueError(f"padding is {padding!r}, expected True, 'longest', 'max_length' or False.")
-    if padding == "max_length":
-        if limit is None:
-            raise ValueError("padding is 'max_length', but max_length is not given: pass it, in tokens.")
-        longest = max(longest, limit)
-    step = options.pad_to_multiple_of or 1
-    return -(-longest // step) * step

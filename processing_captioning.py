@@ -25,15 +25,17 @@ from transformers.utils import logging
 try:  # inside a package: the Hub's module cache
     from .chat_captioning import clips_of
     from .configuration_captioning import CaptioningConfig
-    from .inputs_captioning import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
+    from .inputs_captioning import ClipInputs, is_path, sort_by_clip, to_frames, to_numpy
     from .media_captioning import Clip, read_clip, resample, to_mono
-    from .options_captioning import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
+    from .options_captioning import DEFAULTS, CallOptions, as_batch, known_options, sort_options
+    from .text_captioning import CaptionTextMixin
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from chat_captioning import clips_of
     from configuration_captioning import CaptioningConfig
-    from inputs_captioning import ClipInputs, broadcast, is_path, sort_by_clip, to_frames, to_numpy
+    from inputs_captioning import ClipInputs, is_path, sort_by_clip, to_frames, to_numpy
     from media_captioning import Clip, read_clip, resample, to_mono
-    from options_captioning import DEFAULTS, CallOptions, TextOptions, as_batch, known_options, pad_rows, sort_options
+    from options_captioning import DEFAULTS, CallOptions, as_batch, known_options, sort_options
+    from text_captioning import CaptionTextMixin
 
 
 logger = logging.get_logger(__name__)
@@ -42,7 +44,7 @@ CALL_ARGUMENTS = {"input_features": "audio", "pixel_values_videos": "videos"}  #
 LENGTH_TOLERANCE = 0.1  # seconds that a clip may exceed the window without a word: the last packet of a codec
 
 
-class CaptioningProcessor(ProcessorMixin):
+class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
     r"""
     Turns clips into model inputs: sound into a filter bank, frames into pixels, prompt and caption into ids, with as
     many placeholders as the model will make soft tokens. Text is padded on the left for generation and on the right
@@ -122,12 +124,6 @@ class CaptioningProcessor(ProcessorMixin):
     def window(self) -> float:
         """Longest clip that is taken whole, in seconds."""
         return self.feature_extractor.window
-
-    @property
-    def pad_token_id(self) -> int:
-        """What rows are filled up with, masked: the end token where the tokenizer has none, as LLaMA-2's."""
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
 
     @property
     def model_input_names(self) -> list[str]:
@@ -308,41 +304,6 @@ class CaptioningProcessor(ProcessorMixin):
         data |= self.encode_text(counts, text, captions, **text_options)
         return BatchFeature(data)
 
-    def encode_text(
-        self,
-        counts: Sequence[int],
-        text: str | Sequence[str] | None = None,
-        captions: str | Sequence[str] | None = None,
-        **options,
-    ) -> dict[str, torch.Tensor]:
-        """Ids of prompts with `counts` placeholders each, and of captions with labels if there are any.
-
-        Args:
-            options: fields of `TextOptions`, such as `padding` and `max_length`.
-        """
-        options = TextOptions(**options)
-        prompts = broadcast("texts", self.instruction if text is None else text, len(counts))
-        rows = [self._prompt_ids(prompt, count, options) for prompt, count in zip(prompts, counts, strict=True)]
-        if captions is None:
-            ids, mask = pad_rows(rows, self.pad_token_id, options, side="left")
-            return {"input_ids": ids, "attention_mask": mask}
-        answers = [self._answer_ids(caption) for caption in broadcast("captions", captions, len(counts))]
-        pairs = list(zip(rows, answers, strict=True))
-        ids, mask = pad_rows([row + answer for row, answer in pairs], self.pad_token_id, options, side="right")
-        labels, _ = pad_rows([[-100] * len(row) + answer for row, answer in pairs], -100, options, side="right")
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-    def decode_captions(self, output_ids: torch.Tensor, inputs: BatchFeature | dict | None = None) -> list[str]:
-        """Captions from what `generate` returns, each in one line.
-
-        Args:
-            output_ids: `(batch, sequence)`.
-            inputs: what was given to `generate`; the prompt is cut off by its length. Default: nothing is cut.
-        """
-        start = 0 if inputs is None else inputs["input_ids"].shape[1]
-        texts = self.tokenizer.batch_decode(output_ids[:, start:], skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
-
     # ------------------------------------------------------------------------------------------------- internals
 
     @property
@@ -446,27 +407,6 @@ class CaptioningProcessor(ProcessorMixin):
         if not all(present):
             data[mask_name] = torch.tensor(present)
         return present
-
-    def _prompt_ids(self, text: str, count: int, options: TextOptions) -> list[int]:
-        """Ids of a prompt; its parts are encoded each on its own, as the released code does."""
-        prompt = text if self.av_token in text or not count else self.prompt.replace("{instruction}", text)
-        parts = prompt.replace("{av}", self.av_token).split(self.av_token)
-        if len(parts) != 1 + (count > 0):
-            raise ValueError(
-                f"The prompt holds {len(parts) - 1} placeholders {self.av_token}, expected {int(count > 0)}: "
-                f"{prompt!r}"
-            )
-        bos, start = self.tokenizer.bos_token, []
-        if bos is not None and options.add_special_tokens:
-            parts[0] = parts[0].removeprefix(bos)  # of a template that writes it
-            start = [self.tokenizer.bos_token_id]
-        before, *after = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts)
-        return start + before + [self.av_token_id] * count + sum(after, [])
-
-    def _answer_ids(self, caption: str) -> list[int]:
-        if self.av_token in caption:
-            raise ValueError(f"The caption holds the placeholder {self.av_token}, expected words: {caption!r}")
-        return self.tokenizer(caption, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
 
 def clip_image_processor(image_size: int):
