@@ -15,15 +15,15 @@ from transformers.utils import is_peft_available
 
 try:  # inside a package: the Hub's module cache
     from .parts_captioning import HUB_OPTIONS, find_file, hub_options, quantized_language_model, read_json
-    from .weights_captioning import FOLDER_FILES, WeightsError, check_values, listed, read_weights
+    from .weights_captioning import FOLDER_FILES, WeightsError, check_values, itemised, read_weights
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from parts_captioning import HUB_OPTIONS, find_file, hub_options, quantized_language_model, read_json
-    from weights_captioning import FOLDER_FILES, WeightsError, check_values, listed, read_weights
+    from weights_captioning import FOLDER_FILES, WeightsError, check_values, itemised, read_weights
 
 
 ADAPTER_SETTINGS = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-PARTS = ("text", "audio", "vision")
+BASE_PARTS = ("text", "audio", "vision")
 ASSEMBLY_OPTIONS = ("attn_implementation", "device_map", "quantization_config")
 MOVED = "Where its base has moved, write the place into base_model_name_or_path of adapter_config.json."
 # Ways in which LoRA may begin that leave the weights below as they are; the others rest on a changed base, which no
@@ -118,7 +118,7 @@ class AdapterMixin:
             model = cls.from_pretrained(None, *args, config=config, state_dict=read_weights(name), **kwargs)
             model.generation_config = GenerationConfig.from_pretrained(name)
             return model
-        parts = _given(**{part: kwargs.pop(part, None) for part in PARTS})
+        parts = _given(**{part: kwargs.pop(part, None) for part in BASE_PARTS})
         base = read_json(find_file(name, ADAPTER_SETTINGS, kwargs)).get("base_model_name_or_path")
         return cls._base_of_adapter(name, base, args, parts, kwargs)
 
@@ -295,7 +295,7 @@ def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str
             elif is_adapted or not key.startswith(encoder):
                 missing.append(key)
     if missing:
-        raise WeightsError(f"{name}: its {ADAPTER_WEIGHTS} is not whole." + listed("missing", missing))
+        raise WeightsError(f"{name}: its {ADAPTER_WEIGHTS} is not whole." + itemised("missing", missing))
 
 
 def _name_in_model(key: str, whole: tuple[str, ...], adapter: str) -> str:
@@ -372,5 +372,5 @@ def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor], whole: 
     if problems:
         raise WeightsError(
             "The adapter was trained on another model: load the language model and the towers that it belongs to."
-            + listed("layers that do not fit", problems)
+            + itemised("layers that do not fit", problems)
         )

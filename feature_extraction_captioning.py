@@ -177,3 +177,6 @@ def mel_filters(num_bands: int, fft_size: int, sampling_rate: int) -> torch.Tens
     bins = 1127.0 * (1.0 + torch.arange(fft_size // 2) * (sampling_rate / fft_size) / 700.0).log()[:, None]
     filters = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
     return torch.nn.functional.pad(filters, (0, 0, 0, 1))
+
+
+FilterBankFeatureExtractor.register_for_auto_class()  # and so of each class that is made of it

@@ -40,7 +40,7 @@ def sort_by_clip(audio: Any, images: Any, videos: Any, video_features: Any) -> l
         if len(column) not in (0, count):
             raise ValueError(f"Got {len(column)} {name} for {count} clips, expected one per clip; use None for gaps.")
     rows = zip(*(column or [None] * count for column in columns.values()), strict=True)
-    return [ClipInputs(sound, _one_video(stills, film), features) for sound, stills, film, features in rows]
+    return [ClipInputs(heard, _one_video(stills, seen), features) for heard, stills, seen, features in rows]
 
 
 def is_path(item: Any) -> bool:

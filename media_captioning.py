@@ -21,7 +21,7 @@ MEDIA_SUFFIXES = frozenset({
     ".ts", ".wav", ".webm", ".wma", ".wmv",
 })
 # fmt: on
-SOUND_SUFFIXES = frozenset(
+AUDIO_SUFFIXES = frozenset(
     {".aac", ".aif", ".aiff", ".amr", ".flac", ".m4a", ".mka", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"}
 )
 # Containers that store how long they are; elsewhere the duration is a guess from the bit rate.
@@ -453,14 +453,14 @@ def _read_frames(path: Path | StoredFile, span: _Span, num_frames: int, window: 
         return None
     taken += [previous] * (num_frames - len(taken))
     size = taken[0].width, taken[0].height  # a broadcast may change its own within the stream
-    pictures = {id(frame): _picture(frame, *size) for frame in taken}
-    return np.stack([pictures[id(frame)] for frame in taken])
+    images = {id(frame): _upright(frame, *size) for frame in taken}
+    return np.stack([images[id(frame)] for frame in taken])
 
 
-def _picture(frame, width: int, height: int) -> np.ndarray:
+def _upright(frame, width: int, height: int) -> np.ndarray:
     """RGB of a frame, `(height, width, 3)` uint8, then turned upright as its display matrix says."""
-    picture = frame.to_ndarray(format="rgb24", width=width, height=height)
-    return np.rot90(picture, k=round(frame.rotation / 90))
+    image = frame.to_ndarray(format="rgb24", width=width, height=height)
+    return np.rot90(image, k=round(frame.rotation / 90))
 
 
 def _digits(name: str) -> list[str]:

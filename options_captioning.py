@@ -11,7 +11,8 @@ from transformers.processing_utils import ProcessingKwargs
 # What means something here, besides the options of the text and of the image processor.
 AUDIO_OPTIONS = frozenset({"device", "sampling_rate"})
 VIDEO_OPTIONS = frozenset({"do_sample_frames", "num_frames"})
-OURS = frozenset({"return_tensors", "data_format", "input_data_format", "device"})  # not for the user of the images
+# Options of image processors that this processor sets itself.
+NOT_FOR_IMAGES = frozenset({"return_tensors", "data_format", "input_data_format", "device"})
 
 
 class TextOptions(NamedTuple):
@@ -69,7 +70,7 @@ def sort_options(processor: ProcessorMixin, kwargs: dict[str, Any]) -> CallOptio
     if unknown:
         raise TypeError(f"{type(processor).__name__} got unknown keyword {', '.join(unknown)}: check the spelling.")
     images = _image_options(processor.image_processor)
-    usable = AUDIO_OPTIONS | VIDEO_OPTIONS | set(TextOptions._fields) | OURS | images
+    usable = AUDIO_OPTIONS | VIDEO_OPTIONS | set(TextOptions._fields) | NOT_FOR_IMAGES | images
     for name, value in given.items():
         if name not in usable and value not in (None, False):
             raise ValueError(
@@ -86,7 +87,7 @@ def sort_options(processor: ProcessorMixin, kwargs: dict[str, Any]) -> CallOptio
     return CallOptions(
         text={name: value for name, value in text.items() if value is not None},
         audio=merged["audio_kwargs"],
-        images={name: value for name, value in merged["images_kwargs"].items() if name in images - OURS},
+        images={name: value for name, value in merged["images_kwargs"].items() if name in images - NOT_FOR_IMAGES},
         videos=merged["videos_kwargs"],
         return_tensors=given.get("return_tensors", "pt"),
     )

@@ -38,7 +38,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
 
 logger = logging.get_logger(__name__)
 
-ARGUMENTS = {"input_features": "audio", "pixel_values_videos": "videos"}  # of the call, by what is made of them
+CALL_ARGUMENTS = {"input_features": "audio", "pixel_values_videos": "videos"}  # of the call, by what is made of them
 LENGTH_TOLERANCE = 0.1  # seconds that a clip may exceed the window without a word: the last packet of a codec
 
 
@@ -294,7 +294,7 @@ class CaptioningProcessor(ProcessorMixin):
         if not clips:
             raise ValueError("Got no clip: pass media, audio, videos or video_features.")
         data: dict[str, torch.Tensor] = {}
-        self._check_modalities(ARGUMENTS.get(name, name) for clip in clips for name in clip)
+        self._check_modalities(CALL_ARGUMENTS.get(name, name) for clip in clips for name in clip)
         wanted = {"audio": audio_mask, "video": video_mask}
         heard, seen = (
             self._add_modality(data, clips, self._one_form(kind, clips), f"{kind}_mask", wanted[kind])

@@ -134,7 +134,6 @@ class LavcapProcessor(CaptioningProcessor):
         )
 
 
-LavcapFeatureExtractor.register_for_auto_class()
 LavcapProcessor.register_for_auto_class()
 if __name__ == "processing_lavcap":  # no part of a package: on the Hub the Auto classes go by `auto_map`
     register_processor(LavcapConfig, LavcapProcessor, LavcapFeatureExtractor)

@@ -31,9 +31,10 @@ from transformers import ProgressCallback, set_seed
 
 from lavcap.commands import errors_in_one_line
 from lavcap.data.collation import EvaluationCollator, TrainingCollator, stored_size
+from lavcap.data.shards import stored_example
 from lavcap.models.building import ModelArguments, build_model, plain
 from lavcap.models.lora import num_trained, trainable_table
-from lavcap.provenance import inherited_note
+from lavcap.provenance import inherited_provenance
 from lavcap.publishing.card import training_settings
 from lavcap.training.arguments import (
     AugmentationArguments,
@@ -47,14 +48,14 @@ from lavcap.training.arguments import (
 )
 from lavcap.training.broken_clips import TrainingStopped
 from lavcap.training.checkpoints import CheckpointError
-from lavcap.training.data import as_model_inputs, load_rows, stored_example
+from lavcap.training.data import as_model_inputs, load_rows
 from lavcap.training.distributed import use_cpu_cores, whole_weights
 from lavcap.training.in_training_evaluation import SampleCaptions, ValidationScores
 from lavcap.training.meter import TrainingProgress
 from lavcap.training.publisher import check_hub_options, open_hub
 from lavcap.training.recipe import parse_recipe
 from lavcap.training.resume import check_checkpoint, find_checkpoint
-from lavcap.training.trainer import CaptioningTrainer, TrainingNote
+from lavcap.training.trainer import CaptioningTrainer, ProvenanceCallback
 from media_captioning import MediaError
 
 
@@ -85,9 +86,9 @@ def main():
         print(trainable_table(model), flush=True)
     # Before the engine shares the weights out.
     sizes = {"parameters": plain(model).num_parameters(), "trained_parameters": num_trained(model)}
-    note = rows.note | {"recipe": training_settings(args, **vars(augmentation_args))}
+    provenance = rows.provenance | {"recipe": training_settings(args, **vars(augmentation_args))}
     output = args.output_dir if Path(args.output_dir).is_dir() else None
-    note = inherited_note(note, filter(None, (model_args.model_name_or_path, checkpoint, output)))
+    provenance = inherited_provenance(provenance, filter(None, (model_args.model_name_or_path, checkpoint, output)))
 
     scores = ValidationScores(processor, rows.validation["id"], rows.validation["captions"], args.sample_captions)
     trainer = CaptioningTrainer(
@@ -99,7 +100,7 @@ def main():
         eval_dataset=validation_set,
         processing_class=processor,
         compute_metrics=scores,
-        callbacks=[TrainingNote(note), *early_stopping(args)],
+        callbacks=[ProvenanceCallback(provenance), *early_stopping(args)],
     )
     trainer.add_callback(SampleCaptions(trainer, scores))
     if trainer.pop_callback(ProgressCallback) is not None:
@@ -110,7 +111,7 @@ def main():
         trainer.save_model()
         trainer.save_state()
         facts = {
-            "train_clips": note["train_clips"],
+            "train_clips": provenance["train_clips"],
             **sizes,
             "processes": args.world_size,
             "seed": args.seed,

@@ -142,9 +142,11 @@ def load_strictly(module: nn.Module, weights: Mapping[str, torch.Tensor], origin
     optional = {name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked")}
     weights = optional | dict(weights)
     problems = [
-        listed("filled by nothing", [name for name in expected if name not in weights]),
-        listed("without a place in the model", [origins.get(name, name) for name in weights if name not in expected]),
-        listed("of another shape", _shape_conflicts(expected, weights)),
+        itemised("filled by nothing", [name for name in expected if name not in weights]),
+        itemised(
+            "without a place in the model", [origins.get(name, name) for name in weights if name not in expected]
+        ),
+        itemised("of another shape", _shape_conflicts(expected, weights)),
     ]
     if any(problems):
         raise WeightsError("the weights do not fit the model." + "".join(problems))
@@ -175,7 +177,7 @@ def _is_usable(name: str, tensor: torch.Tensor) -> bool:
     return dense and (counter or tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
 
-def listed(what: str, names: list[str], most: int = 20) -> str:
+def itemised(what: str, names: list[str], most: int = 20) -> str:
     """Lines of a message: how many there are of something, and the first of them; nothing if there is none."""
     shown = [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
     return f"\n{len(names)} {what}:" + "".join(f"\n  {name}" for name in shown) if names else ""

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from lavcap.files import check_new_folder, check_writable, whole_folder  # noqa: F401
-
 
 class Parser(argparse.ArgumentParser):
     """Argument parser with a script's docstring as its help, and errors in one line."""

@@ -84,12 +84,6 @@ def replace_json(path: str | Path, content: Any):
     replace_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_synced(path: Path, text: str):
-    """Write a file of text, to the disk itself."""
-    path.write_text(text, encoding="utf-8")
-    _sync_file(path)
-
-
 def replace_synced(path: Path, text: str):
     """Write a file of text: after a crash the old one is there, or the new one, never half of one."""
     with whole_file(path, path.parent / UNFINISHED, flush=True) as partial:

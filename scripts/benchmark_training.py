@@ -14,22 +14,18 @@ import multiprocessing
 import statistics
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-import yaml
-from torch import nn
-
-from configuration_lavcap import LavcapConfig
 from lavcap.commands import Parser, errors_in_one_line, positive
-from lavcap.models.loading import choose_device, device_name
-from lavcap.models.lora import add_lora, num_trained
-from lavcap.training.meter import peak_memory
-from modeling_lavcap import LavcapForConditionalGeneration
-from parts_captioning import as_dtype, cast
 
 
-CAPTION_TOKENS, PROMPT_TOKENS = 20, 24
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modeling_captioning import CaptioningModel
+
+
+INSTRUCTION_WORDS, CAPTION_WORDS = 19, 19  # each a token; a caption ends in one more
 WARM_UP_STEPS = 2
 
 
@@ -53,6 +49,8 @@ def main() -> int:
     parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     args = parser.parse_args()
     with errors_in_one_line():
+        from lavcap.models.loading import choose_device, device_name
+
         recipe = _read(args.recipe)
         device, _ = choose_device(args.device)
         rows = list(_measure_all(recipe, args, device))
@@ -66,6 +64,8 @@ def main() -> int:
 
 
 def _read(path: str) -> dict[str, Any]:
+    import yaml
+
     with open(path, encoding="utf-8") as file:
         recipe = yaml.safe_load(file)
     if not isinstance(recipe, dict) or "model_config" not in recipe:
@@ -84,13 +84,19 @@ def _measure_all(recipe: dict[str, Any], args: argparse.Namespace, device: str):
 
 def measure(recipe: dict[str, Any], batch_size: int, checkpointing: bool, steps: int, device: str) -> Row:
     """Train for a few steps on random clips."""
+    import torch
+
+    from lavcap.models.lora import add_lora, num_trained
+    from lavcap.training.meter import peak_memory
+
     torch.manual_seed(0)
-    model = _random_model(recipe, device).train()
+    model = _random_model(recipe, device)
+    batch = _random_batch(model, batch_size, device)
+    model = (add_lora(model, recipe["lora"]) if recipe.get("lora") else model).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
-    batch = _batch(model.config, batch_size, device)
     times = []
     try:
         for _ in range(WARM_UP_STEPS + steps):
@@ -108,34 +114,44 @@ def measure(recipe: dict[str, Any], batch_size: int, checkpointing: bool, steps:
     return Row(batch_size, checkpointing, step, peak_memory(torch.device(device)), num_trained(model))
 
 
-def _random_model(recipe: dict[str, Any], device: str) -> nn.Module:
-    """Drawn where it is trained: on an accelerator that takes seconds for a 7B."""
-    config = LavcapConfig(**recipe["model_config"] | {"has_vision_tower": False})
+def _random_model(recipe: dict[str, Any], device: str) -> "CaptioningModel":
+    """Drawn where it is trained: on an accelerator that takes seconds for a 7B. What it encodes is stored already."""
+    import torch
+
+    from lavcap.models.loading import DEFAULT_FAMILY, config_class, model_class
+    from parts_captioning import as_dtype, cast
+
+    family = recipe["model_config"].get("model_type", DEFAULT_FAMILY)
+    config = config_class(family)(**recipe["model_config"])
     dtype = as_dtype(recipe.get("model_dtype")) or torch.float32
     with torch.device(device):
-        model = cast(LavcapForConditionalGeneration._from_config(config, dtype=dtype), dtype)
-    return add_lora(model, recipe["lora"]) if recipe.get("lora") else model
+        model = cast(model_class(family)._from_config(config, dtype=dtype), dtype)
+    if model.feature_encoder_name:
+        setattr(model, model.feature_encoder_name, None)
+    return model
 
 
-def _batch(config: LavcapConfig, size: int, device: str) -> dict[str, torch.Tensor]:
-    count = config.num_audio_tokens + config.num_video_frames
-    count = config.num_audio_tokens if config.fusion != "concat_time" else count
-    ids = torch.randint(3, config.text_config.vocab_size - 1, (size, PROMPT_TOKENS + count + CAPTION_TOKENS))
-    ids[:, PROMPT_TOKENS // 2 : PROMPT_TOKENS // 2 + count] = config.av_token_id
-    labels = ids.clone()
-    labels[:, : PROMPT_TOKENS + count] = -100
-    width = config.vision_config.projection_dim
-    batch = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "labels": labels,
-        "input_features": torch.randn(size, config.audio_config.max_frames, config.audio_config.num_mel_bins),
-        "video_features": torch.randn(size, config.num_video_frames, width),
-    }
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+def _random_batch(model: "CaptioningModel", size: int, device: str) -> "dict[str, Tensor]":
+    """Clips of a whole window with captions, as a data loader gives them."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from lavcap.models.loading import processor_class
+
+    words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "word": 2}, unk_token="word"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="word")
+    processor = processor_class(model.config.model_type).from_config(model.config, tokenizer)
+    blank = processor.blank_features(model.stored_feature_size)
+    clips = [{name: torch.randn_like(feature) for name, feature in blank.items()} for _ in range(size)]
+    texts = {"text": " ".join(["word"] * INSTRUCTION_WORDS), "captions": " ".join(["word"] * CAPTION_WORDS)}
+    return {name: tensor.to(device) for name, tensor in processor.batch(clips, **texts).items()}
 
 
 def _wait(device: str):
+    import torch
+
     if device != "cpu":
         torch.accelerator.synchronize()
 

@@ -13,7 +13,8 @@ with a table of what went where.
 
 import sys
 
-from lavcap.commands import Parser, check_new_folder, errors_in_one_line
+from lavcap.commands import Parser, errors_in_one_line
+from lavcap.files import check_new_folder
 
 
 DTYPES = ("float32", "bfloat16", "float16")

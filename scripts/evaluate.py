@@ -16,8 +16,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from lavcap.commands import Parser, check_new_folder, errors_in_one_line, not_negative, positive
+from lavcap.commands import Parser, errors_in_one_line, not_negative, positive
 from lavcap.evaluation.names import METRICS, MODALITIES
+from lavcap.files import check_new_folder
 
 
 if TYPE_CHECKING:

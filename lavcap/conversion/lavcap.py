@@ -22,7 +22,6 @@ from transformers import (
 
 from ced_captioning import ced_weights, fit_time_positions
 from configuration_lavcap import LavcapConfig
-from lavcap.commands import whole_folder
 from lavcap.conversion.lavcap_checkpoint import (
     AUDIO,
     LOGIT_SCALE,
@@ -35,6 +34,7 @@ from lavcap.conversion.lavcap_checkpoint import (
     sort_checkpoint,
 )
 from lavcap.conversion.lavcap_options import ReleasedOptions
+from lavcap.files import whole_folder
 from modeling_lavcap import KEPT_IN_FLOAT32, LavcapAudioModel, LavcapForConditionalGeneration
 from parts_captioning import caption_decoding, find_file, load_part, published_name, read_json
 from processing_lavcap import LavcapProcessor
@@ -111,7 +111,7 @@ def _convert_ced(
     _, unused = ced_weights(tensors)
     weights = Weights(unused=unused)
     weights.add(model.state_dict(), Path(checkpoint).name, AUDIO)
-    return format_table(weights, model.dtype, output)
+    return format_parts(weights, model.dtype, output)
 
 
 def _convert_lavcap(
@@ -144,7 +144,7 @@ def _convert_lavcap(
         if lora == "adapter":
             _write_adapter(weights, options, folder, output)
         _write_processor(weights, config, options, tokenizer, folder)
-    return format_table(weights, dtype, output, lora, options)
+    return format_parts(weights, dtype, output, lora, options)
 
 
 # ------------------------------------------------------------------------------------------------ the configuration
@@ -388,7 +388,7 @@ def _write_adapter(weights: Weights, options: ReleasedOptions, folder: Path, out
 # ------------------------------------------------------------------------------------------------------------- table
 
 
-def format_table(
+def format_parts(
     weights: Weights,
     dtype: torch.dtype,
     output: str | Path,

@@ -16,7 +16,7 @@ from lavcap.conversion.lavcap_options import ReleasedOptions
 from weights_captioning import WeightsError, check_values, shorten
 
 
-PARTS = (
+PART_NAMES = (
     (re.compile(r"^audio_encoder\.(base_model\.model\.)?"), "audio_tower."),
     (re.compile(r"^llama_decoder\.(base_model\.model\.)?"), "language_model."),
     (re.compile(r"^speech_llama_proj\."), "multi_modal_projector."),
@@ -99,7 +99,7 @@ def _place_lora(weights: Weights, key: str, layer: str, side: str, tensor: torch
 
 
 def _our_name(key: str) -> str:
-    for pattern, ours in PARTS:
+    for pattern, ours in PART_NAMES:
         name = pattern.sub(ours, key)
         if name == key:
             continue

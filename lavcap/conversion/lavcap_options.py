@@ -84,7 +84,7 @@ KINDS = {
     str: "text",
     dict: "an object of options",
 }
-DECODING = ("num_beams", "max_new_tokens", "do_sample", "repetition_penalty", "length_penalty")
+DECODING_OPTIONS = ("num_beams", "max_new_tokens", "do_sample", "repetition_penalty", "length_penalty")
 
 
 @dataclass
@@ -188,7 +188,7 @@ class ReleasedOptions:
     @property
     def decoding(self) -> dict[str, Any]:
         """Keywords of `GenerationConfig` that the configuration has."""
-        return {name: self.generate[name] for name in DECODING if self.generate.get(name) is not None}
+        return {name: self.generate[name] for name in DECODING_OPTIONS if self.generate.get(name) is not None}
 
     @property
     def prompt(self) -> dict[str, str]:

@@ -60,10 +60,9 @@ class TrainingCollator:
         return self.blanks.name_clips(batch, items)
 
     def _changed(self, features: dict[str, torch.Tensor], draw: torch.Generator) -> dict[str, torch.Tensor]:
-        heard = [name for name in self.processor.feature_names["audio"] if name in features]
-        return features | {
-            name: self.augmentation.spectrum(features[name], self._masked_value, draw) for name in heard
-        }
+        names = [name for name in self.processor.feature_names.get("audio", ()) if name in features]
+        changed = {name: self.augmentation.spectrum(features[name], self._masked_value, draw) for name in names}
+        return features | changed
 
 
 class EvaluationCollator:
@@ -167,12 +166,18 @@ def blank(batch: MutableMapping[str, Any], rows: torch.Tensor, processor: "Capti
             batch[f"{prefix}input_ids"][rows] = processor.pad_token_id
             batch[f"{prefix}attention_mask"][rows] = 0
             batch[f"{prefix}attention_mask"][rows, attended] = 1
-    labels = batch["labels"]
-    labels[rows] = -100
+    if "labels" in batch:
+        batch["labels"][rows] = -100
+    given = any_tensor(batch)
     for kind in processor.modalities:
-        present = batch.get(f"{kind}_mask", torch.ones(len(labels), dtype=torch.bool, device=labels.device))
+        present = batch.get(f"{kind}_mask", torch.ones(len(given), dtype=torch.bool, device=given.device))
         present[rows] = False
         batch[f"{kind}_mask"] = present
+
+
+def any_tensor(batch: Mapping[str, Any]) -> torch.Tensor:
+    """A tensor of a batch, which tells how many rows there are, and on which device."""
+    return next(value for value in batch.values() if isinstance(value, torch.Tensor))
 
 
 def stored_size(model, example: Any) -> int | None:

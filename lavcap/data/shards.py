@@ -19,7 +19,7 @@ from lavcap.data.precomputed_features import read_stored_features
 from lavcap.data.schema import SHARD_COLUMNS, STORED_FEATURES, DataError
 from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
 from lavcap.files import whole_file
-from media_captioning import SOUND_SUFFIXES, read_clip
+from media_captioning import AUDIO_SUFFIXES, read_clip
 
 
 LONGEST_AUDIO = 60.0  # seconds of a film's sound that a shard takes; windows of models are shorter
@@ -131,7 +131,7 @@ def _embedded(medium: dict[str, Any]) -> dict[str, Any]:
 
 def _embedded_audio(medium: dict[str, Any]) -> dict[str, Any]:
     path = Path(medium["path"])
-    if path.suffix.lower() in SOUND_SUFFIXES:
+    if path.suffix.lower() in AUDIO_SUFFIXES:
         return _embedded(medium)
     clip = read_clip(as_file(medium), SAMPLING_RATE, num_frames=1, window=LONGEST_AUDIO, video=False)
     buffer = io.BytesIO()

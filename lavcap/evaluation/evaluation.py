@@ -18,7 +18,7 @@ from lavcap.evaluation.scoring import Report, Scoring
 from lavcap.models.captioning import generation_options
 from lavcap.models.loading import check_model_name, load_model
 from lavcap.models.weight_files import fingerprint
-from lavcap.provenance import read_note
+from lavcap.provenance import read_provenance
 from processing_captioning import CaptioningProcessor
 
 
@@ -59,7 +59,7 @@ class Evaluation:
         if max_clips is not None:
             rows = take_rows(rows, range(min(max_clips, len(rows))))
         check_references(data_dir, dict(zip(rows["id"], rows["captions"], strict=True)))
-        self.note, self.name, self.data_dir, self.split = read_note(model), model, data_dir, split
+        self.provenance, self.name, self.data_dir, self.split = read_provenance(model), model, data_dir, split
         self.model, self.processor = load_model(model, device, sees_media=False)
         if "video" in self.processor.modalities:
             check_features_fit(self.model, self.processor, data_dir, split, stored_example(rows))
@@ -90,7 +90,7 @@ class Evaluation:
             "decoding": decoding_settings(self.model, self.decoding),
             "captioning_seconds": seconds,
         }
-        return run | {name: self.note[name] for name in TEST_MARKS if self.note.get(name)}
+        return run | {name: self.provenance[name] for name in TEST_MARKS if self.provenance.get(name)}
 
 
 def _choose_modalities(asked: Sequence[str] | None, processor: CaptioningProcessor, clips: int) -> Sequence[str]:

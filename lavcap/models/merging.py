@@ -9,10 +9,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from adapters_captioning import ADAPTER_SETTINGS
-from lavcap.commands import whole_folder
+from lavcap.files import whole_folder
 from lavcap.models.loading import load_processor, model_class, type_of
 from lavcap.models.lora import load_lora
-from lavcap.provenance import NOTE
+from lavcap.provenance import PROVENANCE_FILE
 from modeling_captioning import CaptioningModel
 from parts_captioning import find_file
 from processing_captioning import CaptioningProcessor
@@ -63,8 +63,8 @@ def merge_adapter(
         merged = _folded_in(adapted, name)
         merged.save_pretrained(folder)
         processor.save_pretrained(folder)
-        if (note := find_file(name, NOTE, {})) is not None:
-            shutil.copy(note, folder)
+        if (provenance := find_file(name, PROVENANCE_FILE, {})) is not None:
+            shutil.copy(provenance, folder)
         del base, adapted, merged
         gc.collect()
         found = probe(kind.from_pretrained(folder, dtype=dtype), processor)

@@ -10,9 +10,9 @@ from lavcap.data.schema import DataError
 from lavcap.preparation.annotations import stem_of
 from lavcap.preparation.media import Media, MediaFile
 from media_captioning import (
+    AUDIO_SUFFIXES,
     IMAGE_SUFFIXES,
     MEDIA_SUFFIXES,
-    SOUND_SUFFIXES,
     MediaError,
     even_indices,
     list_images,
@@ -58,7 +58,7 @@ class MediaIndex:
                 MediaFile(path, named)
                 for stem, named in stems
                 for path in self._matching(stem, file)
-                if (os.path.splitext(path)[1].lower() in SOUND_SUFFIXES) == (kind == "audio")
+                if (os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES) == (kind == "audio")
             ]
             if found:
                 setattr(media, kind, found[0])

@@ -13,6 +13,7 @@ from lavcap.preparation.cutting import Job, Outcome, cut_clip
 
 
 CLIP_TIMEOUT = 300.0  # seconds that a process may work on a clip
+END_TIMEOUT = 10.0  # seconds; one that waits for a broken disk cannot even be killed, and is left behind
 NamedJob = tuple[str, Job]
 
 
@@ -61,8 +62,8 @@ class _Worker:
 
     def __init__(self, named: NamedJob, limit: float):
         self.limit = limit
-        self.ended = False
-        self.deadline = float("inf")
+        self.started = self.ended = False
+        self.deadline = float("inf")  # until it has started
         self.name, self.job = named
         context = multiprocessing.get_context("spawn")  # decoders' threads do not survive a fork
         self.line, theirs = context.Pipe()
@@ -88,11 +89,12 @@ class _Worker:
         try:
             answer = self.line.recv()
         except (EOFError, ConnectionResetError) as error:
-            if self.deadline == float("inf"):
+            if not self.started:
                 message = "worker processes end as soon as they start; is there memory left?"
                 raise ChildProcessError(message) from error
             return self._failed("brings the decoder down (its process ended)")
         if answer is None:
+            self.started = True
             self.begin((self.name, self.job))
         elif isinstance(answer, OSError):
             raise answer
@@ -106,7 +108,7 @@ class _Worker:
     def end(self):
         self.ended = True
         self.process.kill()
-        self.process.join()
+        self.process.join(END_TIMEOUT)
         self.line.close()
 
 

@@ -1,7 +1,6 @@
 """The model card: `model_card.md` filled with what is known of a model, "not recorded" or "not measured" elsewhere."""
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from transformers import TrainingArguments
 
 from configuration_captioning import CaptioningConfig
 from lavcap.evaluation.results import TEST_MARKS, format_results
-from lavcap.provenance import read_note
+from lavcap.files import read_json
+from lavcap.provenance import read_provenance
 from lavcap.publishing.family_text import describe_family
-from parts_captioning import read_json
 
 
 TEMPLATE = "model_card.md"
@@ -259,15 +258,16 @@ def _weights(facts: CardFacts) -> str:
 
 
 def _training(facts: CardFacts) -> list[tuple[str, Any]]:
-    note, folder = read_note(facts.trained), facts.trained
+    provenance, folder = read_provenance(facts.trained), facts.trained
     state, run = (_optional_json(folder / name) for name in ("trainer_state.json", "train_results.json"))
-    data = f"{Path(note['data_dir']).name}, split {note['train_split']}" if note.get("data_dir") else NOT_RECORDED
+    data_dir = provenance.get("data_dir")
+    data = f"{Path(data_dir).name}, split {provenance['train_split']}" if data_dir else NOT_RECORDED
     rows = [
         ("training data", data),
-        ("version of the captions", note.get("dataset_version") or NOT_RECORDED),
-        ("clips", note.get("train_clips", NOT_RECORDED)),
-        ("clips of a test split among them", note.get("trained_on_test_clips", NOT_RECORDED)),
-        ("watched on", _validation(note)),
+        ("version of the captions", provenance.get("dataset_version") or NOT_RECORDED),
+        ("clips", provenance.get("train_clips", NOT_RECORDED)),
+        ("clips of a test split among them", provenance.get("trained_on_test_clips", NOT_RECORDED)),
+        ("watched on", _validation(provenance)),
         ("begun from", Path(run["start"]).name if run.get("start") else NOT_RECORDED),
         ("optimiser steps", state.get("global_step", NOT_RECORDED)),
         ("training loss, mean of the run", run.get("train_loss", NOT_RECORDED)),
@@ -275,15 +275,15 @@ def _training(facts: CardFacts) -> list[tuple[str, Any]]:
     ]
     lora = {name: facts.adapter.get(name) for name in ("r", "lora_alpha", "lora_dropout", "modules_to_save")}
     rows += [(f"adapter: {name}", value) for name, value in lora.items() if value is not None]
-    recipe = note.get("recipe") or {}
+    recipe = provenance.get("recipe") or {}
     return rows + ([(name, value) for name, value in recipe.items()] or [("recipe", NOT_RECORDED)])
 
 
-def _validation(note: dict[str, Any]) -> str:
-    if not note.get("validation_split"):
+def _validation(provenance: dict[str, Any]) -> str:
+    if not provenance.get("validation_split"):
         return NOT_RECORDED
-    of_test = "; SELECTED ON TEST CLIPS" if note.get("selected_on_test") else ""
-    return f"split {note['validation_split']}, {note.get('validation_clips', NOT_RECORDED)} clips{of_test}"
+    of_test = "; SELECTED ON TEST CLIPS" if provenance.get("selected_on_test") else ""
+    return f"split {provenance['validation_split']}, {provenance.get('validation_clips', NOT_RECORDED)} clips{of_test}"
 
 
 def _evaluation(results: dict[str, Any]) -> str:
@@ -324,10 +324,7 @@ def _cell(value: Any) -> str:
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); move it away, or train again.") from error
+    return read_json(path, "move it away, or train again") if path.is_file() else {}
 
 
 def _digest(text: str) -> str:

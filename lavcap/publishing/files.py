@@ -11,10 +11,10 @@ from typing import Any
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from configuration_captioning import CaptioningConfig
-from lavcap.commands import whole_folder
+from lavcap.files import read_json, whole_folder
 from lavcap.models.loading import check_model_name, config_class, load_processor
 from lavcap.models.weight_files import ADAPTER_SETTINGS, count_parameters, find_weights, fingerprint
-from lavcap.provenance import NOTE
+from lavcap.provenance import PROVENANCE_FILE
 from lavcap.publishing.card import RESULTS, CardFacts, check_results, write_card
 from lavcap.publishing.family_text import described_families
 from parts_captioning import published_name
@@ -41,7 +41,7 @@ OURS = (
     "merges.txt",
     "*_captioning.py",
     *(f"*_{model_type}.py" for model_type in described_families()),
-    NOTE,
+    PROVENANCE_FILE,
     RESULTS,
 )
 
@@ -100,7 +100,8 @@ def collect_files(folder: str | Path, publication: Publication, trained: str | P
     adapter = content.get(ADAPTER_SETTINGS, {})
     if adapter:
         adapter["base_model_name_or_path"] = _base_of(folder, config, has_base, publication)
-    content |= {NOTE: _without_paths(_read(trained / NOTE))} if (trained / NOTE).is_file() else {}
+    if (trained / PROVENANCE_FILE).is_file():
+        content[PROVENANCE_FILE] = _without_paths(_read(trained / PROVENANCE_FILE))
     results = read_results(trained, publication.evaluation)
     content |= {RESULTS: _without_paths(results)} if results else {}
     facts = CardFacts(
@@ -188,7 +189,7 @@ def _own_files(folder: Path) -> dict[str, Path]:
     if missing:
         raise ValueError(f"{folder}: lacks {', '.join(missing)}; pass a folder that training wrote to the end.")
     left_out = {name for name in there if name.endswith((".py", ".safetensors")) or not is_ours(name)}
-    left_out = left_out - code - weights.keys() | {NOTE, RESULTS}
+    left_out = left_out - code - weights.keys() | {PROVENANCE_FILE, RESULTS}
     return {name: file for name, file in there.items() if name not in left_out}
 
 
@@ -212,10 +213,7 @@ def _code_of(folder: Path) -> set[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); save or copy the model again.") from error
+    content = read_json(path, "save or copy the model again")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object; save or copy it again.")
     return content

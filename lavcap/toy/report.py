@@ -97,7 +97,7 @@ def draw_loss_curve(history: Sequence[dict[str, Any]], terms: Iterable[str], pat
     figure, (losses, scores) = plt.subplots(
         2, 1, figsize=(8, 6), sharex=True, height_ratios=(2, 1), layout="constrained"
     )
-    labels = {name: f"training, {name.removesuffix('_loss')}" for name in terms} | {"eval_loss": "validation"}
+    labels = {name: f"training, {name.removesuffix('_loss')}" for name in terms} | {"eval_loss": "validation, sum"}
     for name, label in labels.items():
         points = [(entry["step"], entry[name]) for entry in history if name in entry]
         losses.plot(*zip(*points, strict=True), marker="o" if len(points) < 10 else None, label=label)

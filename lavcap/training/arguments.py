@@ -9,7 +9,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
-from lavcap.evaluation.metrics import QUICK_METRICS
+from lavcap.evaluation.names import QUICK_METRICS
 
 
 @dataclass

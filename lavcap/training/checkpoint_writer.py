@@ -27,14 +27,14 @@ from lavcap.files import (
     clear_unfinished,
     publish_folder,
     publish_model,
+    read_object,
     replace_synced,
     share,
     sync_folder,
-    write_synced,
 )
 from lavcap.models.lora import complete_adapter
-from lavcap.provenance import NOTE
-from lavcap.training.checkpoints import RECORD, CheckpointError, last_checkpoint, read_object, remove_old_checkpoints
+from lavcap.provenance import PROVENANCE_FILE
+from lavcap.training.checkpoints import RECORD, CheckpointError, last_checkpoint, remove_old_checkpoints
 from lavcap.training.distributed import engine_name
 from lavcap.training.resume import run_settings
 from lavcap.training.run_totals import RunTotals, Totals
@@ -218,9 +218,9 @@ class CheckpointWriter(TrainerCallback):
                 state.save_to_json(str(partial / TRAINER_STATE_NAME))
 
     def _complete(self, partial: Path, folder: Path, totals: Totals):
-        note = Path(self.trainer.args.output_dir) / NOTE
-        if note.is_file():
-            shutil.copyfile(note, partial / NOTE)
+        provenance = Path(self.trainer.args.output_dir) / PROVENANCE_FILE
+        if provenance.is_file():
+            shutil.copyfile(provenance, partial / PROVENANCE_FILE)
         share(partial)
         sizes = sync_folder(partial)
         record = {
@@ -233,7 +233,7 @@ class CheckpointWriter(TrainerCallback):
             "files": sizes,
             "crc32": {name: checksum(partial / name) for name in sizes},
         }
-        write_synced(partial / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        replace_synced(partial / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         publish_folder(partial, folder)
         clear_unfinished(folder.parent, only_empty=True)
 

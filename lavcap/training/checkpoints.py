@@ -4,7 +4,6 @@
 is complete; checksums are compared when a run continues from it.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from lavcap.files import checksum, remove_folder, sync_names
+from lavcap.files import checksum, read_object, remove_folder, sync_names
 
 
 RECORD = "checkpoint.json"
@@ -61,15 +60,6 @@ def read_record(checkpoint: Path) -> dict[str, Any] | None:
     if record is None or not all(isinstance(record.get(name), kind) for name, kind in RECORD_FIELDS.items()):
         return None
     return record if all(isinstance(size, int) for size in record["files"].values()) else None
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """Content of a JSON file; nothing where it is missing, cut short or no object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def missing_files(checkpoint: Path, record: dict[str, Any]) -> list[str]:

@@ -35,12 +35,12 @@ class TrainingRows:
     Args:
         train: one row per caption; shards when streaming.
         validation: one row per clip.
-        note: see [`write_note`].
+        provenance: see [`write_provenance`].
     """
 
     train: Dataset | list[Path]
     validation: Dataset
-    note: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 def load_rows(args: DataArguments) -> TrainingRows:
@@ -77,7 +77,7 @@ def load_rows(args: DataArguments) -> TrainingRows:
             f"split ({', '.join(leaked[:3])}, …): scores on that test will mean nothing, and results say so."
         )
     facts = feature_facts(args.data_dir, args.train_split)
-    note = {
+    provenance = {
         "data_dir": args.data_dir,
         "train_split": args.train_split,
         "train_clips": len(train_clips),
@@ -88,7 +88,7 @@ def load_rows(args: DataArguments) -> TrainingRows:
         "selected_on_test": selected_on_test,
         "trained_on_test_clips": len(leaked),
     }
-    return TrainingRows(train, _first(validation, args.max_validation_clips), note)
+    return TrainingRows(train, _first(validation, args.max_validation_clips), provenance)
 
 
 def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, training_args):

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from lavcap.data.collation import CLIP_IDS, blank
+from lavcap.data.collation import CLIP_IDS, any_tensor, blank
 from lavcap.training.distributed import repeated_rows
 
 
@@ -62,7 +62,7 @@ def without_repeated(
         num_rows: of the epoch, of all processes.
         accelerator, processor: of the trainer.
     """
-    rows = repeated_rows(accelerator, batch_size(batch), num_rows)
+    rows = repeated_rows(accelerator, len(any_tensor(batch)), num_rows)
     if len(rows):
         batch = {**batch, CLIP_IDS: batch.get(CLIP_IDS, [])[: rows[0]]}
         blank(batch, rows, processor)
@@ -133,11 +133,6 @@ def labels_of(batch: Mapping[str, Any], counted: torch.Tensor) -> torch.Tensor:
     if "labels" in batch:
         return batch["labels"]
     return torch.where(counted, 0, -100)[:, None]
-
-
-def batch_size(batch: Mapping[str, Any]) -> int:
-    """Rows of a batch."""
-    return next(len(value) for value in batch.values() if isinstance(value, torch.Tensor))
 
 
 # -------------------------------------------------------------------------------------------------------- internals

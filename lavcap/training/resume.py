@@ -18,9 +18,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from adapters_captioning import ADAPTER_SETTINGS, check_base
-from lavcap.commands import check_new_folder, check_writable, listed
+from lavcap.commands import listed
+from lavcap.files import check_new_folder, check_writable
 from lavcap.models.building import plain
-from lavcap.provenance import NOTE
+from lavcap.provenance import PROVENANCE_FILE
 from lavcap.training.checkpoints import (
     RECORD,
     CheckpointError,
@@ -338,7 +339,7 @@ def _newest_checkpoint(args: TrainingArguments) -> IntactCheckpoint | None:
             f"{run}: holds no complete checkpoint; {folders[-1].name} {_lack(folders[-1], damaged)}: name one with "
             "--resume_from_checkpoint to see whether it can be used, or start anew in another --output_dir."
         )
-    if (run / NOTE).is_file():
+    if (run / PROVENANCE_FILE).is_file():
         logger.warning(f"{run}: holds a run without a complete checkpoint, which begins anew.")
         return None
     raise CheckpointError(f"{run}: holds no checkpoint to resume from; leave --resume_from_checkpoint out.")

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from lavcap.data.collation import BROKEN, model_inputs
 from lavcap.data.streaming import ClipStream
 from lavcap.models.building import plain
-from lavcap.provenance import write_note
+from lavcap.provenance import write_provenance
 from lavcap.training.broken_clips import BrokenClips
 from lavcap.training.checkpoint_writer import CheckpointWriter
 from lavcap.training.checkpoints import CheckpointError, last_checkpoint
@@ -287,15 +287,15 @@ class EpochOfDraws(TrainerCallback):
         return 0 if args.ignore_data_skip else used % updates * args.gradient_accumulation_steps
 
 
-class TrainingNote(TrainerCallback):
+class ProvenanceCallback(TrainerCallback):
     """Writes a note into the output folder, which every checkpoint takes along."""
 
-    def __init__(self, note: dict[str, Any]):
-        self.note = note
+    def __init__(self, provenance: dict[str, Any]):
+        self.provenance = provenance
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            write_note(args.output_dir, self.note)
+            write_provenance(args.output_dir, self.provenance)
 
 
 def _is_prompt(name: str) -> bool:

@@ -9,7 +9,7 @@ from lavcap.data.leakage import Origin, audiocaps_test_ids, check_selection, cli
 from lavcap.data.manifest import write_split
 from lavcap.data.schema import DataError
 from lavcap.data.splits import load_split
-from lavcap.provenance import inherited_note, write_note
+from lavcap.provenance import inherited_provenance, write_provenance
 from lavcap.training.data import DataArguments, load_rows
 
 
@@ -47,8 +47,8 @@ def test_a_renamed_test_split_is_known_by_its_clips(world):
     with pytest.raises(DataError, match="6 of 6 clips of the validation split 'valid' are clips of a test split"):
         load_rows(DataArguments(data_dir=str(world), validation_split="valid"))
     rows = load_rows(DataArguments(data_dir=str(world), validation_split="valid", select_model_on_test_split=True))
-    assert rows.note["selected_on_test"] is True
-    assert load_rows(DataArguments(data_dir=str(world))).note["selected_on_test"] is False
+    assert rows.provenance["selected_on_test"] is True
+    assert load_rows(DataArguments(data_dir=str(world))).provenance["selected_on_test"] is False
 
 
 def test_a_test_split_is_known_in_whichever_of_the_folders_it_is(world, tmp_path):
@@ -89,14 +89,14 @@ def test_ids_that_begin_anew_in_every_split_are_no_sign_of_a_test(tmp_path, worl
         numbered = [row | {"id": str(number), "youtube_id": None} for number, row in enumerate(rows)]
         write_split(tmp_path, split, numbered, {})
     rows = load_rows(DataArguments(data_dir=str(tmp_path)))
-    assert rows.note["selected_on_test"] is False and rows.note["trained_on_test_clips"] == 0
+    assert rows.provenance["selected_on_test"] is False and rows.provenance["trained_on_test_clips"] == 0
 
 
 def test_training_on_test_clips_is_said_noted_and_inherited(world, tmp_path, caplog):
     rows = load_rows(DataArguments(data_dir=str(world), train_split="test"))
     assert "6 of 6 clips of test are clips of a test split" in caplog.text
-    assert rows.note["trained_on_test_clips"] == 6
-    write_note(tmp_path / "first", rows.note)
-    write_note(tmp_path / "other", {"selected_on_test": True})
-    later = inherited_note({"selected_on_test": False}, [tmp_path / "first", tmp_path / "other"])
+    assert rows.provenance["trained_on_test_clips"] == 6
+    write_provenance(tmp_path / "first", rows.provenance)
+    write_provenance(tmp_path / "other", {"selected_on_test": True})
+    later = inherited_provenance({"selected_on_test": False}, [tmp_path / "first", tmp_path / "other"])
     assert later == {"selected_on_test": True, "trained_on_test_clips": 6}

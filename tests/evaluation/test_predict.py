@@ -24,7 +24,7 @@ from lavcap.evaluation.results import (
     with_main_set,
     write_results,
 )
-from lavcap.provenance import read_note
+from lavcap.provenance import read_provenance
 
 
 MISSING = {"meteor": "no Java on PATH", "spice": "no Java on PATH", "spider": "no spice", "fense": "no models"}
@@ -128,7 +128,7 @@ def test_frames_of_another_clip_change_what_the_model_sees(model, processor, toy
 def test_a_checkpoint_says_if_it_was_chosen_on_test(tmp_path, content, expected):
     if content:
         (tmp_path / "training_data.json").write_text(content)
-    assert read_note(tmp_path).get("selected_on_test", False) is expected
+    assert read_provenance(tmp_path).get("selected_on_test", False) is expected
 
 
 # --------------------------------------------------------------------------------------------------------- results

@@ -228,9 +228,9 @@ def test_a_turned_picture_is_read_upright(tmp_path):
         def to_ndarray(self, **options):
             return np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
 
-    from media_captioning import _picture
+    from media_captioning import _upright
 
-    assert _picture(Turned(), 2, 1).shape == (2, 1, 3)
+    assert _upright(Turned(), 2, 1).shape == (2, 1, 3)
 
 
 def test_frames_of_a_folder_are_taken_in_the_order_of_their_numbers(tmp_path):

@@ -456,7 +456,7 @@ def test_other_settings_than_those_of_the_first_run_are_refused(raw, tmp_path):
         run(source_of(raw, "test"), tmp_path, "test", settings=Settings(3.0, 8, 32))
 
 
-def test_a_torn_line_of_the_journal_is_done_again(raw, tmp_path):
+def test_a_torn_line_of_the_progress_log_is_done_again(raw, tmp_path):
     run(source_of(raw, "test"), tmp_path, "test")
     before, log = tree(tmp_path), tmp_path / ".progress" / "test.jsonl"
     log.write_bytes(log.read_bytes()[:-40])
@@ -469,7 +469,7 @@ def test_a_full_disk_stops_the_work_and_what_is_done_stays(raw, tmp_path, monkey
 
     def replace_or_fail(*paths):
         moves.append(paths)
-        if len(moves) > 1 + 4 * 4:  # the journal, then the frames of four clips
+        if len(moves) > 1 + 4 * 4:  # the progress log, then the frames of four clips
             raise OSError(28, "No space left on device", paths[1])
         replaced(*paths)
 

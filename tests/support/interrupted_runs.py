@@ -37,7 +37,7 @@ from lavcap.files import UNFINISHED
 from lavcap.models.lora import add_lora
 from lavcap.training.checkpoints import CheckpointError
 from lavcap.training.resume import find_checkpoint
-from lavcap.training.trainer import CaptioningTrainer, TrainingNote
+from lavcap.training.trainer import CaptioningTrainer, ProvenanceCallback
 from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 from train_hf import TrainingArguments
@@ -102,7 +102,7 @@ class Run:
             train_dataset=clips,
             eval_dataset=validation,
             processing_class=processor,
-            callbacks=[TrainingNote({"train_split": "train"})],
+            callbacks=[ProvenanceCallback({"train_split": "train"})],
         )
 
     def finish(self, resume: bool = False) -> CaptioningTrainer:

@@ -34,10 +34,10 @@ def test_a_full_disk_at_the_first_save_says_what_a_checkpoint_needs(run, tmp_pat
 
 @pytest.mark.parametrize(("number", "is_full"), [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.EACCES, False)])
 def test_a_disk_that_is_full_before_the_first_step_is_said(run, monkeypatch, number, is_full):
-    def write_note(folder, note):
+    def write_provenance(folder, provenance):
         raise OSError(number, os.strerror(number), f"{folder}/training_data.json")
 
-    monkeypatch.setattr("lavcap.training.trainer.write_note", write_note)
+    monkeypatch.setattr("lavcap.training.trainer.write_provenance", write_provenance)
     with pytest.raises(CheckpointError if is_full else PermissionError) as refused:
         run.trainer().train()
     expected = f"{run.output}/training_data.json could not be written ({os.strerror(number)}); "
