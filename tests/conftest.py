@@ -36,7 +36,7 @@ def pytest_configure(config):
 
 
 # Files that take longest, each in one worker: begun first, so that no worker is left with one at the end.
-LONGEST = ("test_interruptions", "test_documentation", "test_processes", "test_lora_training", "test_conversion")
+LONGEST = ("test_interruptions", "test_train_hf", "test_documentation", "test_processes", "test_lora_training")
 
 
 def pytest_collection_modifyitems(items):

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from model_parts import LORA, assemble, write_parts
+from released_files import ced_file
+from released_reference import OPTIONS, random_state
 from stranger import run_inside
 
 from conftest import ROOT, tiny_config, write_media
@@ -57,6 +60,22 @@ def test_visual_features_are_stored(saved_model, toy_world, tmp_path):
     options = ("--data_dir", world, "--split", "val", "--model", saved_model)
     result = run("scripts/extract_visual_features.py", *options)
     assert result.returncode == 0 and "features of 6 clips" in result.stdout, result.stderr
+
+
+def test_clips_are_prepared(tmp_path):
+    write_media(tmp_path / "a.mp4", seconds=1)
+    (tmp_path / "captions.csv").write_text("file,caption\na.mp4,a tone begins\n")
+    options = ("--annotations", tmp_path / "captions.csv", "--media", tmp_path, "--split", "train")
+    options += ("--window", 1, "--num_proc", 1, "--output", tmp_path / "prepared")
+    result = run("scripts/prepare_audiocaps.py", *options)
+    assert result.returncode == 0 and "# train: 1 of 1 clips are in the manifest" in result.stdout, result.stderr
+
+
+def test_the_file_of_an_encoder_is_converted(tmp_path):
+    state = random_state(OPTIONS | {"num_heads": 4, "embed_dim": 256})
+    torch.save(ced_file(state), tmp_path / "ced.pt")
+    result = run("scripts/convert_checkpoint.py", "--checkpoint", tmp_path / "ced.pt", "--output", tmp_path / "ced")
+    assert result.returncode == 0 and (tmp_path / "ced" / "model.safetensors").is_file(), result.stderr
 
 
 def test_shards_are_written(toy_world, tmp_path):

@@ -93,7 +93,7 @@ def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
 
     report = tmp_path / "report"
     command = ("scripts/write_report.py", "--model", model, "--data_dir", toy_world)
-    written = run_inside(*command, "--evaluation", evaluation, "--output", report)
+    written = launch(*command, "--evaluation", evaluation, "--output", report)
     assert written.returncode == 0, written.stderr[-2000:]
     text = (report / "report.md").read_text()
     for heading in ("Scores on the test split", "Right words", "Captions", "Loss", "Transport plan"):
@@ -106,7 +106,7 @@ def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
     assert captioned.returncode == 0 and len(captioned.stdout.splitlines()) == 1
 
 
-@pytest.mark.parametrize("modality", ["audio", "video"])
+@pytest.mark.parametrize("modality", ["audio", pytest.param("video", marks=pytest.mark.slow)])
 def test_a_single_modality_baseline_goes_the_whole_way(modality, recipe, tmp_path, toy_world):
     model, evaluation, report = tmp_path / "run", tmp_path / "evaluation", tmp_path / "report"
     trained = run_inside(
