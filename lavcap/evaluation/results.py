@@ -13,7 +13,7 @@ from lavcap.evaluation.metrics import measure_captions
 from lavcap.evaluation.names import METRICS, MODALITIES
 from lavcap.evaluation.predictions import Prediction, by_modality, write_predictions
 from lavcap.evaluation.significance import bootstrap_intervals, compare_paired
-from lavcap.files import whole_folder
+from lavcap.files import read_json, whole_folder
 
 
 LIBRARIES = ("torch", "transformers", "pycocoevalcap", "av", "evaluate")
@@ -264,12 +264,12 @@ def results_beside(predictions: str | Path) -> dict[str, Any]:
     path = Path(predictions).with_name("results.json")
     if Path(predictions).name != "predictions.jsonl" or not path.is_file():
         return {}
+    results = read_json(path, "move it away, or the captions")
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
         known = {name: results[name] for name in OF_THE_RUN if results.get(name) is not None}
         version = results["dataset"]["version"]
         return known | {"expected_ids": [*results["scored_ids"], *results["missing_ids"]], "dataset_version": version}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not results of an evaluation ({type(error).__name__}: {error}); move it away, or the captions."
         ) from error

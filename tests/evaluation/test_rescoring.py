@@ -165,6 +165,14 @@ def test_what_a_result_says_of_its_captions_is_not_lost_by_scoring_them_again(ev
     assert results["decoding"] == {"num_beams": 4} and len(results["missing_ids"]) == 20
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"dataset": null}'])
+def test_an_edited_result_beside_the_captions_ends_in_one_line(evaluate_script, tmp_path, content):
+    file = write(tmp_path / "first" / "predictions.jsonl", ROWS[:2])
+    (file.parent / "results.json").write_text(content)
+    status, _, errors = evaluate_script("--predictions", file, "--output", tmp_path / "out")
+    assert status == 2 and errors.startswith(f"error: {file.parent / 'results.json'}: ") and errors.count("\n") == 1
+
+
 def test_the_order_of_references_does_not_matter_and_a_given_list_counts_for_both(evaluate_script, tmp_path):
     first = write(tmp_path / "a.jsonl", ROWS[:50])
     second = write(tmp_path / "b.jsonl", [row | {"references": row["references"][::-1]} for row in ROWS[:50]])
