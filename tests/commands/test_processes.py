@@ -72,7 +72,7 @@ def test_clips_are_prepared(tmp_path):
 
 
 def test_the_file_of_an_encoder_is_converted(tmp_path):
-    state = random_state(OPTIONS | {"num_heads": 4, "embed_dim": 256})
+    state = random_state(OPTIONS | {"num_heads": 4, "embed_dim": 256, "fusion_type": "ot_tempcat", "enc_lora": True})
     torch.save(ced_file(state), tmp_path / "ced.pt")
     result = run("scripts/convert_checkpoint.py", "--checkpoint", tmp_path / "ced.pt", "--output", tmp_path / "ced")
     assert result.returncode == 0 and (tmp_path / "ced" / "model.safetensors").is_file(), result.stderr

@@ -124,6 +124,18 @@ def test_a_window_in_the_middle_is_what_decoding_from_the_beginning_gives(film, 
         assert np.array_equal(part.frames, whole.frames[tenths])
 
 
+@pytest.mark.parametrize("error", [RuntimeError("lost"), ValueError("lost"), IndexError("lost")], ids=repr)
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error):
+    def fail(*args, **options):
+        raise error
+
+    path = write_media(tmp_path / "strange.mp4", seconds=0.4)
+    monkeypatch.setattr(av, "open", fail)
+    for read in (lambda: read_clip(path, RATE, FRAMES, 1.0), lambda: read_duration(path)):
+        with pytest.raises(MediaError, match=r"strange.mp4: cannot be decoded \(lost\); convert it"):
+            read()
+
+
 def test_a_window_is_cut_from_a_lossless_file_to_the_sample(tmp_path):
     samples = np.random.default_rng(0).integers(-9999, 9999, 8 * RATE).astype("<i2")
     with wave.open(str(tmp_path / "long.wav"), "wb") as file:
