@@ -31,7 +31,7 @@ class CallOptions(NamedTuple):
     return_tensors: str | None
 
 
-DEFAULTS = CallOptions({}, {}, {}, {}, "pt")  # of a call without options
+NO_OPTIONS = CallOptions({}, {}, {}, {}, "pt")  # of a call without options
 
 
 def known_options(image_processor) -> set[str]:

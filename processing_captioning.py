@@ -27,14 +27,14 @@ try:  # inside a package: the Hub's module cache
     from .configuration_captioning import CaptioningConfig
     from .inputs_captioning import ClipInputs, is_path, sort_by_clip, to_frames, to_numpy
     from .media_captioning import Clip, read_clip, resample, to_mono
-    from .options_captioning import DEFAULTS, CallOptions, as_batch, known_options, sort_options
+    from .options_captioning import NO_OPTIONS, CallOptions, as_batch, known_options, sort_options
     from .text_captioning import CaptionTextMixin
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from chat_captioning import clips_of
     from configuration_captioning import CaptioningConfig
     from inputs_captioning import ClipInputs, is_path, sort_by_clip, to_frames, to_numpy
     from media_captioning import Clip, read_clip, resample, to_mono
-    from options_captioning import DEFAULTS, CallOptions, as_batch, known_options, sort_options
+    from options_captioning import NO_OPTIONS, CallOptions, as_batch, known_options, sort_options
     from text_captioning import CaptionTextMixin
 
 
@@ -268,7 +268,7 @@ class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
 
         Of what the clip and the model both have.
         """
-        return self._clip_features([clip], DEFAULTS)[0]
+        return self._clip_features([clip], NO_OPTIONS)[0]
 
     def batch(
         self,

@@ -47,7 +47,7 @@ MODEL_FIELDS = {
 }
 # Defaults of the released `from_config`, with their types; `depth`, `num_heads` and `cross_attn_heads` are constants
 # of the released code.
-DEFAULTS: dict[str, bool | int | float] = {
+RELEASED_DEFAULTS: dict[str, bool | int | float] = {
     "embed_dim": 768,
     "melbins": 128,
     "target_length": 1024,
@@ -138,13 +138,13 @@ class ReleasedOptions:
         return self.model.get(name)
 
     def __getitem__(self, name: str) -> Any:
-        """Value of an option of `DEFAULTS`, with its default."""
+        """Value of an option of `RELEASED_DEFAULTS`, with its default."""
         for spelling in (name, name.removeprefix("enc_"), name.removeprefix("dec_")):
             if self.model.get(spelling) is not None:
-                return type(DEFAULTS[name])(self.model[spelling])
+                return type(RELEASED_DEFAULTS[name])(self.model[spelling])
         if name == "cross_attn_heads":
             return max(1, self["embed_dim"] // 64)
-        return DEFAULTS[name]
+        return RELEASED_DEFAULTS[name]
 
     @property
     def llama(self) -> dict[str, Any] | None:
@@ -163,7 +163,7 @@ class ReleasedOptions:
     def defaults_taken(self) -> dict[str, bool | int | float]:
         """Options of the architecture that the configuration leaves to the released defaults."""
         constants = ("depth", "num_heads", "cross_attn_heads")
-        names = [name for name in DEFAULTS if "lora" not in name and name not in constants]
+        names = [name for name in RELEASED_DEFAULTS if "lora" not in name and name not in constants]
         return {name: self[name] for name in names if self.get(name) is None}
 
     @property
@@ -235,7 +235,7 @@ class ReleasedOptions:
                 raise ValueError(f"{name} is {value!r}, expected {KINDS[int]} of at least 1.")
 
     def _check_names(self):
-        known = DEFAULTS.keys() | OTHERS | WITHOUT_EFFECT
+        known = RELEASED_DEFAULTS.keys() | OTHERS | WITHOUT_EFFECT
         for name in self.model:
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, n=1)
@@ -243,8 +243,8 @@ class ReleasedOptions:
                 raise ValueError(f"{name!r} is not an option of the released LAVCap; {hint}")
 
     def _check_values(self):
-        shared = {name: DEFAULTS[f"enc_{name}"] for name in ("lora_rank", "lora_alpha", "lora_dropout")}
-        for name, default in (DEFAULTS | shared).items():
+        shared = {name: RELEASED_DEFAULTS[f"enc_{name}"] for name in ("lora_rank", "lora_alpha", "lora_dropout")}
+        for name, default in (RELEASED_DEFAULTS | shared).items():
             value = self.model.get(name)
             if value is not None and not _fits(value, type(default)):
                 raise ValueError(f"{name} is {value!r}, expected {KINDS[type(default)]}.")

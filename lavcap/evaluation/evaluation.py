@@ -14,7 +14,7 @@ from lavcap.evaluation.names import MODALITIES, OTHER_VIDEO
 from lavcap.evaluation.predict import decoding_settings, predict, usable_modalities
 from lavcap.evaluation.predictions import check_references
 from lavcap.evaluation.results import TEST_MARKS
-from lavcap.evaluation.scoring import Report, Scoring
+from lavcap.evaluation.scoring import Scores, Scoring
 from lavcap.models.captioning import generation_options
 from lavcap.models.loading import check_model_name, load_model
 from lavcap.models.weight_files import fingerprint
@@ -66,7 +66,7 @@ class Evaluation:
         self.modalities = _choose_modalities(modalities, self.processor, len(rows))
         self.rows, self.batch_size, self.decoding = rows, batch_size, generation_options(**decoding)
 
-    def score(self, scoring: Scoring) -> Report:
+    def score(self, scoring: Scoring) -> Scores:
         """Captions from each modality, and their scores."""
         width, several = self.model.stored_feature_size, len(self.modalities) > 1
         dataset = ClipDataset(self.rows, self.processor, cache=several, stored_size=width).preload("Reading clips")

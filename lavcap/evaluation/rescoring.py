@@ -8,7 +8,7 @@ from typing import Any
 from lavcap.commands import listed
 from lavcap.evaluation.predictions import Prediction, by_modality, read_predictions, read_references
 from lavcap.evaluation.results import compare_sets, format_comparison, main_modality, results_beside
-from lavcap.evaluation.scoring import Report, Scoring
+from lavcap.evaluation.scoring import Scores, Scoring
 
 
 class Rescoring:
@@ -31,7 +31,7 @@ class Rescoring:
         self.predictions = _read(predictions, self.references, modalities)
         self.known = results_beside(predictions)
 
-    def score(self, scoring: Scoring) -> Report:
+    def score(self, scoring: Scoring) -> Scores:
         """Scores of the captions, under what the `results.json` beside the file says of their origin."""
         known = dict(self.known)
         noted, version = known.pop("expected_ids", ()), known.pop("dataset_version", None)
@@ -82,7 +82,7 @@ class Comparison:
         if self.references:
             self.sides = [[replace(p, references=self.references[p.id]) for p in side] for side in self.sides]
 
-    def score(self, scoring: Scoring) -> Report:
+    def score(self, scoring: Scoring) -> Scores:
         """Differences of the two files, with intervals and p values."""
         compared = compare_sets(*self.sides, scoring.unavailable, scoring.resamples, scoring.metrics)
         common = set(compared["scored_ids"])
@@ -92,7 +92,7 @@ class Comparison:
             "dataset": scoring.describe(p for p in self.sides[0] if p.id in common),
         }
         results |= scoring.method(compared["comparison"]) | compared | self._missing()
-        return Report(results, format_comparison(results))
+        return Scores(results, format_comparison(results))
 
     def _missing(self) -> dict[str, list[str]]:
         known = {prediction.id for side in self.sides for prediction in side}

@@ -19,7 +19,7 @@ from lavcap.evaluation.tokenization import tokenize_caption
 
 
 @dataclass(frozen=True)
-class Report:
+class Scores:
     """What an evaluation gives: the content of `results.json`, `results.md` and `predictions.jsonl`, and warnings."""
 
     results: dict[str, Any]
@@ -51,7 +51,7 @@ class Scoring:
         run: dict[str, Any],
         noted_version: str | None = None,
         warnings: Sequence[str] = (),
-    ) -> Report:
+    ) -> Scores:
         """Scores of each modality.
 
         Args:
@@ -64,7 +64,7 @@ class Scoring:
         computed = {name for row in table.values() for name in row["metrics"]}
         run = run | {"dataset": self.describe(predictions, noted_version)} | self.method(computed)
         results = with_main_set(run, table)
-        return Report(results, format_results(results), predictions, [*warnings, *_wordless(predictions)])
+        return Scores(results, format_results(results), predictions, [*warnings, *_wordless(predictions)])
 
     def describe(self, predictions: Iterable[Prediction], noted_version: str | None = None) -> dict[str, Any]:
         """What the references are, and their version as far as it is known."""

@@ -36,7 +36,7 @@ SENSES = {  # by the modalities that a model takes
     ("audio", "video"): "takes sound and picture, or one of them",
 }
 LLAMA_2 = re.compile(r"(^|/)llama-2-\d+b", re.IGNORECASE)
-SETTINGS = (
+RECIPE_FIELDS = (
     "learning_rate",
     "lr_scheduler_type",
     "warmup_steps",
@@ -90,7 +90,7 @@ class CardFacts:
 
 def training_settings(args: TrainingArguments, **others: Any) -> dict[str, Any]:
     """Fields of a run that its note keeps for the card; `others` are added as they are."""
-    known = {name: getattr(args, name, None) for name in SETTINGS}
+    known = {name: getattr(args, name, None) for name in RECIPE_FIELDS}
     return {name: getattr(value, "value", value) for name, value in (known | others).items() if value is not None}
 
 

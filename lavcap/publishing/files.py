@@ -21,11 +21,11 @@ from parts_captioning import published_name
 
 
 CARD = "README.md"
-SETTINGS = ("config.json", "generation_config.json", "processor_config.json")
+SETTINGS_FILES = ("config.json", "generation_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # What a repository may hold of ours; of these names what is not uploaded again is deleted there.
 OURS = (
-    *SETTINGS,
+    *SETTINGS_FILES,
     "model.safetensors",
     "model-?????-of-?????.safetensors",
     "model.safetensors.index.json",
@@ -182,7 +182,7 @@ def _own_files(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder}: no such folder; pass a model that is on this machine.")
     weights = find_weights(folder)
     there = {file.name: file for file in sorted(folder.iterdir()) if file.is_file()}
-    missing = [name for name in SETTINGS if name not in there]
+    missing = [name for name in SETTINGS_FILES if name not in there]
     missing += [] if any(name in there for name in TOKENIZERS) else [TOKENIZERS[0]]
     code = set() if missing else _code_of(folder)
     missing += sorted(name for name in code if name not in there)

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from lavcap.data.collation import BROKEN, model_inputs
 from lavcap.data.streaming import ClipStream
 from lavcap.models.building import plain
+from lavcap.models.lora import PEFT_PREFIX
 from lavcap.provenance import write_provenance
 from lavcap.training.broken_clips import BrokenClips
 from lavcap.training.checkpoint_writer import CheckpointWriter
@@ -38,7 +39,6 @@ from lavcap.training.run_totals import RunTotals, Totals, totals_at
 logger = logging.get_logger(__name__)
 
 GENERATION_PREFIX = "generation_"
-PEFT_PREFIX = "base_model.model."
 
 
 class CaptioningTrainer(Seq2SeqTrainer):
