@@ -1,6 +1,7 @@
 """Sending files to the Hub: one commit, so that a repository never holds half a model; errors in plain words."""
 
 import gc
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,8 @@ def _reason(error: BaseException, repo_id: str) -> str:
         return f"{repo_id}: nothing was uploaded: HF_HUB_OFFLINE is set; unset it."
     response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
     status = response.status_code if response is not None else None
-    words = " ".join(str(error).split()) or type(error).__name__
+    # The HTTP library quotes a header that it cannot send, and that one holds the token.
+    words = re.sub(r"Bearer .*", "Bearer …", " ".join(str(error).split())) or type(error).__name__
     if status in REFUSALS:
         return f"{repo_id}: {REFUSALS[status].format(owner=repo_id.partition('/')[0])}"
     if status is not None and status < 500 and status != 408:

@@ -102,10 +102,11 @@ def test_each_refusal_of_the_hub_is_told_as_what_it_is(hub, folder, path, status
     assert message in error and "connection" not in error and head(hub) == {}
 
 
-def test_a_token_that_no_header_can_carry_ends_in_one_line(hub, folder, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_bäd")
+@pytest.mark.parametrize("token", ["hf_bäd", "hf_b\x0bone"])
+def test_a_token_that_no_header_can_carry_ends_in_one_line_without_it(hub, folder, monkeypatch, token):
+    monkeypatch.setenv("HF_TOKEN", token)
     error = error_of(push(folder, NAME))
-    assert "hf_bäd" not in error and not hub.repositories
+    assert "hf_b" not in error and not hub.repositories
 
 
 def test_a_data_set_that_cannot_be_is_refused_before_any_work(folder, tmp_path):
