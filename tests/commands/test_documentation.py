@@ -87,6 +87,7 @@ def test_the_conversion_page_runs_from_top_to_bottom(downloads):
         assert run(["scripts/caption.py", "my_clip.mp4", "--model", model], downloads).strip()
 
 
+@pytest.mark.slow
 def test_the_readme_assembles_a_model_that_trains_on(downloads, toy_world):
     (code,) = (block for block in blocks("README.md", "python") if "from_parts" in block)
     for name in ("Llama-2-7b-chat-hf", "clip-vit-large-patch14"):
@@ -98,6 +99,7 @@ def test_the_readme_assembles_a_model_that_trains_on(downloads, toy_world):
     assert "Model and processor are in run" in run(train, downloads)
 
 
+@pytest.mark.slow
 def test_the_audiocaps_page_rehearses_preparation(tmp_path):
     (commands,) = (block for block in blocks("docs/audiocaps.md", "bash") if "--raw" in block)
     assert "--train_clips 40 " in commands

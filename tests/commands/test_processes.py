@@ -47,6 +47,7 @@ def test_a_toy_world_is_written_and_summed_up(tmp_path):
     assert len(json.loads((tmp_path / "train.json").read_text())) == 16
 
 
+@pytest.mark.slow
 def test_a_model_is_scored(saved_model, toy_world, tmp_path):
     options = ("--max_clips", 1, "--modalities", "audio", "--metrics", "bleu_1", "--bootstrap", 0)
     data = ("--model", saved_model, "--data_dir", toy_world)
@@ -55,6 +56,7 @@ def test_a_model_is_scored(saved_model, toy_world, tmp_path):
     assert json.loads((tmp_path / "scores" / "results.json").read_text())["scored"] == 1
 
 
+@pytest.mark.slow
 def test_visual_features_are_stored(saved_model, toy_world, tmp_path):
     world = shutil.copytree(toy_world, tmp_path / "world")
     options = ("--data_dir", world, "--split", "val", "--model", saved_model)
@@ -71,6 +73,7 @@ def test_clips_are_prepared(tmp_path):
     assert result.returncode == 0 and "# train: 1 of 1 clips are in the manifest" in result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_the_file_of_an_encoder_is_converted(tmp_path):
     state = random_state(OPTIONS | {"num_heads": 4, "embed_dim": 256, "fusion_type": "ot_tempcat", "enc_lora": True})
     torch.save(ced_file(state), tmp_path / "ced.pt")
@@ -78,11 +81,13 @@ def test_the_file_of_an_encoder_is_converted(tmp_path):
     assert result.returncode == 0 and (tmp_path / "ced" / "model.safetensors").is_file(), result.stderr
 
 
+@pytest.mark.slow
 def test_shards_are_written(toy_world, tmp_path):
     result = run("scripts/write_shards.py", "--data_dir", toy_world, "--split", "val", "--output", tmp_path)
     assert result.returncode == 0 and "6 clips of val" in result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_an_adapter_is_folded_in_and_put_up_for_others(adapter, tmp_path):
     result = run("scripts/merge_lora.py", adapter, "--output", tmp_path / "merged")
     assert result.returncode == 0 and "its logits differ by at most" in result.stdout, result.stderr

@@ -53,6 +53,7 @@ def no_java(tmp_path, monkeypatch):
 
 
 @java
+@pytest.mark.slow
 def test_meteor_equals_pycocoevalcap_and_copes_with_odd_captions() -> None:
     before = _files(java_metrics.JARS)
     captions, references = [*PREDICTIONS, *ODD.values()], [*REFERENCES, *[["A dog barks at a car."]] * len(ODD)]
@@ -143,6 +144,7 @@ def test_a_spice_that_does_not_start_names_java_and_its_message(program, monkeyp
     assert reason == f"SPICE under Java 17.0.1 ended with status 1: {error}"
 
 
+@pytest.mark.slow
 def test_fense_runs_where_its_models_are_and_stays_offline(monkeypatch, tmp_path) -> None:
     library = tmp_path / "aac_metrics" / "functional"
     library.mkdir(parents=True)

@@ -273,6 +273,7 @@ def test_a_wrong_number_of_placeholders_names_both_counts(model):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_a_wrong_number_of_placeholders_is_noticed_in_a_compiled_graph_too(model):
     inputs = clip_inputs(model)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

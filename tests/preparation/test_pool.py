@@ -37,7 +37,7 @@ def sounds(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("num_proc", [1, 2])
+@pytest.mark.parametrize("num_proc", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_clip_that_hangs_or_crashes_is_named_and_the_others_go_on(sounds, num_proc):
     os.mkfifo(sounds / "hangs.wav")  # whoever opens it waits for ever
     jobs = [job(sounds, "a"), job(sounds, "hangs"), job(sounds, "b"), job(sounds, "bomb", Bomb("x.wav"))]

@@ -511,6 +511,7 @@ def test_a_clip_that_brings_its_process_down_is_named_and_the_others_go_on(raw, 
     assert "brings the decoder down" in report.entries["unreadable"][0]["reason"]
 
 
+@pytest.mark.slow
 def test_a_clip_that_hangs_is_in_the_report(tmp_path):
     (tmp_path / "media").mkdir()
     os.mkfifo(tmp_path / "fifo")  # whoever opens it waits for ever

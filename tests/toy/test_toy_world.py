@@ -327,6 +327,7 @@ def test_a_video_decodes_to_four_seconds_of_sound_and_picture_in_step(world):
     assert len(sound) == CLIP_SAMPLES and lag == 0
 
 
+@pytest.mark.slow
 def test_a_raw_world_is_what_people_have_of_audiocaps(tmp_path):
     written = write_raw_world(tmp_path / "raw", train_clips=16, validation_clips=0, test_clips=1, seed=3)
     assert (written["train"], written["test"]) == (16, 1) and (tmp_path / "raw" / "tokenizer").is_dir()

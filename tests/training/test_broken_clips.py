@@ -121,6 +121,7 @@ def recipe(world, folder, **fields):
     return path
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_a_few_clips_and_stops_at_too_many(world, tmp_path):
     broken = break_sounds(world, "train", 2)
     unseen = break_sounds(world, "val", 1)

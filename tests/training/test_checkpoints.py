@@ -62,6 +62,7 @@ def best_first(run) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_outlives_rotation_a_kill_and_a_move(best_first, tmp_path):
     whole = dataclasses.replace(best_first, output=tmp_path / "whole")
     state = whole.finish().state

@@ -12,7 +12,14 @@ from lavcap.training.checkpoints import CheckpointError
 from lavcap.training.resume import find_checkpoint
 
 
-@pytest.mark.parametrize("largest_file", [9_000, 100_000, 300_000], ids=["code", "weights", "optimizer"])
+@pytest.mark.parametrize(
+    "largest_file",
+    [
+        pytest.param(9_000, marks=pytest.mark.slow, id="code"),
+        pytest.param(100_000, id="weights"),
+        pytest.param(300_000, marks=pytest.mark.slow, id="optimizer"),
+    ],
+)
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(run, runs, tmp_path, largest_file):
     assert exit_code(fill_disk, run, 6, largest_file, tmp_path / "answer") == 2
     message = (tmp_path / "answer").read_text()

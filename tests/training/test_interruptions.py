@@ -81,7 +81,7 @@ def test_workers_that_persist_change_nothing_for_a_run_that_is_continued(runs, t
     assert differences(continued, whole, "checkpoint-12") == []
 
 
-@pytest.mark.parametrize("logging_steps", [1, 4])
+@pytest.mark.parametrize("logging_steps", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_the_loss_of_a_run_is_that_of_all_its_steps(run, tmp_path, logging_steps):
     """Killed where steps are logged that are saved, and where they are not yet."""
     run.options["logging_steps"] = logging_steps
@@ -131,7 +131,9 @@ def what_is_left(folder: Path) -> tuple:
     return (*checkpoints, "and", *unfinished, any("model" in name for name in model))
 
 
-@pytest.mark.parametrize("kind", ["map-style", pytest.param("stream", marks=pytest.mark.slow), "LoRA"])
+@pytest.mark.parametrize(
+    "kind", ["map-style", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("stream", "LoRA"))]
+)
 def test_every_moment_of_a_save_is_one_to_go_on_from(runs, tmp_path, kind):
     """What is there before each change of the folder is whole; what differs for a run that goes on is gone on from."""
     watched = dataclasses.replace(runs[kind], output=tmp_path / "run")
@@ -227,6 +229,7 @@ def test_all_processes_go_on_from_a_checkpoint_that_all_of_them_have(finished, t
 # ------------------------------------------------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_the_command_continues_after_a_kill(short_recipe, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_inside("train_hf.py", short_recipe, "--output_dir", whole).returncode == 0

@@ -109,6 +109,7 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_bit(trained, recipe, tmp_path):
     assert all(not torch.equal(before[name], parts[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_trained_adapter_is_trained_on(trained, recipe, tmp_path):
     fields = yaml.safe_load(recipe.read_text())
     for name in ("text_model", "audio_model", "vision_model", "model_config", "lora"):
@@ -184,6 +185,7 @@ def test_qlora_trains_adapters_on_a_base_in_4_bits(recipe, tmp_path):
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_released_precision_trains_and_captions(recipe, tmp_path):
     """Frozen weights in bfloat16, what is trained in float32, autocast, and activations that are computed again."""
     options = ("--model_dtype", "bfloat16", "--bf16", "true", "--gradient_checkpointing", "true", "--max_steps", "2")

@@ -59,6 +59,7 @@ def launch(*command: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
     settings = ROOT / "configs" / "accelerate" / "one_process.yaml"
     command = ("-m", "accelerate.commands.launch", "--quiet", "--config_file", settings, "train_hf.py")
