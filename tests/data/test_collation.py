@@ -62,8 +62,22 @@ def test_a_batch_without_picture_holds_the_form_of_the_data_set(processor, items
     assert stored_size(tiny_model(has_vision_tower=False), None) == 24
 
 
-@pytest.mark.parametrize("fusion", ["concat_time", "concat_channel", "cross_attention", "audio_only", "video_only"])
-@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize(
+    ("fusion", "every"),
+    [
+        ("concat_time", False),
+        ("concat_time", True),
+        ("cross_attention", False),
+        ("audio_only", True),
+        *(
+            pytest.param(fusion, every, marks=pytest.mark.slow)
+            for fusion in ("concat_channel", "video_only")
+            for every in (False, True)
+        ),
+        pytest.param("cross_attention", True, marks=pytest.mark.slow),
+        pytest.param("audio_only", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_broken_clip_counts_for_nothing_and_is_named(toy_world, tokenizer, fusion, every):
     """Loss and gradients are those of the other clip alone; of broken clips alone they are 0, and not NaN."""
     fields = {"fusion": fusion, "num_video_frames": 2, "text_config": {"vocab_size": len(tokenizer)}}

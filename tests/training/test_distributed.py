@@ -395,6 +395,7 @@ def sharded(workplace, saved_model, toy_world) -> dict[str, dict]:
     return launch(workplace / "sharded", "fsdp2", 2, jobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fsdp2_shares_out_every_weight_and_trains_and_generates_as_the_whole_model(sharded, dtype):
     """In bfloat16 frozen weights stand beside float32: the adapter, the scale of the alignment, BatchNorm."""
