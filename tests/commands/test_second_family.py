@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+from recipes import TINY
 from safetensors.torch import load_file
 from stranger import run_inside, run_stranger
 
@@ -14,14 +15,7 @@ from conftest import FLAT_FILES, ROOT
 RECIPE = {
     "model_config": {
         "model_type": "second",
-        "text_config": {
-            "model_type": "llama",
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "max_position_embeddings": 128,
-        },
+        "text_config": TINY["model_config"]["text_config"],
     },
     "max_new_tokens": 4,
     "num_beams": 1,
