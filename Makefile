@@ -12,24 +12,23 @@ SCALE := .cache/scale
 # One thread per process: what is computed is small, and two processes go side by side.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Workers take whole files, so that the fixtures of a file are made once, in the order of tests/conftest.py.
-SHARED := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-QUICK := $(PYTEST) $(SHARED) -m "not slow and not scale"
-EVERY := $(PYTEST) $(SHARED) -m "not scale"
+SHARED := $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Of what is installed most is never imported: modules are compiled when they are.
+PIP := $(BIN)/python -m pip install --quiet --no-compile
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file configs/accelerate/one_process.yaml
 
-# Where a version of the libraries can matter: what calls them. Preparation calls PyAV alone: one test shows it.
-PREPARED := preparation/test_preparation.py::test_official_rows_and_films_become_a_manifest
-# What becomes of a run that is killed at every moment is a matter of files.
-VERSIONED := $(addprefix tests/,flat data models training publishing conversion contract $(PREPARED)) \
-	--ignore tests/training/test_interruptions.py
+# Where a version of the libraries can matter: what calls them. Elsewhere one test shows it.
+VERSIONED := $(addprefix tests/,flat data models publishing contract \
+	$(addprefix training/test_,checkpoints.py lora_training.py losses.py meter.py resuming.py train_hf.py trainer.py) \
+	conversion/test_conversion.py::test_golden_vectors_come_out_of_the_converted_checkpoint \
+	preparation/test_preparation.py::test_official_rows_and_films_become_a_manifest)
 # Commands of the pages and scores by Java, on which the versions of the libraries have no bearing.
 ONCE := --ignore tests/commands/test_documentation.py --ignore tests/evaluation/test_java_metrics.py
 REHEARSAL := .cache/rehearsal
 REHEARSED := configs/toy.yaml --tokenizer_name $(REHEARSAL)/raw/tokenizer --per_device_train_batch_size 4 \
 	--eval_strategy no --max_new_tokens 8 --num_beams 2
 
-.PHONY: help install demo rehearsal test test-all unit unit-all contract engines scale-test oldest oldest-all lint
-.PHONY: clean
+.PHONY: help install demo rehearsal test test-all quick unit contract every scale-test oldest oldest-all lint clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,7 +37,7 @@ install: $(VENV)/installed  ## make the virtual environment and install everythi
 
 $(VENV)/installed: setup.py pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test]"
+	$(PIP) --constraint constraints.txt --editable ".[demo,test]"
 	touch $@
 
 demo: install  ## generate the toy world, train on it, evaluate, report, and caption an mp4 it has never seen
@@ -75,22 +74,24 @@ rehearsal: install  ## the way of a real data set in small: prepare, features, s
 	$(BIN)/python scripts/evaluate.py --model $(REHEARSAL)/merged --data_dir $(REHEARSAL)/prepared \
 		--output $(REHEARSAL)/evaluation --metrics bleu_4 rouge_l cider_d --max_new_tokens 8
 
-test: lint unit contract engines oldest  ## run the checks that a change must pass, in a quarter of an hour
+test: lint quick oldest  ## run the checks that a change must pass, in a quarter of an hour
 
-test-all: lint unit-all contract rehearsal scale-test oldest-all  ## run every check, before work is called done
+test-all: lint every rehearsal scale-test oldest-all  ## run every check, before work is called done
 
-unit: install  ## run the quick tests of this project
-	$(QUICK) --ignore tests/contract
-
-unit-all: install
-	$(EVERY) --ignore tests/contract
-
-contract: install  ## run Transformers' own common tests on LAVCap
+quick: install  ## run all quick tests: this project's, Transformers' own, and training in several processes
 	$(BIN)/python scripts/fetch_library_tests.py
-	$(EVERY) tests/contract
+	$(SHARED) -m "not slow"
 
-engines: install  ## run the quick tests of training in several processes: DDP
-	$(PYTEST) -m "scale and not slow" tests/training
+unit: install  ## run the quick tests of this project in one process each
+	$(SHARED) -m "not slow and not scale" --ignore tests/contract
+
+contract: install  ## run Transformers' own common tests on this project's classes
+	$(BIN)/python scripts/fetch_library_tests.py
+	$(SHARED) tests/contract
+
+every: install
+	$(BIN)/python scripts/fetch_library_tests.py
+	$(SHARED) -m "not scale"
 
 scale-test: $(SCALE)/installed  ## run all tests of training in several processes: DDP, DeepSpeed, FSDP2
 	PYTHONPATH=$(SCALE) $(PYTEST) -m scale tests
@@ -98,21 +99,21 @@ scale-test: $(SCALE)/installed  ## run all tests of training in several processe
 # DeepSpeed is not in the virtual environment: where it is, Accelerate imports it, and it writes to standard output.
 $(SCALE)/installed: constraints-scale.txt | install
 	rm -rf $(SCALE)
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(SCALE) \
+	DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation --target $(SCALE) \
 		--requirement constraints-scale.txt
 	touch $@
 
 oldest: $(OLDEST)/installed  ## run the quick tests where a version can matter, with the oldest that are supported
 	PYTHONPATH=$(OLDEST) $(BIN)/python scripts/fetch_library_tests.py
-	PYTHONPATH=$(OLDEST) $(QUICK) $(VERSIONED)
+	PYTHONPATH=$(OLDEST) $(SHARED) -m "not slow and not scale" $(VERSIONED)
 
 oldest-all: $(OLDEST)/installed
 	PYTHONPATH=$(OLDEST) $(BIN)/python scripts/fetch_library_tests.py
-	PYTHONPATH=$(OLDEST) $(EVERY) $(ONCE)
+	PYTHONPATH=$(OLDEST) $(SHARED) -m "not scale" $(ONCE)
 
 $(OLDEST)/installed: constraints-oldest.txt | install
 	rm -rf $(OLDEST)
-	$(BIN)/python -m pip install --quiet --no-deps --target $(OLDEST) --requirement constraints-oldest.txt
+	$(PIP) --no-deps --target $(OLDEST) --requirement constraints-oldest.txt
 	touch $@
 
 lint: install

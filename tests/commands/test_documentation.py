@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from media_files import write_media
 from released_files import ced_file, clip_folder, text_folder, trained_parts
 from released_reference import OPTIONS, random_state
 from stranger import run_inside
 
 from configuration_lavcap import LavcapConfig
-from conftest import ROOT, write_media
+from conftest import ROOT
 from lavcap.models.lora import add_lora, trainable_table
 from lavcap.toy.dataset import train_tokenizer
 from modeling_lavcap import LavcapForConditionalGeneration

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from media_files import write_media
 from model_parts import LORA, assemble, write_parts
 from released_files import ced_file
 from released_reference import OPTIONS, random_state
 from stranger import run_inside
+from tiny_models import tiny_config
 
-from conftest import ROOT, tiny_config, write_media
+from conftest import ROOT
 from lavcap.models.lora import add_lora, save_adapter
 
 

@@ -5,9 +5,9 @@ import shutil
 import subprocess
 
 import pytest
+from media_files import write_media
 from stranger import run_inside
 
-from conftest import write_media
 from lavcap.data.batches import in_batches
 from lavcap.models.captioning import list_clips
 from lavcap.models.loading import load_model

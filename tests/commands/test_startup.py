@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from media_files import write_media
 
-from conftest import ROOT, write_media
+from conftest import ROOT
 
 
 HELP = """

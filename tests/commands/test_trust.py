@@ -3,8 +3,8 @@
 import pytest
 import torch
 from model_parts import LORA as SMALL_LORA
+from tiny_models import tiny_model
 
-from conftest import tiny_model
 from lavcap.data.collation import TrainingCollator
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.splits import load_split, one_row_per_caption

@@ -3,9 +3,9 @@
 import unittest
 
 from library_tests.test_configuration_common import ConfigTester
+from tiny_models import tiny_config
 
 from configuration_lavcap import LavcapAudioConfig, LavcapConfig
-from conftest import tiny_config
 
 
 class LavcapConfigTest(unittest.TestCase):

@@ -7,8 +7,8 @@ import torch
 from contract_skips import AUDIO_TOWER, MODEL, NO_EMBEDDED_PLACEHOLDER
 from library_tests import skipping
 from library_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
+from tiny_models import tiny_config
 
-from conftest import tiny_config
 from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
 
 

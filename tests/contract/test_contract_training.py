@@ -3,8 +3,8 @@
 import unittest
 
 from library_tests.test_training_mixin import TrainingTesterMixin
+from tiny_models import tiny_config
 
-from conftest import tiny_config
 from modeling_lavcap import LavcapForConditionalGeneration
 
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
+from tiny_models import tiny_model
 
-from conftest import tiny_model
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.data.collation import EvaluationCollator, TrainingCollator, model_inputs, stored_size
 from lavcap.data.dataset import ClipDataset

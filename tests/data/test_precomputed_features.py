@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from stranger import run_inside
+from tiny_models import tiny_config, tiny_model
 from transformers import CLIPVisionModelWithProjection
 
-from conftest import tiny_config, tiny_model
 from lavcap.data.dataset import ClipDataset, read_features
 from lavcap.data.precomputed_features import check_features_fit, encoder_name, note_encoder
 from lavcap.data.schema import DataError, stored_features_of

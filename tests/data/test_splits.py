@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from datasets import Dataset, load_dataset
+from tiny_models import tiny_config
 
-from conftest import tiny_config
 from lavcap.data.manifest import read_facts, read_manifest, shards_of, write_split
 from lavcap.data.schema import CLIP_COLUMNS, DataError
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption, read_split

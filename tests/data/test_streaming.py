@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
+from media_files import write_media
 from stranger import run_inside
 from torch.utils.data import DataLoader
 
-from conftest import write_media
 from lavcap.data.augmentation import Augmentation
 from lavcap.data.collation import TrainingCollator
 from lavcap.data.dataset import ClipDataset, read_features

@@ -12,8 +12,9 @@ from model_parts import assemble, write_parts
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from stranger import run_stranger
+from tiny_models import tiny_model
 
-from conftest import ROOT, tiny_model
+from conftest import ROOT
 from lavcap.models.lora import add_lora, load_lora, save_adapter
 from modeling_lavcap import LavcapForConditionalGeneration
 from weights_captioning import WeightsError

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from clips import clip_inputs
+from tiny_models import tiny_model
 from transformers import AttentionInterface
 from transformers.utils import is_flash_attn_2_available
 
-from conftest import tiny_model
 from modeling_lavcap import LavcapForConditionalGeneration, eager_attention_forward
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from clips import pictures, placeholders, sound
+from media_files import write_media
 from PIL import Image
 
-from conftest import write_media
 from processing_lavcap import LavcapProcessor
 
 

@@ -1,9 +1,9 @@
 """The configuration: released sizes by default, bad options refused in one sentence."""
 
 import pytest
+from tiny_models import tiny_config
 
 from configuration_lavcap import LavcapConfig
-from conftest import tiny_config
 
 
 def test_defaults_are_the_released_sizes():

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from clips import clip_inputs
+from tiny_models import tiny_model
 from torch import nn
-
-from conftest import tiny_model
 
 
 pytestmark = pytest.mark.slow

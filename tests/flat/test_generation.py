@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 from clips import clip_inputs, pictures, sound
+from tiny_models import tiny_model
 from transformers import CompileConfig, GenerationConfig
 
-from conftest import tiny_model
 from processing_lavcap import LavcapProcessor
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from clips import clip_inputs
 from safetensors import safe_open
+from tiny_models import tiny_config, tiny_model
 from transformers import AutoModelForCausalLM
 
-from conftest import tiny_config, tiny_model
 from modeling_lavcap import LavcapForConditionalGeneration
 
 

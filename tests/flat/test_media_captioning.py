@@ -7,9 +7,9 @@ import wave
 import av
 import numpy as np
 import pytest
+from media_files import write_floats, write_media
 from PIL import Image
 
-from conftest import write_floats, write_media
 from media_captioning import (
     MediaError,
     StoredFile,

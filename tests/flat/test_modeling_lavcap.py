@@ -9,8 +9,8 @@ import pytest
 import torch
 from clips import clip_inputs
 from released_reference import read_golden
+from tiny_models import tiny_model
 
-from conftest import tiny_model
 from generation_captioning import clip_inputs as inputs_of_clips
 from modeling_lavcap import LavcapForConditionalGeneration, alignment_loss, log_sinkhorn
 

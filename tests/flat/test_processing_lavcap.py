@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from clips import pictures, placeholders, sound
+from media_files import write_media
 from PIL import Image
+from tiny_models import tiny_config
 
-from conftest import tiny_config, write_media
 from media_captioning import MediaError, read_clip
 from processing_lavcap import LavcapProcessor
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from clips import clip_inputs
 from stranger import run_stranger
+from tiny_models import tiny_model
 from transformers import BitsAndBytesConfig
 
-from conftest import tiny_model
 from modeling_lavcap import LavcapForConditionalGeneration
 
 

@@ -7,10 +7,11 @@ import torch
 import yaml
 from model_parts import LORA
 from peft import PeftModel
+from tiny_models import tiny_model
 from torch import nn
 
 from configuration_lavcap import LavcapConfig
-from conftest import ROOT, tiny_model
+from conftest import ROOT
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.models.building import ModelArguments
 from lavcap.models.kernel_advice import KernelAdvice

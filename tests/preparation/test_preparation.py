@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Audio, Dataset
+from media_files import write_media
 from PIL import Image
 from stranger import run_inside
 
-from conftest import ROOT, write_media
+from conftest import ROOT
 from lavcap.data.manifest import read_facts, read_manifest
 from lavcap.data.schema import DataError
 from lavcap.preparation.cutting import Settings

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from media_files import write_media
 from model_parts import assemble, write_parts
 from published_models import CODE, NAME, change, error_of, head, push, write
 from recipes import TINY
@@ -16,7 +17,6 @@ from stranger import run_inside, run_stranger
 from test_hub import ANSWER, assert_same, surroundings
 from transformers import Seq2SeqTrainingArguments
 
-from conftest import write_media
 from lavcap.models.lora import add_lora, save_adapter
 from lavcap.publishing.upload import open_repository
 from lavcap.training.publisher import open_hub

@@ -10,8 +10,8 @@ import torch
 import yaml
 from interrupted_runs import Run
 from safetensors.torch import load_file
+from tiny_models import tiny_model
 
-from conftest import tiny_model
 from lavcap.data.shards import write_shards
 from lavcap.data.splits import load_split
 from processing_lavcap import LavcapProcessor

@@ -9,11 +9,9 @@ import sys
 import tempfile
 import unittest
 import wave
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-
-import transformers
-from PIL import Image
 
 
 MARKERS = (
@@ -25,7 +23,7 @@ MARKERS = (
     "torch_compile_test",
     "torch_export_test",
 )
-FOLDER = Path(__file__).parents[2] / ".cache" / f"transformers-{transformers.__version__}" / "tests"
+FOLDER = Path(__file__).parents[2] / ".cache" / f"transformers-{version('transformers')}" / "tests"
 
 __path__ = [str(FOLDER)]
 
@@ -53,6 +51,8 @@ def _local_file(url: str) -> str:
     """A picture or a sound in place of one on the network; other files keep their address, which no test opens."""
     folder = Path(tempfile.gettempdir())
     if url.endswith(".png"):
+        from PIL import Image
+
         path = folder / "lavcap_contract.png"
         Image.new("RGB", (40, 30), "teal").save(path)
     elif url.endswith((".mp3", ".wav")):

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
+from tiny_models import tiny_model
 
-from conftest import tiny_model
 from modeling_lavcap import LavcapForConditionalGeneration
 
 

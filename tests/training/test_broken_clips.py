@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from media_files import write_floats
 from recipes import TINY
 from safetensors.torch import load_file
 from stranger import run_inside
+from tiny_models import tiny_config
 
-from conftest import ROOT, tiny_config, write_floats
+from conftest import ROOT
 from lavcap.data.collation import EvaluationCollator, TrainingCollator
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.schema import DataError

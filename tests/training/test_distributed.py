@@ -20,8 +20,9 @@ import pytest
 import yaml
 from model_parts import LORA
 from safetensors.torch import load_file
+from tiny_models import tiny_model
 
-from conftest import ROOT, tiny_model
+from conftest import ROOT
 from lavcap.data.manifest import write_split
 from lavcap.data.splits import load_split
 from lavcap.training.distributed import shares_weights

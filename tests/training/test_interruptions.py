@@ -50,7 +50,10 @@ def check_whole_checkpoints_alone(run: Run):
         LavcapForConditionalGeneration.from_pretrained(run.output)
 
 
-@pytest.mark.parametrize("kind", ["map-style", "stream", "LoRA"])
+KINDS = ["map-style", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("stream", "LoRA"))]
+
+
+@pytest.mark.parametrize("kind", ["map-style", "stream", pytest.param("LoRA", marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_in_a_step_ends_with_the_model_of_one_that_is_not(runs, tmp_path, monkeypatch, kind):
     """Of a stream it reads again only what is yet to be trained on: three of six steps of four clips."""
     killed = dataclasses.replace(runs[kind], output=tmp_path / "run")
@@ -107,9 +110,6 @@ def test_the_time_of_a_run_is_that_of_all_its_parts(finished, caplog):
     assert "checkpoint-7: has no totals" in caplog.text
 
 
-KINDS = ("map-style", "stream", "LoRA")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_is_killed_in_a_save_goes_on_from_the_last_complete_checkpoint(runs, tmp_path, kind):
     """In the second one, where the files of tensors are half-written; the test below has every moment."""
@@ -131,9 +131,7 @@ def what_is_left(folder: Path) -> tuple:
     return (*checkpoints, "and", *unfinished, any("model" in name for name in model))
 
 
-@pytest.mark.parametrize(
-    "kind", ["map-style", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("stream", "LoRA"))]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_moment_of_a_save_is_one_to_go_on_from(runs, tmp_path, kind):
     """What is there before each change of the folder is whole; what differs for a run that goes on is gone on from."""
     watched = dataclasses.replace(runs[kind], output=tmp_path / "run")

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 import pytest
+from tiny_models import tiny_config
 
-from conftest import ROOT, tiny_config
+from conftest import ROOT
 from lavcap.commands import parse_object
 from lavcap.models.building import check_config_fields
 from lavcap.training.recipe import parse_recipe

@@ -11,9 +11,10 @@ import yaml
 from recipes import TINY
 from safetensors.torch import load_file
 from stranger import run_inside
+from tiny_models import tiny_model
 
 import train_hf
-from conftest import ROOT, tiny_model
+from conftest import ROOT
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from tiny_models import tiny_model
 from transformers import EvalPrediction
 
-from conftest import tiny_model
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.data.collation import EvaluationCollator, TrainingCollator, model_inputs
 from lavcap.data.dataset import ClipDataset
