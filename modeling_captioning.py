@@ -16,11 +16,11 @@ from transformers.utils import ModelOutput, TransformersKwargs
 try:  # inside a package: the Hub's module cache
     from .adapters_captioning import AdapterMixin
     from .configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
-    from .generation_captioning import CaptionGenerationMixin, has_clips
+    from .generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from adapters_captioning import AdapterMixin
     from configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
-    from generation_captioning import CaptionGenerationMixin, has_clips
+    from generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
 
 
 LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {
@@ -200,7 +200,7 @@ class CaptioningModel(AdapterMixin, PreTrainedModel, CaptionGenerationMixin):
             )
 
 
-class SoftTokenModel(CaptioningModel):
+class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
     """A captioner whose clips are soft tokens, which stand in a text where placeholders are.
 
     A family has `get_soft_tokens`, a `language_model`, and a forward pass that names its features and calls

@@ -15,9 +15,9 @@ from transformers.utils import cached_file
 
 
 try:  # inside a package: the Hub's module cache
-    from .weights_captioning import WeightsError, shorten
+    from .weights_captioning import WEIGHT_SUFFIXES, WeightsError, read_weights, shorten
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from weights_captioning import WeightsError, shorten
+    from weights_captioning import WEIGHT_SUFFIXES, WeightsError, read_weights, shorten
 
 
 HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
@@ -141,3 +141,20 @@ def caption_decoding(base: GenerationConfig | PreTrainedConfig, **options: Any) 
         pad_token_id=pad,
         **options,
     )
+
+
+def read_part(part: str | Path, model_type: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What the configuration beside a part's weights tells, if it is of our own kind, and the weights.
+
+    Args:
+        part: a file of weights, a folder, or a name on the Hub.
+        model_type: of our own kind; other configurations tell nothing.
+
+    Raises:
+        WeightsError: unreadable or unsafe.
+    """
+    if not Path(part).exists() and Path(part).suffix in WEIGHT_SUFFIXES:
+        raise WeightsError(f"{part}: no such file; check the path.")
+    saved = {} if Path(part).is_file() else read_json(find_file(part, "config.json", {}))
+    file = part if Path(part).exists() else cached_file(str(part), "model.safetensors")
+    return saved if saved.get("model_type") == model_type else {}, read_weights(file)

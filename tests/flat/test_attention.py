@@ -60,7 +60,7 @@ def test_an_attention_that_was_registered_is_the_one_that_the_audio_tower_calls(
     AttentionInterface.register("counted", counted)
     other = with_attention(model, {"audio_config": "counted"})
     other.get_audio_features(clip_inputs(model)["input_features"])
-    assert calls == ["LavcapAudioAttention"] * 2
+    assert calls == ["VitAttention"] * 2
 
 
 @pytest.mark.skipif(
