@@ -148,7 +148,8 @@ def cavmae_fields(weights: Mapping[str, torch.Tensor], given: Mapping[str, Any])
     if any(name not in weights or weights[name].ndim != axes for name, axes in needed.items()):
         raise WeightsError(
             f"got {len(weights)} tensors named {shorten(weights)}, expected those of CAV-MAE: "
-            "patch_embed_a.proj.weight, pos_embed_a, pos_embed_v, blocks_a.0.mlp.fc1.weight, blocks_u.0.mlp.fc1.weight, …"
+            "patch_embed_a.proj.weight, pos_embed_a, pos_embed_v, blocks_a.0.mlp.fc1.weight, "
+            "blocks_u.0.mlp.fc1.weight, …"
         )
     width, _, patch, _ = weights["audio_patch_embed.weight"].shape
     image_size = given.get("image_size", IMAGE_SIZE)

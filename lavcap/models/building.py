@@ -1,6 +1,8 @@
 """The model that a run trains: fresh, assembled of pretrained parts, or trained before."""
 
 import dataclasses
+import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import is_bitsandbytes_available, logging
 
-from adapters_captioning import ADAPTER_SETTINGS
+from adapters_captioning import ADAPTER_SETTINGS, BASE_PARTS
 from configuration_captioning import CaptioningConfig
 from lavcap.commands import parse_object, reject_unknown
 from lavcap.models.kernel_advice import KERNEL_ADVICE
@@ -50,6 +52,10 @@ class ModelArguments:
     vision_model: str | None = field(
         default=None,
         metadata={"help": "CLIP to start from, beside text_model. Default: none, for stored visual features."},
+    )
+    audio_visual_model: str | None = field(
+        default=None,
+        metadata={"help": "CAV-MAE to start from, beside text_model: a file, a folder or a name on the Hub."},
     )
     model_dtype: str | None = field(
         default=None,
@@ -127,7 +133,7 @@ def plain(model: nn.Module) -> CaptioningModel:
 
 
 def _check_choice(args: ModelArguments):
-    beside = [name for name in ("text_model", "audio_model", "vision_model") if getattr(args, name) is not None]
+    beside = [f"{part}_model" for part in BASE_PARTS if getattr(args, f"{part}_model") is not None]
     if args.model_name_or_path is not None and beside:
         raise ValueError(
             f"Got model_name_or_path and {' and '.join(beside)}, expected one or the other to start from."
@@ -196,14 +202,13 @@ def _assembled_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningP
     family, options = _family_and_fields(args.model_config or {})
     # What the parts' own configurations tell, `from_parts` refuses.
     reject_unknown("a field of model_config", options, {field.name for field in fields(config_class(family))})
-    model = model_class(family).from_parts(
-        text=args.text_model,
-        audio=args.audio_model,
-        vision=args.vision_model,
-        dtype=args.model_dtype,
-        quantization_config=quantization(args) if args.load_in_4bit else None,
-        **options,
-    )
+    parts = {part: getattr(args, f"{part}_model") for part in BASE_PARTS}
+    parts = {part: name for part, name in parts.items() if name is not None}
+    if args.load_in_4bit:
+        options["quantization_config"] = quantization(args)
+    kind = model_class(family)
+    _check_parts(kind, parts.keys() | options.keys() & {"quantization_config"})
+    model = kind.from_parts(**parts, dtype=args.model_dtype, **options)
     _check_trainable(model, args.text_model)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name or args.text_model)
     return model, processor_class(family).from_config(model.config, tokenizer)
@@ -220,8 +225,23 @@ def _fresh_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningProce
     family, fields = _family_and_fields(args.model_config)
     config = _fresh_config(config_class(family), fields, tokenizer)
     model = model_class(family)(config)
-    model.generation_config.update(**model.decoding)
+    for name, value in model.decoding.items():
+        setattr(model.generation_config, name, value)
     return model, processor_class(family).from_config(config, tokenizer)
+
+
+def _check_parts(kind: type[CaptioningModel], given: Iterable[str]):
+    """Refuse parts that a family is not assembled of, and a missing one."""
+    known = inspect.signature(kind.from_parts).parameters
+    parts = [part for part in BASE_PARTS if part in known]
+    missing = [part for part in parts if known[part].default is inspect.Parameter.empty and part not in given]
+    strange = [part for part in given if part not in known]
+    if missing or strange:
+        raise ValueError(
+            f"Got {', '.join(sorted(given))} for {kind.config_class.family}, which is assembled of "
+            f"{', '.join(f'{part}_model' for part in parts)}: "
+            + (f"leave {', '.join(strange)} out." if strange else f"name {', '.join(missing)}, too.")
+        )
 
 
 def quantization(args: ModelArguments) -> BitsAndBytesConfig:
