@@ -12,11 +12,13 @@ from transformers import PreTrainedModel
 
 try:  # inside a package: the Hub's module cache
     from .cavmae_captioning import TUBELET, CavMaeConfig, CavMaeModel
-    from .parts_captioning import load_part, read_part
+    from .configuration_captioning import check_choice
+    from .parts_captioning import read_part
     from .weights_captioning import WeightsError, check_values, load_strictly, shorten, split_qkv
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from cavmae_captioning import TUBELET, CavMaeConfig, CavMaeModel
-    from parts_captioning import load_part, read_part
+    from configuration_captioning import check_choice
+    from parts_captioning import read_part
     from weights_captioning import WeightsError, check_values, load_strictly, shorten, split_qkv
 
 
@@ -48,56 +50,79 @@ CAVMAE_UNUSED = (
 )
 HEADS = 12  # of every published CAV-MAE, and of AVCap
 IMAGE_SIZE = 224
+VIDEO_PATCHES = ("fresh", "inflated")
 
 
-def load_cavmae(part: str | Path | PreTrainedModel, fields: dict[str, Any] | None = None) -> CavMaeModel:
+def load_cavmae(
+    part: str | Path | PreTrainedModel, fields: dict[str, Any] | None = None, video_patches: str = "fresh"
+) -> CavMaeModel:
     """The encoder from its authors' file, from a folder or a name on the Hub, or the loaded one.
 
     Args:
-        fields: of [`CavMaeConfig`], where they shall differ from what a file tells. Of another number of frames the
-            patches and positions of the picture begin anew, as released; of a `mode` the other modality is left out.
+        fields: of [`CavMaeConfig`], where they shall differ from what the weights are of: another number of frames,
+            or a `mode` that leaves a modality out.
+        video_patches: with another number of frames: `"fresh"` or `"inflated"`, see [`fit_frames`].
 
     Raises:
         WeightsError: unreadable, unsafe, or not the weights of CAV-MAE.
         ValueError: fields for an encoder that has its own.
     """
-    if isinstance(part, PreTrainedModel) or not (Path(part).is_file() or fields):
+    check_choice("video_patches", video_patches, VIDEO_PATCHES)
+    if isinstance(part, PreTrainedModel):
         if fields:
-            raise ValueError("Got audio_visual_config beside an encoder that has its own: leave it out.")
-        return load_part(CavMaeModel, part, "auto")
+            raise ValueError("Got audio_visual_config beside a loaded encoder, which has its own: leave it out.")
+        return part
     saved, tensors = read_part(part, CavMaeConfig.model_type)
     try:
-        if saved:
-            return encoder_of(tensors, saved | (fields or {}), saved)
-        weights, _ = cavmae_weights(tensors)
-        told = cavmae_fields(weights, fields or {})
-        return encoder_of(weights, told | (fields or {}), told)
+        weights = tensors if saved else cavmae_weights(tensors)[0]
+        told = saved or cavmae_fields(weights, fields or {})
+        config = CavMaeConfig(**told | (fields or {}))
+        return encoder_of(fit_frames(weights, CavMaeConfig(**told), config, video_patches), config)
     except WeightsError as error:
         raise WeightsError(f"{part}: {error}") from error
 
 
-def encoder_of(
-    weights: Mapping[str, torch.Tensor], fields: dict[str, Any], told: dict[str, Any] | None = None
-) -> CavMaeModel:
-    """Encoder of a configuration with all of its weights, under our names.
-
-    Args:
-        told: fields of the model that the weights are of; default: `fields`.
+def encoder_of(weights: Mapping[str, torch.Tensor], config: CavMaeConfig) -> CavMaeModel:
+    """Encoder of a configuration with all of its weights, under our names; those of a modality that its `mode` leaves
+    out are not looked at.
 
     Raises:
         WeightsError: missing weights, or such as have no place.
     """
     check_values(weights)
-    config = CavMaeConfig(**fields)
-    weights = {name: tensor for name, tensor in weights.items() if is_built(name, config)}
-    if told is not None and "video" in config.modalities and told["num_video_frames"] != config.num_video_frames:
-        fresh = CavMaeModel(config)  # random weights of a picture's patches, as the released code leaves them
-        for name in ("video_patch_embed.weight", "video_patch_embed.bias", "video_pos_embed"):
-            weights[name] = fresh.get_parameter(name).data
     with torch.device("meta"):
         model = CavMaeModel._from_config(config)
-    load_strictly(model, weights)
+    load_strictly(model, {name: tensor for name, tensor in weights.items() if is_built(name, config)})
     return model.eval()
+
+
+def fit_frames(
+    weights: dict[str, torch.Tensor], theirs: CavMaeConfig, config: CavMaeConfig, video_patches: str
+) -> dict[str, torch.Tensor]:
+    """Weights for clips of another number of frames than those that an encoder was trained on.
+
+    Args:
+        theirs: configuration of the weights; config: the wanted one.
+        video_patches: what becomes of the patches and positions of the picture: `"fresh"`, they begin anew, as the
+            released `load_pretrained` leaves them; `"inflated"`, the patch of one frame is spread over two, and the
+            positions of a frame are repeated in time.
+    """
+    alike = theirs.video_grid == config.video_grid and (theirs.num_video_frames > 1) == (config.num_video_frames > 1)
+    if alike or "video" not in config.modalities:
+        return weights
+    fresh = CavMaeModel(config)
+    weight, bias = "video_patch_embed.weight", "video_patch_embed.bias"
+    renewed = {name: fresh.get_parameter(name).data for name in (weight, bias, "video_pos_embed")}
+    if video_patches == "inflated":
+        patch = weights[weight]
+        if patch.ndim < renewed[weight].ndim:
+            patch = patch[:, :, None].expand_as(renewed[weight]) / TUBELET
+        elif patch.ndim > renewed[weight].ndim:
+            patch = patch.sum(dim=2)
+        place = weights["video_pos_embed"].unflatten(1, (theirs.video_grid[0], -1))[:, :1]
+        times = config.video_grid[0]
+        renewed = {weight: patch, bias: weights[bias], "video_pos_embed": place.repeat(1, times, 1, 1).flatten(1, 2)}
+    return weights | {name: tensor.contiguous() for name, tensor in renewed.items()}
 
 
 def is_built(name: str, config: CavMaeConfig) -> bool:

@@ -23,6 +23,7 @@ class AvcapConfig(CaptioningConfig):
         audio_visual_config (`CavMaeConfig` or `dict`): the encoder; its `mode` tells what of a clip is used.
         text_config (`GitTextConfig` or `dict`): the text decoder.
         label_smoothing (`float`): share of the probability that the training's targets give to all other words.
+        projector_norm_eps (`float`): epsilon of the projection's LayerNorm.
         others: of [`CaptioningConfig`].
     """
 
@@ -34,6 +35,7 @@ class AvcapConfig(CaptioningConfig):
 
     audio_visual_config: dict | PreTrainedConfig | None = None
     label_smoothing: float = 0.1
+    projector_norm_eps: float = 1e-5
 
     def __post_init__(self, **kwargs):
         encoder = {"num_video_frames": 4} if self.audio_visual_config is None else self.audio_visual_config

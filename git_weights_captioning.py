@@ -40,7 +40,7 @@ GIT_UNUSED = (
     (re.compile(r"(git\.)?img_temp(e|o)ral_embedding"), "GIT's positions of frames"),
     (re.compile(r"(git\.embeddings|textual\.embedding)\.position_ids$"), "a count of the positions"),
 )
-HEAD_SIZE = 64  # channels per attention head of GIT, in every published size
+HEADS = 12  # of the text decoder of every published GIT
 
 
 def load_git(part: str | Path | PreTrainedModel, fields: dict[str, Any] | None = None) -> GitTextModel:
@@ -136,8 +136,4 @@ def git_fields(weights: Mapping[str, torch.Tensor], given: Mapping[str, Any]) ->
         "intermediate_size": shapes["middle"][0],
         "num_hidden_layers": len({name.split(".")[1] for name in weights if name.startswith("layers.")}),
     }
-    if "num_attention_heads" not in given and width % HEAD_SIZE:
-        raise WeightsError(
-            f"the width of {width} does not tell the attention heads; pass num_attention_heads of text_config."
-        )
-    return fields | {"num_attention_heads": given.get("num_attention_heads", max(1, width // HEAD_SIZE))}
+    return fields | {"num_attention_heads": given.get("num_attention_heads", HEADS)}

@@ -42,7 +42,7 @@ class AvcapProjector(nn.Module):
         super().__init__()
         width = config.text_config.hidden_size
         self.linear = nn.Linear(config.audio_visual_config.hidden_size, width)
-        self.layer_norm = nn.LayerNorm(width)
+        self.layer_norm = nn.LayerNorm(width, eps=config.projector_norm_eps)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.layer_norm(self.linear(tokens.to(self.linear.weight.dtype)))
@@ -91,6 +91,7 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
         *,
         text: str | Path | PreTrainedModel,
         audio_visual: str | Path | PreTrainedModel,
+        video_patches: str = "fresh",
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | dict[str, str] | None = None,
         **options,
@@ -101,6 +102,9 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
             text: GIT: its authors' file, a folder with its text decoder or with GIT as Transformers saves it, a name
                 on the Hub such as `microsoft/git-base`, or the loaded decoder.
             audio_visual: CAV-MAE: its authors' file, a folder, a name on the Hub, or the loaded encoder.
+            video_patches: what becomes of the patches and positions of an encoder that saw another number of frames:
+                `"fresh"`, they begin anew, as released; `"inflated"`, each patch is spread over its two frames and
+                the positions are repeated in time.
             dtype: of all parts. Default: float32.
             attn_implementation: as of `from_pretrained`.
             options: of [`AvcapConfig`]; `audio_visual_config` may hold `num_video_frames`, `mode`, `max_frames`,
@@ -110,7 +114,7 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
             WeightsError: a part lacks weights, or holds others.
             ValueError: options that do not fit the parts.
         """
-        encoder = load_cavmae(audio_visual, options.pop("audio_visual_config", None))
+        encoder = load_cavmae(audio_visual, options.pop("audio_visual_config", None), video_patches)
         decoder = load_git(text, options.pop("text_config", None))
         names = {"text_model_name": published_name(text)}
         places = {"text": location(text), "audio_visual": location(audio_visual)}
