@@ -8,10 +8,10 @@ r"""Convert a released checkpoint into a folder for `from_pretrained`.
 
 LAVCap: the CUDA runner's file with the trained tensors only, or the Gaudi Trainer's full state dict, as pickle or
 safetensors; what it lacks comes from --text-model and --audio-encoder. CED: its own file, which becomes an audio
-tower; it needs no --config. AVCap, CAV-MAE alone and GIT alone, with `module.` or without: their sizes are read off the
-tensors, 12 heads, frames of 224 pixels and the mode `captioning` are taken unless --config, a JSON file, says otherwise.
-CAV-MAE becomes an encoder, GIT a text decoder, which a recipe starts from. Every tensor must find its place and every place its tensor, or nothing is written. Ends
-with a table of what went where.
+tower; it needs no --config. AVCap, CAV-MAE alone, GIT alone: sizes are read off the tensors; 12 heads, frames of 224
+pixels and the mode `captioning` are taken unless --config, a JSON file, says otherwise. CAV-MAE becomes an encoder and
+GIT a text decoder, which a recipe can start from. Every tensor must find its place and every place its tensor, or
+nothing is written. Ends with a table of what went where.
 """
 
 import sys
@@ -25,9 +25,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def main() -> int:
     parser = Parser(__doc__)
-    parser.add_argument(
-        "--checkpoint", required=True, help="released checkpoint of LAVCap, CED, AVCap, CAV-MAE or GIT"
-    )
+    parser.add_argument("--checkpoint", required=True, help="released file of LAVCap, CED, AVCap, CAV-MAE or GIT")
     parser.add_argument("--config", help="the released YAML that it was trained with, or the same options as JSON")
     parser.add_argument(
         "--tokenizer", help="of AVCap: name or folder of BERT's; default: google-bert/bert-base-uncased"

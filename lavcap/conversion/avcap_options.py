@@ -119,11 +119,9 @@ class AvcapOptions:
         """Refuse options that contradict the sizes of the tensors."""
         options = self._section("encoder")
         _check_told("encoder", options, ENCODER_FIELDS, told, ENCODER_CHOICES)
-        ratio, middle = options.get("mlp_ratio"), config.intermediate_size
-        if ratio is not None and config.hidden_size * ratio != middle:
-            raise ValueError(
-                f"encoder.mlp_ratio is {ratio}, expected {middle / config.hidden_size:g}, as the checkpoint."
-            )
+        ratio, own = options.get("mlp_ratio"), config.intermediate_size / config.hidden_size
+        if ratio not in (None, own):
+            raise ValueError(f"encoder.mlp_ratio is {ratio}, expected {own:g}, as the checkpoint has it.")
 
     def check_decoder(self, config: PreTrainedConfig, told: Mapping[str, Any]):
         """Refuse options that contradict the sizes of the tensors."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from lavcap.conversion import avcap, lavcap
+from lavcap.conversion.lavcap import Sources
 from lavcap.conversion.lavcap_options import ReleasedOptions
 from weights_captioning import read_weights
 
@@ -13,7 +14,7 @@ def convert(
     checkpoint: str | Path,
     config: str | Path | None,
     output: str | Path,
-    sources: lavcap.Sources = lavcap.Sources(),
+    sources: Sources,
     tokenizer: str | None = None,
     lora: str = "merge",
     dtype: torch.dtype | None = None,
@@ -30,7 +31,7 @@ def convert(
     """
     tensors = read_weights(checkpoint)
     if avcap.is_avcap(tensors):
-        if sources != lavcap.Sources() or lora != "merge":
+        if sources != Sources() or lora != "merge":
             raise ValueError(
                 f"--checkpoint {checkpoint}: AVCap, CAV-MAE or GIT, which takes --config, --tokenizer, --dtype and "
                 "--output only: it lacks no part, and has no LoRA."
