@@ -78,7 +78,7 @@ test: lint quick oldest  ## run the checks that a change must pass, in a quarter
 
 test-all: lint every rehearsal scale-test oldest-all  ## run every check, before work is called done
 
-quick: install  ## run all quick tests: this project's, Transformers' own, and training in several processes
+quick: install  ## run all quick tests, this project's and Transformers' own
 	$(BIN)/python scripts/fetch_library_tests.py
 	$(SHARED) -m "not slow"
 

@@ -30,7 +30,6 @@ def pytest_configure(config):
 # Files that take longest, each in one worker: begun first, so that no worker is left with one at the end.
 LONGEST = (
     "test_interruptions",
-    "test_distributed",
     "test_contract_model",
     "test_conversion",
     "test_second_family",

@@ -105,10 +105,10 @@ def evaluate(folder: str, data_dir: str, most: int):
     processor, rows = LavcapProcessor.from_pretrained(folder), load_split(data_dir, "train")
     model = LavcapForConditionalGeneration.from_pretrained(folder)
     _end_often(model)
-    options = {"output_dir": f"{folder}/unused", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    options = {"output_dir": str(Path(sys.argv[1]).with_name("unused")), "report_to": "none", "disable_tqdm": True}
     trainer = RecordedTrainer(
         model=model,
-        args=train_hf.TrainingArguments(**options, per_device_eval_batch_size=2),
+        args=train_hf.TrainingArguments(**options, use_cpu=True, per_device_eval_batch_size=2),
         data_collator=EvaluationCollator(processor),
         processing_class=processor,
         compute_metrics=lambda prediction: {"clips": len(prediction.predictions)},

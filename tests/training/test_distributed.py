@@ -30,7 +30,7 @@ from modeling_lavcap import LavcapForConditionalGeneration
 from processing_lavcap import LavcapProcessor
 
 
-pytestmark = pytest.mark.scale
+pytestmark = [pytest.mark.scale, pytest.mark.slow]
 needs_deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="make scale-test installs DeepSpeed")
 
 STEPS, SAVED = 8, 4
@@ -234,12 +234,10 @@ def test_two_processes_have_the_losses_of_one_also_when_one_lacks_a_modality(alo
     assert ddp["lora"]["captions"] == alone["lora"]["captions"] and len(ddp["lora"]["captions"][0]) == 6
 
 
-@pytest.mark.slow
 def test_two_processes_on_a_stream_have_the_losses_of_one(alone_further, ddp_further):
     assert_same_course(ddp_further["streamed"], alone_further["streamed"], 2, "MULTI_CPU", steps=STEPS + 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_fusion_trains_in_two_processes(alone_further, ddp_further, name):
     assert ddp_further[name]["processes"] == 2
@@ -269,7 +267,6 @@ def test_two_processes_go_on_from_their_checkpoint(workplace, ddp):
     assert len(ddp["resumed"]["losses"]) == STEPS - SAVED
 
 
-@pytest.mark.slow
 @needs_deepspeed
 def test_zero_has_the_losses_and_captions_of_one_process(alone, zero):
     _, records = zero
@@ -277,13 +274,11 @@ def test_zero_has_the_losses_and_captions_of_one_process(alone, zero):
     assert records["lora"]["captions"] == alone["lora"]["captions"]
 
 
-@pytest.mark.slow
 @needs_deepspeed
 def test_under_zero_what_is_trained_moves_and_nothing_else(zero):
     assert_trained_moved(zero[1]["lora"])
 
 
-@pytest.mark.slow
 @needs_deepspeed
 def test_a_checkpoint_of_zero_is_an_adapter_that_loads_and_goes_on(zero, ddp, workplace):
     folder, records = zero
@@ -298,7 +293,6 @@ def test_a_checkpoint_of_zero_is_an_adapter_that_loads_and_goes_on(zero, ddp, wo
     assert_goes_on(folder)
 
 
-@pytest.mark.slow
 @needs_deepspeed
 def test_zero_has_the_losses_of_one_process_in_bfloat16_too(alone, alone_further, ddp_further, zero):
     """With gradient checkpointing. DeepSpeed casts all weights, others the frozen ones; float32 is farther off."""
@@ -335,39 +329,33 @@ def assert_statistics_are_those_of_the_saved_model(folder: Path, record: dict, s
     assert all(statistics == saved.tolist() for statistics in record["statistics"])
 
 
-@pytest.mark.slow
 def test_two_processes_evaluate_the_statistics_that_are_saved(workplace, ddp_further, saved_model):
     assert_statistics_are_those_of_the_saved_model(
         workplace / "ddp further" / "whole", ddp_further["whole"], saved_model
     )
 
 
-@pytest.mark.slow
 def test_two_processes_stop_early_and_end_with_the_best_model(workplace, ddp_further):
     assert_best_is_kept(workplace / "ddp further" / "best", ddp_further["best"])
 
 
-@pytest.mark.slow
 def test_two_processes_stop_after_steps_that_are_not_finite(ddp_further):
     assert "NaN or infinite at step 4 (3 in a row), on clip " in ddp_further["nonfinite"]["stopped"]
     assert "changed no weight" in ddp_further["nonfinite"]["stopped"]
 
 
-@pytest.mark.slow
 @needs_deepspeed
 def test_zero_evaluates_the_statistics_that_are_saved(zero, saved_model):
     folder, records = zero
     assert_statistics_are_those_of_the_saved_model(folder / "whole", records["whole"], saved_model)
 
 
-@pytest.mark.slow
 @needs_deepspeed
 def test_zero_stops_early_and_ends_with_the_best_model(zero):
     folder, records = zero
     assert_best_is_kept(folder / "best", records["best"])
 
 
-@pytest.mark.slow
 @needs_deepspeed
 def test_zero_stops_at_a_step_that_is_not_finite(zero):
     """Its engine has updated by then."""
@@ -375,7 +363,7 @@ def test_zero_stops_at_a_step_that_is_not_finite(zero):
     assert "NaN or infinite at step 2 (1 in a row), on clip " in stopped and "DeepSpeed has updated" in stopped
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, 3])
 def test_every_clip_is_scored_once_in_the_order_of_rows(alone, ddp, processes, workplace, saved_model, toy_world):
     record = ddp["scored"]
     if processes == 3:
@@ -396,7 +384,6 @@ def sharded(workplace, saved_model, toy_world) -> dict[str, dict]:
     return launch(workplace / "sharded", "fsdp2", 2, jobs)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fsdp2_shares_out_every_weight_and_trains_and_generates_as_the_whole_model(sharded, dtype):
     """In bfloat16 frozen weights stand beside float32: the adapter, the scale of the alignment, BatchNorm."""
@@ -423,7 +410,6 @@ def test_no_settings_name_a_device_but_by_their_engine():
             assert (ROOT / settings["deepspeed_config"]["deepspeed_config_file"]).is_file()
 
 
-@pytest.mark.slow
 def test_scripts_do_not_import_deepspeed(toy_world, saved_model):
     """It says which accelerator it takes, on standard output, where the captions are."""
     command = (sys.executable, "-X", "importtime", "scripts/caption.py", toy_world / "videos" / "new_clip.mp4")

@@ -188,6 +188,22 @@ def finished_processes(work, *arguments) -> list[int]:
     return [process.exitcode for process in processes]
 
 
+def test_two_processes_train_the_model_that_one_trains(runs, saved_model, tmp_path):
+    """Losses and weights of two processes with two clips each are those of one with twice as many steps between."""
+    options = {"logging_steps": 1, "learning_rate": 1e-3}
+    alone = dataclasses.replace(runs["map-style"], model=saved_model, output=tmp_path / "alone", options=options)
+    both = dataclasses.replace(alone, output=tmp_path / "both", options=options | {"gradient_accumulation_steps": 1})
+    losses = [entry["loss"] for entry in alone.finish().state.log_history if "loss" in entry]
+    assert finished_processes(finish, both) == [0, 0]
+    history = json.loads((both.output / "trainer_state.json").read_text())["log_history"]
+    assert [entry["loss"] for entry in history if "loss" in entry] == pytest.approx(losses, abs=1e-4)
+    expected, start_weights = weights(alone.output), weights(saved_model)
+    for name, tensor in weights(both.output).items():
+        if "batch_norm" not in name:  # whose statistics move once a step, where one process moves them twice
+            torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=0)
+    assert sum(not torch.equal(expected[name], start_weights[name]) for name in expected) > 10
+
+
 @pytest.mark.slow
 @pytest.mark.scale  # on a CPU, Accelerate 1.10 cannot resume several processes: torch.load refuses its cpu:0
 def test_a_process_of_two_that_is_killed_in_a_save_leaves_no_checkpoint(run, tmp_path):
