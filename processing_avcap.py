@@ -91,8 +91,9 @@ class AvcapProcessor(CaptioningProcessor):
         for name, value in (("frames_per_clip", frames_per_clip), ("max_caption_tokens", max_caption_tokens)):
             if value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1.")
-        if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-            raise ValueError("The tokenizer has no cls_token or no sep_token, expected BERT's: name that one.")
+        for name, ids in (("cls_token", _begin(tokenizer)), ("sep_token", _end(tokenizer))):
+            if ids is None:
+                raise ValueError(f"The tokenizer has no {name}, expected BERT's, or one that begins and ends a text.")
         self.num_audio_tokens = num_audio_tokens
         self.num_video_tokens = num_video_tokens
         self.modalities_taken = list(modalities_taken)
@@ -162,20 +163,31 @@ class AvcapProcessor(CaptioningProcessor):
             captions: in place of `text`, cut to `max_caption_tokens` pieces.
             options: fields of `TextOptions`, such as `padding` and `max_length`.
         """
-        options, pad = TextOptions(**options), self.tokenizer.pad_token_id
+        options, pad = TextOptions(**options), self.pad_token_id
+        begin, end = _begin(self.tokenizer), _end(self.tokenizer)
         if text is not None and captions is not None:
             raise ValueError("Got text and captions, expected one of them: text is how a caption begins.")
         begun = captions is None
         words = broadcast("texts" if begun else "captions", (text if begun else captions) or "", len(counts))
         pieces = [self.tokenizer(each, add_special_tokens=False)["input_ids"] for each in words]
         if begun:
-            rows = [[self.tokenizer.cls_token_id, *row] for row in pieces]
+            rows = [[begin, *row] for row in pieces]
             ids, mask = pad_rows(rows, pad, options, side="left")
             return {"input_ids": ids, "attention_mask": mask}
-        ends = [[*row[: self.max_caption_tokens], self.tokenizer.sep_token_id] for row in pieces]
-        ids, mask = pad_rows([[self.tokenizer.cls_token_id, *row] for row in ends], pad, options, side="right")
+        ends = [[*row[: self.max_caption_tokens], end] for row in pieces]
+        ids, mask = pad_rows([[begin, *row] for row in ends], pad, options, side="right")
         labels, _ = pad_rows([[-100, *row] for row in ends], -100, options, side="right")
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def _begin(tokenizer) -> int | None:
+    """Id that a text begins with: BERT's `[CLS]`, of other tokenizers the first token."""
+    return tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
+
+
+def _end(tokenizer) -> int | None:
+    """Id that a text ends with: BERT's `[SEP]`, of other tokenizers the end token."""
+    return tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id
 
 
 AvcapProcessor.register_for_auto_class()

@@ -272,10 +272,12 @@ def _family_and_fields(model_config: dict[str, Any]) -> tuple[str, dict[str, Any
 
 def _fresh_config(kind: type[CaptioningConfig], fields: dict[str, Any], tokenizer) -> CaptioningConfig:
     """Configuration from a recipe's fields; vocabulary and special ids are the tokenizer's."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
     text_config = {
         "vocab_size": len(tokenizer),
-        **{name: getattr(tokenizer, name) for name in names},
+        # BERT begins and ends a text with tokens that it calls otherwise.
+        "bos_token_id": tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
         **fields.get("text_config", {}),
     }
     config = kind(**(fields | {"text_config": text_config}))
