@@ -318,7 +318,8 @@ class CavMaeModel(CavMaePreTrainedModel):
     ) -> CavMaeOutput:
         """Send each clip its way.
 
-        In training every way is gone, if with no clip: what runs must not depend on which clips a process has.
+        In training every way is gone, if with a clip that is none of it and counts for nothing: what runs, and what
+        gets a gradient, must not depend on which clips a process has.
         """
         both = torch.cat([audio, video], dim=1)
         if audio_mask is None and video_mask is None and not self.training:
@@ -328,11 +329,13 @@ class CavMaeModel(CavMaePreTrainedModel):
         ways = (("joint", both, heard & seen), ("audio", audio, heard & ~seen), ("video", video, seen & ~heard))
         tokens, counts = torch.zeros_like(both), torch.zeros_like(everyone, dtype=torch.long)
         for way, hidden_states, members in ways:
-            if self.training or members.any():
+            if members.any():
                 encoded = self._together(hidden_states[members], way, **kwargs)
                 padding = (0, 0, 0, both.shape[1] - encoded.shape[1])
                 tokens = tokens.index_put((members,), nn.functional.pad(encoded, padding).to(tokens.dtype))
                 counts = counts.masked_fill(members, encoded.shape[1])
+            elif self.training:
+                tokens = tokens + 0.0 * self._together(hidden_states[:1], way, **kwargs).sum()
         return CavMaeOutput(last_hidden_state=tokens, token_counts=counts)
 
 

@@ -191,7 +191,7 @@ class GitTextModel(PreTrainedModel):
     def _as_attention_mask(self, visible: torch.Tensor, cache: Cache | None, dtype: torch.dtype) -> torch.Tensor:
         """The mask as the attention in use wants it, `(batch, 1, queries, keys)`."""
         if cache is not None and cache.is_compileable:  # its keys fill up a place of fixed length
-            missing = cache.get_max_cache_shape() - visible.shape[-1]
+            missing = cache.layers[0].max_cache_len - visible.shape[-1]
             visible = nn.functional.pad(visible, (0, missing))
         if self.config._attn_implementation == "sdpa":
             return visible

@@ -148,6 +148,21 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
         """Tokens of the encoder; arguments as of [`CavMaeModel.forward`]."""
         return self.audio_visual_encoder(*features, **kwargs | {"return_dict": True})
 
+    @staticmethod
+    def create_masks_for_generate(attention_mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor | None:
+        """The mask of the text as it is, also with a cache of fixed length: the decoder puts the clip before it."""
+        return attention_mask
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs: dict, generation_mode, batch_size: int, max_cache_length: int
+    ):
+        """A cache of fixed length holds the clip, too."""
+        if (tokens := model_kwargs.get("soft_tokens")) is not None:
+            max_cache_length += tokens.shape[1]
+        return super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+
     @can_return_tuple
     def forward(
         self,
