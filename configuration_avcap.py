@@ -3,15 +3,18 @@
 
 try:  # inside a package: the Hub's module cache
     from .cavmae_captioning import CavMaeConfig
-    from .configuration_captioning import CaptioningConfig, build_part
+    from .configuration_captioning import CaptioningConfig, build_part, check_choice
     from .git_captioning import GitTextConfig
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from cavmae_captioning import CavMaeConfig
-    from configuration_captioning import CaptioningConfig, build_part
+    from configuration_captioning import CaptioningConfig, build_part, check_choice
     from git_captioning import GitTextConfig
 
 # After the shared configuration, which has looked at the version.
 from transformers import PreTrainedConfig
+
+
+FRAME_SAMPLINGS = ("consecutive", "even")
 
 
 class AvcapConfig(CaptioningConfig):
@@ -24,6 +27,10 @@ class AvcapConfig(CaptioningConfig):
         text_config (`GitTextConfig` or `dict`): the text decoder.
         label_smoothing (`float`): share of the probability that the training's targets give to all other words.
         projector_norm_eps (`float`): epsilon of the projection's LayerNorm.
+        frame_sampling (`str`): which frames of a clip are taken. `"consecutive"`, as released: so many of
+            `frames_per_clip` that follow each other, those in the middle, and from a random one on in training;
+            `"even"`: at even distances.
+        frames_per_clip (`int`): evenly spaced frames of a film among which consecutive ones are taken.
         others: of [`CaptioningConfig`].
     """
 
@@ -36,12 +43,17 @@ class AvcapConfig(CaptioningConfig):
     audio_visual_config: dict | PreTrainedConfig | None = None
     label_smoothing: float = 0.1
     projector_norm_eps: float = 1e-5
+    frame_sampling: str = "consecutive"
+    frames_per_clip: int = 20
 
     def __post_init__(self, **kwargs):
         encoder = {"num_video_frames": 4} if self.audio_visual_config is None else self.audio_visual_config
         self.audio_visual_config = build_part("audio_visual_config", encoder, CavMaeConfig, {})
         self.text_config = build_part("text_config", self.text_config, GitTextConfig, {})
         super().__post_init__(**kwargs)
+        check_choice("frame_sampling", self.frame_sampling, FRAME_SAMPLINGS)
+        if self.frames_per_clip < 1:
+            raise ValueError(f"frames_per_clip is {self.frames_per_clip}, expected at least 1.")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}, expected a share from 0 to below 1.")
 

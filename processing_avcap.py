@@ -8,22 +8,19 @@ import torch
 
 
 try:  # inside a package: the Hub's module cache
-    from .configuration_avcap import AvcapConfig
+    from .configuration_avcap import FRAME_SAMPLINGS, AvcapConfig
     from .configuration_captioning import check_choice
     from .feature_extraction_captioning import FilterBankFeatureExtractor
     from .media_captioning import even_indices
     from .processing_captioning import CaptioningProcessor, check_words, imagenet_image_processor, register_processor
     from .text_captioning import TextOptions, broadcast, pad_rows
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from configuration_avcap import AvcapConfig
+    from configuration_avcap import FRAME_SAMPLINGS, AvcapConfig
     from configuration_captioning import check_choice
     from feature_extraction_captioning import FilterBankFeatureExtractor
     from media_captioning import even_indices
     from processing_captioning import CaptioningProcessor, check_words, imagenet_image_processor, register_processor
     from text_captioning import TextOptions, broadcast, pad_rows
-
-
-FRAME_SAMPLINGS = ("consecutive", "even")
 
 
 class AvcapFeatureExtractor(FilterBankFeatureExtractor):
@@ -64,9 +61,7 @@ class AvcapProcessor(CaptioningProcessor):
         num_video_frames (`int`): frames that the model takes.
         num_audio_tokens (`int`), num_video_tokens (`int`): of a clip.
         modalities_taken (`list[str]`): what the model takes of a clip.
-        frame_sampling (`str`): which frames. `"consecutive"`, as released: so many of `frames_per_clip` that follow
-            each other, those in the middle, and from a random one on in training; `"even"`: at even distances.
-        frames_per_clip (`int`): evenly spaced frames of a film among which consecutive ones are taken.
+        frame_sampling (`str`), frames_per_clip (`int`): which frames are taken, see [`AvcapConfig`].
         max_caption_tokens (`int`): pieces of a caption that training reads; the rest is cut off.
         others: of [`CaptioningProcessor`].
     """
@@ -114,6 +109,8 @@ class AvcapProcessor(CaptioningProcessor):
             num_audio_tokens=encoder.num_audio_tokens,
             num_video_tokens=encoder.num_video_tokens,
             modalities_taken=encoder.modalities,
+            frame_sampling=config.frame_sampling,
+            frames_per_clip=config.frames_per_clip,
             **kwargs,
         )
 

@@ -114,6 +114,8 @@ def build_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, Capt
         model, processor = _fresh_model(args)
     given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
+    if args.max_new_tokens is not None:
+        model.generation_config.max_length = None  # of a family that counts what stands before the caption, too
     if args.lora is not None:
         if args.model_name_or_path is None:
             _check_fresh_modules(model, args)
