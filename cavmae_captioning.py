@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
@@ -20,12 +19,12 @@ try:  # inside a package: the Hub's module cache
     from .configuration_captioning import check_choice, check_multiples, reject_misspelt
     from .position_tables_captioning import grid_positions, video_positions
     from .precision_captioning import FloatConv2d, FloatConv3d, FloatLayerNorm
-    from .vit_captioning import VitAttention, VitLayer, VitMLP
+    from .vit_captioning import VitAttention, VitLayer
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_captioning import check_choice, check_multiples, reject_misspelt
     from position_tables_captioning import grid_positions, video_positions
     from precision_captioning import FloatConv2d, FloatConv3d, FloatLayerNorm
-    from vit_captioning import VitAttention, VitLayer, VitMLP
+    from vit_captioning import VitAttention, VitLayer
 
 # After the configuration, which has looked at the version: an older Transformers lacks them.
 from transformers import initialization as init
@@ -61,6 +60,7 @@ class CavMaeConfig(PreTrainedConfig):
     """
 
     model_type = "cav_mae"
+    attribute_map = {"layer_norm_epsilon": "layer_norm_eps"}
 
     mode: str = "audio_visual"
     hidden_size: int = 768
@@ -105,6 +105,11 @@ class CavMaeConfig(PreTrainedConfig):
         return MODALITIES[self.mode]
 
     @property
+    def num_hidden_layers(self) -> int:
+        """Layers that a clip with both modalities goes through."""
+        return len(self.modalities) * self.num_modality_layers + self.num_joint_layers
+
+    @property
     def audio_grid(self) -> tuple[int, int]:
         """Patches of the filter bank: bands, times."""
         return self.num_mel_bins // self.patch_size, self.max_frames // self.patch_size
@@ -142,16 +147,12 @@ class CavMaeOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class CavMaeJointLayer(GradientCheckpointingLayer):
+class CavMaeJointLayer(VitLayer):
     """Layer whose attention and MLP serve every way, each of which has LayerNorms of its own."""
 
     def __init__(self, config: CavMaeConfig, ways: tuple[str, ...]):
-        super().__init__()
-        self.layer_norm1 = _norms(config, ways)
-        self.self_attn = VitAttention(config)
-        self.layer_norm2 = _norms(config, ways)
-        self.mlp = VitMLP(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        super().__init__(config)
+        self.layer_norm1, self.layer_norm2 = _norms(config, ways), _norms(config, ways)
 
     def forward(self, hidden_states: torch.Tensor, way: str, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         dtype = self.mlp.fc1.weight.dtype
@@ -170,7 +171,7 @@ class CavMaePreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_record_outputs = {"hidden_states": (VitLayer, CavMaeJointLayer), "attentions": VitAttention}
+    _can_record_outputs = {"hidden_states": VitLayer, "attentions": VitAttention}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -44,6 +44,7 @@ class GitTextConfig(PreTrainedConfig):
     """
 
     model_type = "git_text_model"
+    attribute_map = {"layer_norm_epsilon": "layer_norm_eps"}
 
     vocab_size: int = 30522
     hidden_size: int = 768

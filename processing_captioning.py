@@ -74,12 +74,12 @@ class CaptioningProcessor(ProcessorMixin):
     Class attributes:
         config_class: the family's configuration, which has the table of feature names.
         frame_sampler: how frames are chosen of a clip, as data sets note it.
-        instruction: what is asked when nothing else is; `None`: the family takes no instruction.
+        takes_instruction: whether the model is asked something; then `instruction` is what, when nothing else is.
     """
 
     config_class: ClassVar[type[CaptioningConfig]] = CaptioningConfig
     frame_sampler: ClassVar[str] = "centres of equal parts"
-    instruction: str | None = None
+    takes_instruction: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class SoftTokenProcessor(CaptioningProcessor):
 
     default_prompt: ClassVar[str] = "{av} {instruction}\n"
     default_chat_template: ClassVar[str | None] = None
+    takes_instruction: ClassVar[bool] = True
 
     def __init__(
         self,
