@@ -8,8 +8,10 @@ import torch
 
 try:  # inside a package: the Hub's module cache
     from .configuration_captioning import check_choice
+    from .parts_captioning import WITHOUT_BEAMS
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_captioning import check_choice
+    from parts_captioning import WITHOUT_BEAMS
 
 
 LENGTH_NORMS = ("power", "gnmt")
@@ -53,7 +55,7 @@ class LengthNormMixin:
         check_choice("length_norm", norm, LENGTH_NORMS)
         kwargs.pop("length_norm", None)
         if option("num_beams", 1) == 1:  # they mean nothing then, and the library would say so at each call
-            kwargs |= {"length_penalty": 1.0, "early_stopping": False}
+            kwargs |= WITHOUT_BEAMS
         elif norm == "gnmt":
             penalty, returned = option("length_penalty", 1.0), option("num_return_sequences", 1)
             kwargs["length_penalty"] = GnmtLengthPenalty(penalty, returned)

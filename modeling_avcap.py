@@ -66,7 +66,11 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
     config: AvcapConfig
     part_names = ("audio_visual_encoder", "multi_modal_projector", "language_model")
     fresh_part_names = ("multi_modal_projector",)
-    resume_fields = ("audio_visual_config", "label_smoothing")
+    resume_fields = (
+        *(f"audio_visual_config.{name}" for name in ("mode", "num_attention_heads", "num_video_frames", "image_size")),
+        "frame_sampling",
+        "label_smoothing",
+    )
     # The released search. Longer captions than any of AudioCaps cost it little: it ends when nothing can get better.
     decoding = {
         "num_beams": 4,

@@ -75,7 +75,8 @@ class CaptioningModel(AdapterMixin, PreTrainedModel, CaptionGenerationMixin):
         loss_terms: by the name of an output field what the term is a mean over, `"tokens"` (of the labels) or
             `"clips"` (those of [`counted_clips`]). The forward pass takes the numbers of a whole optimiser step as
             `num_items_in_batch` and `num_clips_in_batch`.
-        resume_fields: fields of the configuration in which a checkpoint and what continues it must agree.
+        resume_fields: fields of the configuration, or of a part's as `part.field`, in which a checkpoint and what
+            continues it must agree.
         decoding: options of `generate` that a model is given where it is made.
         feature_encoder_name: the part whose outputs may be stored and given in place of media, if there is one.
     """

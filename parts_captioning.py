@@ -20,6 +20,8 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from weights_captioning import WEIGHT_SUFFIXES, WeightsError, read_weights, shorten
 
 
+# What the library wants of a saved decoding by one beam: options of several are its defaults.
+WITHOUT_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -135,6 +137,8 @@ def caption_decoding(base: GenerationConfig | PreTrainedConfig, **options: Any) 
     """Decoding by `options` with the special ids of a language model, whose own sampling is not for captions."""
     pad = base.eos_token_id if base.pad_token_id is None else base.pad_token_id
     pad = pad[0] if isinstance(pad, list) else pad
+    if options.get("num_beams") == 1:
+        options |= WITHOUT_BEAMS
     return GenerationConfig(
         bos_token_id=base.bos_token_id,
         eos_token_id=base.eos_token_id,

@@ -32,7 +32,7 @@ LONGEST = (
     "test_interruptions",
     "test_contract_model",
     "test_conversion",
-    "test_second_family",
+    "test_families",
     "test_full_disks",
     "test_documentation",
     "test_processes",

@@ -29,7 +29,7 @@ from lavcap.models.loading import (
 )
 from lavcap.models.lora import add_lora, freeze, load_lora, train_in_float32
 from modeling_captioning import CaptioningModel
-from parts_captioning import as_dtype, find_file, read_json
+from parts_captioning import WITHOUT_BEAMS, as_dtype, find_file, read_json
 from processing_captioning import CaptioningProcessor
 
 
@@ -114,6 +114,8 @@ def build_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, Capt
         model, processor = _fresh_model(args)
     given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
+    if args.num_beams == 1:
+        model.generation_config.update(**WITHOUT_BEAMS)
     if args.max_new_tokens is not None:
         model.generation_config.max_length = None  # of a family that counts what stands before the caption, too
     if args.lora is not None:
