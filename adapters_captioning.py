@@ -170,7 +170,7 @@ class AdapterMixin:
         except OSError as error:
             raise OSError(
                 f"{name}: its base is assembled of {', '.join(f'{part}={path}' for part, path in parts.items())}, and "
-                f"one of these cannot be loaded ({error}). Pass {', '.join(parts)} to say where a part is."
+                f"one of these cannot be loaded ({error}). Pass {', '.join(part for part in BASE_PARTS if part in parts)} to say where a part is."
             ) from error
 
     @classmethod

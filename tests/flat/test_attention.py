@@ -9,7 +9,8 @@ from tiny_models import tiny_model
 from transformers import AttentionInterface
 from transformers.utils import is_flash_attn_2_available
 
-from modeling_lavcap import LavcapForConditionalGeneration, eager_attention_forward
+from modeling_lavcap import LavcapForConditionalGeneration
+from vit_captioning import eager_attention_forward
 
 
 PARTS = ("audio_tower", "vision_tower", "language_model")
