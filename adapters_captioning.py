@@ -168,9 +168,11 @@ class AdapterMixin:
                 **cls.assembly_options(config, has_vision="vision" in parts),
             )
         except OSError as error:
+            places = ", ".join(f"{part}={path}" for part, path in parts.items())
+            names = ", ".join(part for part in BASE_PARTS if part in parts)
             raise OSError(
-                f"{name}: its base is assembled of {', '.join(f'{part}={path}' for part, path in parts.items())}, and "
-                f"one of these cannot be loaded ({error}). Pass {', '.join(part for part in BASE_PARTS if part in parts)} to say where a part is."
+                f"{name}: its base is assembled of {places}, and one of these cannot be loaded ({error}). "
+                f"Pass {names} to say where a part is."
             ) from error
 
     @classmethod
