@@ -77,7 +77,10 @@ def load_cavmae(
         weights = tensors if saved else cavmae_weights(tensors)[0]
         told = saved or cavmae_fields(weights, fields or {})
         config = CavMaeConfig(**told | (fields or {}))
-        return encoder_of(fit_frames(weights, CavMaeConfig(**told), config, video_patches), config)
+        fitted = fit_frames(weights, CavMaeConfig(**told), config, video_patches)
+        encoder = encoder_of(fitted, config)
+        encoder.has_fresh_patches = fitted is not weights and video_patches == "fresh"
+        return encoder
     except WeightsError as error:
         raise WeightsError(f"{part}: {error}") from error
 

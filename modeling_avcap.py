@@ -14,6 +14,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 
 try:  # inside a package: the Hub's module cache
+    from .adapters_captioning import own_fields
     from .cavmae_captioning import CavMaeConfig, CavMaeModel, CavMaeOutput
     from .cavmae_weights_captioning import load_cavmae
     from .configuration_avcap import AvcapConfig
@@ -24,6 +25,7 @@ try:  # inside a package: the Hub's module cache
     from .modeling_captioning import CaptioningModel, CaptioningOutput, SoftTokens, register_family
     from .parts_captioning import as_dtype, caption_decoding, cast, location, published_name
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from adapters_captioning import own_fields
     from cavmae_captioning import CavMaeConfig, CavMaeModel, CavMaeOutput
     from cavmae_weights_captioning import load_cavmae
     from configuration_avcap import AvcapConfig
@@ -87,6 +89,8 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
         self.audio_visual_encoder = CavMaeModel._from_config(config.audio_visual_config)
         self.multi_modal_projector = AvcapProjector(config)
         self.language_model = GitTextModel._from_config(config.text_config)
+        longest = min(self.decoding["max_length"], config.text_config.max_position_embeddings)
+        self.decoding = self.decoding | {"max_length": longest}
         self.post_init()
 
     @classmethod
@@ -129,11 +133,21 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
         projector = model.multi_modal_projector.to_empty(device=decoder.device)
         model.multi_modal_projector = projector.apply(model._init_weights)
         model.audio_visual_encoder, model.language_model = encoder, decoder
+        if getattr(encoder, "has_fresh_patches", False):
+            model.fresh_part_names = (*cls.fresh_part_names, "audio_visual_encoder")
         cast(model, as_dtype(dtype) or torch.float32)
-        model.generation_config = caption_decoding(decoder.config, **cls.decoding)
+        model.generation_config = caption_decoding(decoder.config, **model.decoding)
         if attn_implementation is not None:
             model.set_attn_implementation(attn_implementation)
         return model.eval()
+
+    @classmethod
+    def assembly_options(cls, config: AvcapConfig, has_vision: bool) -> dict[str, Any]:
+        options = super().assembly_options(config, has_vision)
+        for name in ("audio_visual_config", "text_config"):
+            part = getattr(config, name)
+            options[name] = {field: getattr(part, field) for field in sorted(own_fields(part))}
+        return {name: value for name, value in options.items() if name not in ("vision_model_name",)}
 
     def get_soft_tokens(
         self,

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import is_bitsandbytes_available, logging
 
-from adapters_captioning import ADAPTER_SETTINGS, BASE_PARTS
+from adapters_captioning import ADAPTER_SETTINGS, ASSEMBLY_OPTIONS, BASE_PARTS
 from configuration_captioning import CaptioningConfig
 from lavcap.commands import parse_object, reject_unknown
 from lavcap.models.kernel_advice import KERNEL_ADVICE
@@ -205,7 +205,8 @@ def _assembled_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningP
         )
     family, options = _family_and_fields(args.model_config or {})
     # What the parts' own configurations tell, `from_parts` refuses.
-    reject_unknown("a field of model_config", options, {field.name for field in fields(config_class(family))})
+    known = {field.name for field in fields(config_class(family))} | _assembly_options(model_class(family))
+    reject_unknown("a field of model_config", options, known)
     parts = {part: getattr(args, f"{part}_model") for part in BASE_PARTS}
     parts = {part: name for part, name in parts.items() if name is not None}
     if args.load_in_4bit:
@@ -232,6 +233,13 @@ def _fresh_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningProce
     for name, value in model.decoding.items():
         setattr(model.generation_config, name, value)
     return model, processor_class(family).from_config(config, tokenizer)
+
+
+def _assembly_options(kind: type[CaptioningModel]) -> set[str]:
+    """What a family's `from_parts` takes of its own, beside parts and how they are loaded."""
+    known = inspect.signature(kind.from_parts).parameters.values()
+    named = {each.name for each in known if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    return named - {*BASE_PARTS, *ASSEMBLY_OPTIONS, "dtype"}
 
 
 def _check_parts(kind: type[CaptioningModel], given: Iterable[str]):
