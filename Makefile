@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-DEMO ?= outputs/demo
+FAMILY ?= lavcap
+DEMO ?= outputs/demo$(if $(filter-out lavcap,$(FAMILY)),-$(FAMILY))
+TOY := configs/toy$(if $(filter-out lavcap,$(FAMILY)),_$(FAMILY)).yaml
 SEED ?= 42
 WORKERS ?= 2
 
@@ -19,7 +21,7 @@ LAUNCH := $(BIN)/accelerate launch --quiet --config_file configs/accelerate/one_
 
 # Where a version of the libraries can matter: what calls them. Elsewhere one test shows it.
 VERSIONED := $(addprefix tests/,flat data models publishing contract \
-	$(addprefix training/test_,checkpoints.py lora_training.py losses.py meter.py resuming.py train_hf.py trainer.py) \
+	$(addprefix training/test_,lora_training.py losses.py resuming.py train_hf.py trainer.py) \
 	conversion/test_conversion.py::test_golden_vectors_come_out_of_the_converted_checkpoint \
 	preparation/test_preparation.py::test_official_rows_and_films_become_a_manifest)
 # Commands of the pages and scores by Java, on which the versions of the libraries have no bearing.
@@ -40,10 +42,11 @@ $(VENV)/installed: setup.py pyproject.toml constraints.txt
 	$(PIP) --constraint constraints.txt --editable ".[demo,test]"
 	touch $@
 
-demo: install  ## generate the toy world, train on it, evaluate, report, and caption an mp4 it has never seen
+demo: install  ## the toy world: generate, train, evaluate, report, caption an unseen mp4 (FAMILY=lavcap or avcap)
+	@test -e $(TOY) || { echo "error: FAMILY is $(FAMILY), expected lavcap or avcap" >&2; exit 2; }
 	@test ! -e "$(DEMO)" || { echo "error: $(DEMO): holds another run; move it away, or: make demo DEMO=outputs/second" >&2; exit 2; }
 	$(BIN)/python scripts/make_toy_world.py --output "$(DEMO)/data" --seed $(SEED)
-	$(LAUNCH) train_hf.py configs/toy.yaml --data_dir "$(DEMO)/data" --tokenizer_name "$(DEMO)/data/tokenizer" \
+	$(LAUNCH) train_hf.py $(TOY) --data_dir "$(DEMO)/data" --tokenizer_name "$(DEMO)/data/tokenizer" \
 		--output_dir "$(DEMO)/model" --seed $(SEED)
 	$(BIN)/python scripts/evaluate.py --model "$(DEMO)/model" --data_dir "$(DEMO)/data" --output "$(DEMO)/evaluation"
 	$(BIN)/python scripts/write_report.py --model "$(DEMO)/model" --data_dir "$(DEMO)/data" \

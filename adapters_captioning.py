@@ -23,7 +23,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
 
 ADAPTER_SETTINGS = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-BASE_PARTS = ("text", "audio", "vision")
+BASE_PARTS = ("text", "audio", "vision", "audio_visual")
 ASSEMBLY_OPTIONS = ("attn_implementation", "device_map", "quantization_config")
 MOVED = "Where its base has moved, write the place into base_model_name_or_path of adapter_config.json."
 # Ways in which LoRA may begin that leave the weights below as they are; the others rest on a changed base, which no
@@ -52,6 +52,7 @@ class AdapterMixin:
         text: str | Path | PreTrainedModel | None = None,
         audio: str | Path | PreTrainedModel | None = None,
         vision: str | Path | PreTrainedModel | None = None,
+        audio_visual: str | Path | PreTrainedModel | None = None,
         **kwargs,
     ):
         """As [`PreTrainedModel.from_pretrained`]; a folder with an adapter is never loaded without its adapter.
@@ -60,14 +61,15 @@ class AdapterMixin:
         folder itself, on the parts that its configuration names.
 
         Args:
-            text, audio, vision: where a part of an adapter's base is, if not where the configuration says.
+            text, audio, vision, audio_visual: where a part of an adapter's base is, if not where the configuration
+                says.
             kwargs: a `quantization_config` concerns the layers of the language model alone, unless it names what it
                 spares.
 
         Raises:
             WeightsError: the adapter was trained on another language model; both names are in the message.
         """
-        parts = _given(text=text, audio=audio, vision=vision)
+        parts = _given(text=text, audio=audio, vision=vision, audio_visual=audio_visual)
         name = pretrained_model_name_or_path
         settings = find_file(name, ADAPTER_SETTINGS, kwargs)
         if settings is not None and not is_peft_available():
@@ -156,7 +158,7 @@ class AdapterMixin:
         if "text" not in parts:
             raise WeightsError(
                 f"{name}: holds an adapter and does not tell where its language model "
-                f"({config.text_model_name or 'without a name'}) is; pass text, and audio and vision with it."
+                f"({config.text_model_name or 'without a name'}) is; pass text, and the other parts with it."
             )
         try:
             return cls.from_parts(
@@ -166,9 +168,11 @@ class AdapterMixin:
                 **cls.assembly_options(config, has_vision="vision" in parts),
             )
         except OSError as error:
+            places = ", ".join(f"{part}={path}" for part, path in parts.items())
+            names = ", ".join(part for part in BASE_PARTS if part in parts)
             raise OSError(
-                f"{name}: its base is assembled of {', '.join(f'{part}={path}' for part, path in parts.items())}, and "
-                f"one of these cannot be loaded ({error}). Pass text, audio or vision to say where a part is."
+                f"{name}: its base is assembled of {places}, and one of these cannot be loaded ({error}). "
+                f"Pass {names} to say where a part is."
             ) from error
 
     @classmethod

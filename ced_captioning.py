@@ -7,15 +7,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers.utils import cached_file
 
 
 try:  # inside a package: the Hub's module cache
-    from .parts_captioning import find_file, read_json
-    from .weights_captioning import WEIGHT_SUFFIXES, WeightsError, check_values, read_weights, shorten
+    from .parts_captioning import read_part
+    from .weights_captioning import WeightsError, check_values, shorten, split_qkv
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from parts_captioning import find_file, read_json
-    from weights_captioning import WEIGHT_SUFFIXES, WeightsError, check_values, read_weights, shorten
+    from parts_captioning import read_part
+    from weights_captioning import WeightsError, check_values, shorten, split_qkv
 
 
 # CED's names (https://github.com/RicherMans/CED, `models/audiotransformer.py`), its Hub port's and LAVCap's
@@ -46,14 +45,10 @@ def read_ced(path: str | Path, own_type: str) -> tuple[dict[str, torch.Tensor], 
     Raises:
         WeightsError: unreadable, unsafe, or not the weights of CED.
     """
-    if not Path(path).exists() and Path(path).suffix in WEIGHT_SUFFIXES:
-        raise WeightsError(f"{path}: no such file; check the path.")
-    saved = {} if Path(path).is_file() else read_json(find_file(path, "config.json", {}))
-    file = path if Path(path).exists() else cached_file(str(path), "model.safetensors")
-    tensors = read_weights(file)
+    saved, tensors = read_part(path, own_type)
     try:
         weights, fields = ced_tower(tensors)
-        return weights, fields | (saved if saved.get("model_type") == own_type else {})
+        return weights, fields | saved
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
 
@@ -69,7 +64,7 @@ def ced_weights(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Te
         if reason is not None:
             unused[name] = reason
             continue
-        placed = _split_qkv(ced_name(name), tensor)
+        placed = split_qkv(ced_name(name), tensor)
         if twice := weights.keys() & placed.keys():
             raise WeightsError(f"{name}: fills {shorten(sorted(twice))} a second time, expected each tensor once.")
         weights |= placed
@@ -81,15 +76,6 @@ def ced_name(name: str) -> str:
     for pattern, replacement in CED_NAMES:
         name = pattern.sub(replacement, name)
     return name
-
-
-def _split_qkv(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    if ".qkv." not in name:
-        return {name: tensor}
-    if tensor.ndim == 0 or tensor.shape[0] % 3:
-        raise WeightsError(f"{name}: shape {tuple(tensor.shape)}, expected queries, keys and values stacked.")
-    thirds = zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True)
-    return {name.replace("qkv", part): third for part, third in thirds}
 
 
 def ced_tower(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:

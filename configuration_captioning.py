@@ -143,3 +143,18 @@ def reject_misspelt(config: PreTrainedConfig, extra: dict[str, Any]):
 def check_choice(name: str, value: Any, choices: tuple[str, ...]):
     if value not in choices:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}.")
+
+
+def check_multiples(config: PreTrainedConfig, place: str, pairs: tuple[tuple[str, str], ...]):
+    """Refuse sizes that do not divide each other.
+
+    Args:
+        place: what messages put before the name of a field, such as `audio_config.`.
+        pairs: names of a field and of the field that it must be a multiple of.
+    """
+    for multiple, divisor in pairs:
+        if getattr(config, multiple) % getattr(config, divisor):
+            raise ValueError(
+                f"{place}{multiple} is {getattr(config, multiple)}, expected a multiple of {divisor} "
+                f"({getattr(config, divisor)})."
+            )

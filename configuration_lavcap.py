@@ -5,9 +5,9 @@ import math
 
 
 try:  # inside a package: the Hub's module cache
-    from .configuration_captioning import SoftTokenConfig, build_part, check_choice, reject_misspelt
+    from .configuration_captioning import SoftTokenConfig, build_part, check_choice, check_multiples, reject_misspelt
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from configuration_captioning import SoftTokenConfig, build_part, check_choice, reject_misspelt
+    from configuration_captioning import SoftTokenConfig, build_part, check_choice, check_multiples, reject_misspelt
 
 # After the shared configuration, which has looked at the version.
 from transformers import AutoConfig, PreTrainedConfig
@@ -77,16 +77,8 @@ class LavcapAudioConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         reject_misspelt(self, kwargs)
         super().__post_init__(**kwargs)
-        for multiple, divisor in (
-            ("hidden_size", "num_attention_heads"),
-            ("num_mel_bins", "patch_size"),
-            ("max_frames", "patch_size"),
-        ):
-            if getattr(self, multiple) % getattr(self, divisor):
-                raise ValueError(
-                    f"audio_config.{multiple} is {getattr(self, multiple)}, expected a multiple of "
-                    f"{divisor} ({getattr(self, divisor)})."
-                )
+        pairs = (("hidden_size", "num_attention_heads"), ("num_mel_bins", "patch_size"), ("max_frames", "patch_size"))
+        check_multiples(self, "audio_config.", pairs)
 
     @property
     def num_frequency_patches(self) -> int:

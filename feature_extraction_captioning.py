@@ -46,6 +46,8 @@ class FilterBankFeatureExtractor(SequenceFeatureExtractor):
     """
 
     model_input_names = ["input_features"]
+    channels: str = "mean"  # of several, which are heard: their `"mean"`, or the `"first"` as Kaldi has it
+    keeps_rate: bool = False  # whether filters follow the rate of the samples, which are then not resampled
 
     def __init__(
         self,
@@ -82,24 +84,27 @@ class FilterBankFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech: samples in [-1, 1], `(samples,)` each, of any lengths.
-            sampling_rate: of the samples in Hz, checked against the extractor's.
+            sampling_rate: of the samples in Hz, checked against the extractor's unless it `keeps_rate`.
             return_tensors: `"pt"`, `"np"`, or `None` for lists.
             device: where the filter bank is computed; default: the CPU.
 
         Returns:
             `input_features`, `(batch, max_frames, mel)` float32: padded or cut, then normalised.
         """
-        if sampling_rate not in (None, self.sampling_rate):
+        if sampling_rate not in (None, self.sampling_rate) and not self.keeps_rate:
             raise ValueError(
                 f"The waveform has {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample it, or let "
                 "the processor do so."
             )
         single = getattr(raw_speech, "ndim", None) == 1 or (len(raw_speech) > 0 and np.isscalar(raw_speech[0]))
-        waveforms = [to_mono(to_numpy(waveform)) for waveform in ([raw_speech] if single else raw_speech)]
+        waveforms = [
+            to_mono(to_numpy(waveform), self.channels) for waveform in ([raw_speech] if single else raw_speech)
+        ]
         if not waveforms or not all(map(len, waveforms)):
             raise ValueError("Got a waveform of 0 samples, expected at least one: pass audio=None for no sound.")
         waveforms = [torch.from_numpy(waveform).to(device or "cpu") for waveform in waveforms]
-        rows = [self._window(row) for row in log_mel(waveforms, self.feature_size, self.sampling_rate)]
+        rate = sampling_rate if self.keeps_rate and sampling_rate else self.sampling_rate
+        rows = [self._window(row) for row in log_mel(waveforms, self.feature_size, rate)]
         return as_batch({"input_features": (torch.stack(rows) - self.mean) / self.std}, return_tensors)
 
     def _window(self, rows: torch.Tensor) -> torch.Tensor:

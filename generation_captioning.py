@@ -9,7 +9,7 @@ from transformers.generation import CandidateGenerator, LogitsProcessorList, Pro
 
 
 class CaptionGenerationMixin(GenerationMixin):
-    """`generate` of a model that has `get_soft_tokens`, `feature_names` and, in its configuration, `av_token_id`."""
+    """`generate` of a model that has `get_soft_tokens` and `feature_names`."""
 
     @torch.no_grad()
     def generate(self, *args, **kwargs):
@@ -37,12 +37,22 @@ class CaptionGenerationMixin(GenerationMixin):
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
-        ids = model_inputs.get("input_ids")
-        # Several tokens at once are the prompt, or what an assistant model proposes after it.
-        prompt_again = ids is not None and ids.shape[1] > 1 and (ids == self.config.av_token_id).any()
-        if is_first_iteration or prompt_again:
+        if is_first_iteration or self._needs_clips_again(model_inputs):
             model_inputs |= {"soft_tokens": soft_tokens, "soft_token_counts": soft_token_counts}
         return model_inputs
+
+    def _needs_clips_again(self, model_inputs: dict) -> bool:
+        """Whether a step after the first sees the clips, too: without a cache."""
+        return model_inputs.get("past_key_values") is None
+
+
+class PlaceholderGenerationMixin(CaptionGenerationMixin):
+    """`generate` of a model whose clips stand in the place of placeholders, `config.av_token_id`, among the words."""
+
+    def _needs_clips_again(self, model_inputs: dict) -> bool:
+        """Several tokens at once are the prompt, or what an assistant model proposes after it."""
+        ids = model_inputs.get("input_ids")
+        return ids is not None and ids.shape[1] > 1 and bool((ids == self.config.av_token_id).any())
 
     def _get_logits_processor(self, *args, encoder_input_ids: torch.LongTensor | None = None, **kwargs):
         if encoder_input_ids is not None:

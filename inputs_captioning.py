@@ -1,7 +1,7 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """What users pass for clips, in all its forms: sorted by clip, and turned into arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +10,9 @@ import torch
 
 
 try:  # inside a package: the Hub's module cache
-    from .media_captioning import IMAGE_SUFFIXES, even_indices, read_images
+    from .media_captioning import IMAGE_SUFFIXES, read_images
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from media_captioning import IMAGE_SUFFIXES, even_indices, read_images
+    from media_captioning import IMAGE_SUFFIXES, read_images
 
 
 class ClipInputs(NamedTuple):
@@ -47,21 +47,21 @@ def is_path(item: Any) -> bool:
     return isinstance(item, (str, Path))
 
 
-def to_frames(video: Any, num_frames: int | None) -> np.ndarray:
+def to_frames(video: Any, choose: Callable[[int], Sequence[int]]) -> np.ndarray:
     """Pictures of a video, `(num_frames, height, width, 3)` uint8 RGB.
 
     Args:
         video: an image, a list of images or of their paths, or an array `(video_frames, height, width, 3)`.
-        num_frames: to take at even distances; `None` takes all.
+        choose: which to take of how many.
     """
     if hasattr(video, "convert"):
         video = [video]
     if not len(video):
         raise ValueError("Got a video of 0 frames, expected at least one: pass videos=None for no picture.")
-    num_frames = len(video) if num_frames is None else num_frames
+    numbers = choose(len(video))
     if is_path(video[0]):
-        return read_images(video, num_frames)
-    frames = [_to_rgb(video[index]) for index in even_indices(len(video), num_frames)]
+        return read_images(video, numbers)
+    frames = [_to_rgb(video[number]) for number in numbers]
     sizes = {frame.shape[:2] for frame in frames}
     if len(sizes) > 1:
         raise ValueError(f"The frames of a video have sizes {sorted(sizes)}, expected one (height, width).")

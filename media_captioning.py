@@ -61,11 +61,13 @@ class Clip:
         waveform: mono samples in [-1, 1], `(samples,)` float32; `None` without sound.
         frames: evenly spaced pictures, `(video_frames, height, width, 3)` uint8 RGB; `None` without picture.
         duration: length of the whole file in seconds; `None` if it has no time, as loose frames.
+        sampling_rate: of the waveform in Hz.
     """
 
     waveform: np.ndarray | None
     frames: np.ndarray | None
     duration: float | None
+    sampling_rate: int | None = None
 
     @property
     def modalities(self) -> str:
@@ -76,23 +78,25 @@ class Clip:
 
 def read_clip(
     path: str | Path | StoredFile,
-    sampling_rate: int,
+    sampling_rate: int | None,
     num_frames: int,
     window: float,
     audio: bool = True,
     video: bool = True,
     start: float = 0.0,
+    channels: str = "mean",
 ) -> Clip:
     """Decode one window of a clip.
 
     Args:
         path: a media file with sound, picture or both, or a folder of images (a clip without sound).
-        sampling_rate: of the returned waveform, in Hz.
+        sampling_rate: of the returned waveform, in Hz; `None`: that of the file.
         num_frames: pictures to take, at the centres of as many equal parts of what the window holds.
         window: in seconds.
         audio, video: whether to decode the sound, the picture.
         start: of the window, in seconds from the beginning of the file. What comes before it is not decoded, where
             the container has times or an index to jump by.
+        channels: of several, which are heard: their `"mean"` or the `"first"`.
 
     Raises:
         MediaError: missing, unreadable, cut short, empty in the window, without sound and picture, or with samples
@@ -105,9 +109,11 @@ def read_clip(
         if path.is_dir() and not video:
             raise MediaError(f"{path}: a folder of frames, which has no sound; pass a file that has.")
         if path.is_dir():
-            return Clip(None, read_images(list_images(path), num_frames), None)
+            images = list_images(path)
+            return Clip(None, read_images(images, even_indices(len(images), num_frames)), None)
     with _decoding(path):
-        return _read_file(path, sampling_rate, num_frames, _Window(start, start + window), audio, video)
+        sound = _Sound(sampling_rate, channels)
+        return _read_file(path, sound, num_frames, _Window(start, start + window), audio, video)
 
 
 def read_duration(path: str | Path | StoredFile) -> float:
@@ -125,14 +131,16 @@ def read_duration(path: str | Path | StoredFile) -> float:
 
 
 def _read_file(
-    path: Path | StoredFile, sampling_rate: int, num_frames: int, window: "_Window", audio: bool, video: bool
+    path: Path | StoredFile, sound: "_Sound", num_frames: int, window: "_Window", audio: bool, video: bool
 ) -> Clip:
     with _opened(path) as container:
         streams = _streams(path, container, audio, video)
         _jump(container, window)
         spans = _spans(container, streams, window)
         duration = _checked_duration(path, container, spans)
-    waveform = _read_waveform(path, sampling_rate, window) if "audio" in spans else None
+        if sound.rate is None and "audio" in streams:
+            sound = _Sound(streams["audio"].rate, sound.channels)
+    waveform = _read_waveform(path, sound, window) if "audio" in spans else None
     frames = _read_frames(path, spans["video"], num_frames, window) if "video" in spans else None
     if waveform is None and frames is None and window.start > 0:
         raise MediaError(
@@ -140,7 +148,7 @@ def _read_file(
         )
     if waveform is None and frames is None:
         raise MediaError(f"{path}: is empty, 0 s of sound and picture; pass a clip that holds some.")
-    return Clip(waveform, frames, duration)
+    return Clip(waveform, frames, duration, None if waveform is None else sound.rate)
 
 
 def list_folder(folder: str | Path) -> list[Path]:
@@ -162,12 +170,12 @@ def list_images(folder: str | Path) -> list[Path]:
     return sorted(images, key=lambda path: [int(part) if part.isdigit() else part for part in _digits(path.name)])
 
 
-def read_images(paths: Sequence[str | Path | StoredFile], num_frames: int) -> np.ndarray:
-    """Evenly spaced images of a sequence, `(num_frames, height, width, 3)` uint8; all must have one size."""
+def read_images(paths: Sequence[str | Path | StoredFile], numbers: Sequence[int]) -> np.ndarray:
+    """Some images of a sequence, `(len(numbers), height, width, 3)` uint8; all must have one size."""
     from PIL import Image, ImageOps
 
     frames = {}
-    for index in sorted(set(even_indices(len(paths), num_frames))):
+    for index in sorted(set(numbers)):
         try:
             with Image.open(_openable(paths[index])) as image:
                 frames[index] = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -181,7 +189,7 @@ def read_images(paths: Sequence[str | Path | StoredFile], num_frames: int) -> np
                 f"{paths[index]}: {frames[index].shape[1]}x{frames[index].shape[0]} pixels among frames of "
                 f"{first.shape[1]}x{first.shape[0]}; give all frames of a clip one size."
             )
-    return np.stack([frames[index] for index in even_indices(len(paths), num_frames)])
+    return np.stack([frames[index] for index in numbers])
 
 
 def even_indices(length: int, count: int) -> list[int]:
@@ -189,8 +197,12 @@ def even_indices(length: int, count: int) -> list[int]:
     return [int((part + 0.5) * length / count) for part in range(count)]
 
 
-def to_mono(waveform: np.ndarray) -> np.ndarray:
-    """Mean over channels of `(samples,)`, `(channels, samples)` or `(samples, channels)`; channels are the fewer."""
+def to_mono(waveform: np.ndarray, channels: str = "mean") -> np.ndarray:
+    """`(samples,)` of `(samples,)`, `(channels, samples)` or `(samples, channels)`; channels are the fewer.
+
+    Args:
+        channels: their `"mean"` or the `"first"`.
+    """
     waveform = np.asarray(waveform)
     if np.issubdtype(waveform.dtype, np.integer) and waveform.dtype.itemsize > 4:
         raise ValueError(
@@ -202,7 +214,8 @@ def to_mono(waveform: np.ndarray) -> np.ndarray:
     elif np.issubdtype(waveform.dtype, np.integer):
         waveform = waveform / -float(np.iinfo(waveform.dtype).min)
     if waveform.ndim == 2:
-        waveform = waveform.mean(axis=int(np.argmin(waveform.shape)))
+        axis = int(np.argmin(waveform.shape))
+        waveform = waveform.take(0, axis) if channels == "first" else waveform.mean(axis=axis)
     if waveform.ndim != 1:
         raise ValueError(f"audio has shape {waveform.shape}, expected (samples,) or (channels, samples).")
     _check_samples(waveform, "audio", ValueError)
@@ -231,6 +244,15 @@ class _Window:
 
     start: float
     end: float
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """What is wanted of a sound: its sampling rate in Hz, and which of several channels, their `"mean"` or the
+    `"first"`."""
+
+    rate: int | None
+    channels: str
 
 
 @dataclass
@@ -389,15 +411,15 @@ def _frames_from(path: Path | StoredFile, kind: str, window: _Window) -> Iterato
                 return
 
 
-def _read_waveform(path: Path | StoredFile, sampling_rate: int, window: _Window) -> np.ndarray | None:
-    limit = round((window.end - window.start) * sampling_rate)
+def _read_waveform(path: Path | StoredFile, sound: _Sound, window: _Window) -> np.ndarray | None:
+    limit = round((window.end - window.start) * sound.rate)
     with _frames_from(path, "audio", window) as timed:
         first = next(timed, None)
         if first is None:
             return None
-        lead = position = round((first[0] - window.start) * sampling_rate)
+        lead = position = round((first[0] - window.start) * sound.rate)
         frames, parts = (frame for _, frame in chain([first], timed)), []
-        for part in _mono_parts(frames, sampling_rate):
+        for part in _mono_parts(frames, sound):
             if position + len(part) > 0:
                 parts.append(part[max(0, -position) :])
             position += len(part)
@@ -421,16 +443,17 @@ def _check_samples(waveform: np.ndarray, name: str, kind: type[ValueError]):
         )
 
 
-def _mono_parts(frames: Iterator, sampling_rate: int) -> Iterator[np.ndarray]:
-    """Resampled sound, averaged over channels; where a stream changes its form, as broadcasts do, it begins anew."""
+def _mono_parts(frames: Iterator, sound: _Sound) -> Iterator[np.ndarray]:
+    """Resampled sound of one channel; where a stream changes its form, as broadcasts do, it begins anew."""
     import av
 
     for _, alike in groupby(frames, key=lambda frame: (frame.layout.name, frame.sample_rate, frame.format.name)):
         # Packed: PyAV reads the planes of 8 channels without a layout from where there are none, and the process ends.
-        resampler = av.AudioResampler(format="flt", rate=sampling_rate)
+        resampler = av.AudioResampler(format="flt", rate=sound.rate)
         for frame in chain(alike, [None]):  # None empties the resampler
             for part in resampler.resample(frame):
-                yield part.to_ndarray().reshape(-1, part.layout.nb_channels).mean(axis=1)
+                samples = part.to_ndarray().reshape(-1, part.layout.nb_channels)
+                yield samples[:, 0] if sound.channels == "first" else samples.mean(axis=1)
 
 
 def _read_frames(path: Path | StoredFile, span: _Span, num_frames: int, window: _Window) -> np.ndarray | None:

@@ -16,11 +16,11 @@ from transformers.utils import ModelOutput, TransformersKwargs
 try:  # inside a package: the Hub's module cache
     from .adapters_captioning import AdapterMixin
     from .configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
-    from .generation_captioning import CaptionGenerationMixin, has_clips
+    from .generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from adapters_captioning import AdapterMixin
     from configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
-    from generation_captioning import CaptionGenerationMixin, has_clips
+    from generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
 
 
 LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {
@@ -75,7 +75,8 @@ class CaptioningModel(AdapterMixin, PreTrainedModel, CaptionGenerationMixin):
         loss_terms: by the name of an output field what the term is a mean over, `"tokens"` (of the labels) or
             `"clips"` (those of [`counted_clips`]). The forward pass takes the numbers of a whole optimiser step as
             `num_items_in_batch` and `num_clips_in_batch`.
-        resume_fields: fields of the configuration in which a checkpoint and what continues it must agree.
+        resume_fields: fields of the configuration, or of a part's as `part.field`, in which a checkpoint and what
+            continues it must agree.
         decoding: options of `generate` that a model is given where it is made.
         feature_encoder_name: the part whose outputs may be stored and given in place of media, if there is one.
     """
@@ -200,7 +201,7 @@ class CaptioningModel(AdapterMixin, PreTrainedModel, CaptionGenerationMixin):
             )
 
 
-class SoftTokenModel(CaptioningModel):
+class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
     """A captioner whose clips are soft tokens, which stand in a text where placeholders are.
 
     A family has `get_soft_tokens`, a `language_model`, and a forward pass that names its features and calls

@@ -6,7 +6,7 @@ video by audio: `(batch, video_tokens, audio_tokens)`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, CLIPVisionModelWithProjection, PreTrainedModel
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
@@ -29,7 +26,9 @@ try:  # inside a package: the Hub's module cache
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
     from .modeling_captioning import CaptioningOutput, SoftTokenModel, SoftTokens, register_family
     from .parts_captioning import as_dtype, caption_decoding, cast, load_part, location, published_name
-    from .transport_captioning import alignment_loss, at_least_float32, log_sinkhorn, plan_entropy
+    from .precision_captioning import FloatConv2d, FloatLayerNorm, at_least_float32
+    from .transport_captioning import alignment_loss, log_sinkhorn, plan_entropy
+    from .vit_captioning import VitAttention, VitLayer
     from .weights_captioning import WeightsError, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from adapters_captioning import own_fields
@@ -37,7 +36,9 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
     from modeling_captioning import CaptioningOutput, SoftTokenModel, SoftTokens, register_family
     from parts_captioning import as_dtype, caption_decoding, cast, load_part, location, published_name
-    from transport_captioning import alignment_loss, at_least_float32, log_sinkhorn, plan_entropy
+    from precision_captioning import FloatConv2d, FloatLayerNorm, at_least_float32
+    from transport_captioning import alignment_loss, log_sinkhorn, plan_entropy
+    from vit_captioning import VitAttention, VitLayer
     from weights_captioning import WeightsError, load_strictly
 
 # After the configuration, which has looked at the version: an older Transformers lacks them.
@@ -49,65 +50,6 @@ from transformers.utils.output_capturing import capture_outputs
 KEPT_IN_FLOAT32 = frozenset({"batch_norm", "logit_scale"})
 
 # ------------------------------------------------------------------------------------------------------ audio tower
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out; `query`, `key`, `value` are `(batch, heads, tokens, head_dim)`."""
-    weights = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-class LavcapAudioAttention(nn.Module):
-    def __init__(self, config: LavcapAudioConfig):
-        super().__init__()
-        self.config = config
-        self.is_causal = False
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(
-        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (batch, heads, audio_tokens, head_dim)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        dropout = self.config.attention_dropout if self.training else 0.0
-        output, weights = attention(
-            self, query, key, value, attention_mask=None, scaling=self.scaling, dropout=dropout, **kwargs
-        )
-        return self.out_proj(output.reshape(hidden_states.shape)), weights
-
-
-class LavcapAudioMLP(nn.Module):
-    def __init__(self, config: LavcapAudioConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
 class LavcapBatchNorm(nn.BatchNorm1d):
@@ -127,45 +69,12 @@ class LavcapBatchNorm(nn.BatchNorm1d):
         return nn.functional.batch_norm(features, mean, variance, weight, bias, moves, self.momentum, self.eps)
 
 
-class LavcapLayerNorm(nn.LayerNorm):
-    """LayerNorm in float32 whatever the dtype of its weights, as under autocast: the residual stream loses no bits."""
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
-        return nn.functional.layer_norm(hidden_states.to(weight.dtype), self.normalized_shape, weight, bias, self.eps)
-
-
-class LavcapPatchEmbed(nn.Conv2d):
-    """Convolution in float32 whatever the dtype of its weights: rounded features would cost the plan most bits."""
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        weight = at_least_float32(self.weight)
-        bias = None if self.bias is None else at_least_float32(self.bias)  # an adapter's copy of the layer has none
-        return self._conv_forward(features.to(weight.dtype), weight, bias)
-
-
-class LavcapAudioLayer(GradientCheckpointingLayer):
-    def __init__(self, config: LavcapAudioConfig):
-        super().__init__()
-        self.layer_norm1 = LavcapLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = LavcapAudioAttention(config)
-        self.layer_norm2 = LavcapLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = LavcapAudioMLP(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        dtype = self.layer_norm1.weight.dtype
-        attended, _ = self.self_attn(self.layer_norm1(hidden_states).to(dtype), **kwargs)
-        hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.layer_norm2(hidden_states).to(dtype)))
-
-
 class LavcapPreTrainedModel(PreTrainedModel):
     config: LavcapConfig
     base_model_prefix = ""
     input_modalities = ("audio", "video", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LavcapAudioLayer"]
+    _no_split_modules = ["VitLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -189,7 +98,7 @@ class LavcapAudioModel(LavcapPreTrainedModel):
     config: LavcapAudioConfig
     main_input_name = "input_features"
     input_modalities = ("audio",)
-    _can_record_outputs = {"hidden_states": LavcapAudioLayer, "attentions": LavcapAudioAttention}
+    _can_record_outputs = {"hidden_states": VitLayer, "attentions": VitAttention}
     _keep_in_fp32_modules_strict = ["batch_norm"]
 
     def __init__(self, config: LavcapAudioConfig):
@@ -198,11 +107,11 @@ class LavcapAudioModel(LavcapPreTrainedModel):
         self.batch_norm = LavcapBatchNorm(
             config.num_mel_bins, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum
         )
-        self.patch_embed = LavcapPatchEmbed(1, width, kernel_size=patch, stride=patch)
+        self.patch_embed = FloatConv2d(1, width, kernel_size=patch, stride=patch)
         self.time_pos_embed = nn.Parameter(torch.zeros(1, width, 1, config.num_time_patches))
         self.freq_pos_embed = nn.Parameter(torch.zeros(1, width, config.num_frequency_patches, 1))
-        self.layers = nn.ModuleList(LavcapAudioLayer(config) for _ in range(config.num_hidden_layers))
-        self.layer_norm = LavcapLayerNorm(width, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(VitLayer(config) for _ in range(config.num_hidden_layers))
+        self.layer_norm = FloatLayerNorm(width, eps=config.layer_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -308,9 +217,9 @@ class LavcapFusion(nn.Module):
         if config.optimal_transport:
             self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init)))
         if config.token_layer_norm and config.single_modality != "video":
-            self.audio_layer_norm = LavcapLayerNorm(width)
+            self.audio_layer_norm = FloatLayerNorm(width)
         if config.token_layer_norm and config.single_modality != "audio":
-            self.video_layer_norm = LavcapLayerNorm(width)
+            self.video_layer_norm = FloatLayerNorm(width)
         if config.fusion == "cross_attention":
             self.cross_attention = nn.MultiheadAttention(width, config.cross_attention_heads, batch_first=True)
 

@@ -15,11 +15,13 @@ from transformers.utils import cached_file
 
 
 try:  # inside a package: the Hub's module cache
-    from .weights_captioning import WeightsError, shorten
+    from .weights_captioning import WEIGHT_SUFFIXES, WeightsError, read_weights, shorten
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from weights_captioning import WeightsError, shorten
+    from weights_captioning import WEIGHT_SUFFIXES, WeightsError, read_weights, shorten
 
 
+# What the library wants of a saved decoding by one beam: options of several are its defaults.
+WITHOUT_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -135,9 +137,28 @@ def caption_decoding(base: GenerationConfig | PreTrainedConfig, **options: Any) 
     """Decoding by `options` with the special ids of a language model, whose own sampling is not for captions."""
     pad = base.eos_token_id if base.pad_token_id is None else base.pad_token_id
     pad = pad[0] if isinstance(pad, list) else pad
+    if options.get("num_beams") == 1:
+        options |= WITHOUT_BEAMS
     return GenerationConfig(
         bos_token_id=base.bos_token_id,
         eos_token_id=base.eos_token_id,
         pad_token_id=pad,
         **options,
     )
+
+
+def read_part(part: str | Path, model_type: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What the configuration beside a part's weights tells, if it is of our own kind, and the weights.
+
+    Args:
+        part: a file of weights, a folder, or a name on the Hub.
+        model_type: of our own kind; other configurations tell nothing.
+
+    Raises:
+        WeightsError: unreadable or unsafe.
+    """
+    if not Path(part).exists() and Path(part).suffix in WEIGHT_SUFFIXES:
+        raise WeightsError(f"{part}: no such file; check the path.")
+    saved = {} if Path(part).is_file() else read_json(find_file(part, "config.json", {}))
+    file = part if Path(part).exists() else cached_file(str(part), "model.safetensors")
+    return saved if saved.get("model_type") == model_type else {}, read_weights(file)

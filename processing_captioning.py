@@ -1,10 +1,11 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""What the processors of all captioners share: clips, prompts and captions in, tensors out.
+"""What the processors of all captioners share: clips and words in, tensors out; and captions out of ids.
 
 The same processor serves training and inference.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,19 +24,33 @@ from transformers.utils import logging
 
 
 try:  # inside a package: the Hub's module cache
-    from .chat_captioning import clips_of
     from .configuration_captioning import CaptioningConfig
     from .inputs_captioning import ClipInputs, is_path, sort_by_clip, to_frames, to_numpy
-    from .media_captioning import Clip, read_clip, resample, to_mono
-    from .options_captioning import NO_OPTIONS, CallOptions, as_batch, known_options, sort_options
-    from .text_captioning import CaptionTextMixin
+    from .media_captioning import (
+        Clip,
+        StoredFile,
+        even_indices,
+        list_images,
+        read_clip,
+        read_images,
+        resample,
+        to_mono,
+    )
+    from .options_captioning import NO_OPTIONS, CallOptions, as_batch, sort_options
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from chat_captioning import clips_of
     from configuration_captioning import CaptioningConfig
     from inputs_captioning import ClipInputs, is_path, sort_by_clip, to_frames, to_numpy
-    from media_captioning import Clip, read_clip, resample, to_mono
-    from options_captioning import NO_OPTIONS, CallOptions, as_batch, known_options, sort_options
-    from text_captioning import CaptionTextMixin
+    from media_captioning import (
+        Clip,
+        StoredFile,
+        even_indices,
+        list_images,
+        read_clip,
+        read_images,
+        resample,
+        to_mono,
+    )
+    from options_captioning import NO_OPTIONS, CallOptions, as_batch, sort_options
 
 
 logger = logging.get_logger(__name__)
@@ -44,32 +59,27 @@ CALL_ARGUMENTS = {"input_features": "audio", "pixel_values_videos": "videos"}  #
 LENGTH_TOLERANCE = 0.1  # seconds that a clip may exceed the window without a word: the last packet of a codec
 
 
-class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
+class CaptioningProcessor(ProcessorMixin):
     r"""
-    Turns clips into model inputs: sound into a filter bank, frames into pixels, prompt and caption into ids, with as
-    many placeholders as the model will make soft tokens. Text is padded on the left for generation and on the right
-    for training. A family has [`num_soft_tokens`], and arguments of its own in a constructor that names all of these.
+    Turns clips into model inputs: sound into a filter bank, frames into pixels, words into ids. A family has
+    [`num_soft_tokens`] and [`encode_text`], and a constructor that names all of its arguments.
 
     Args:
         feature_extractor (`SequenceFeatureExtractor`): for the sound; has `window` (seconds) and `sampling_rate`.
         image_processor (`BaseImageProcessor`): for the frames.
-        tokenizer (`PreTrainedTokenizerBase`): of the language model; the placeholder is added to it if need be.
-        chat_template (`str`, *optional*): Jinja template of a conversation; default: that of `default_prompt`.
-        num_video_frames (`int`): frames taken from a clip, evenly spaced.
-        av_token (`str`), av_token_id (`int`, *optional*): the placeholder; the id defaults to the tokenizer's.
-        prompt (`str`): template with `{av}` and `{instruction}`.
-        instruction (`str`): what is asked when nothing else is.
+        tokenizer (`PreTrainedTokenizerBase`): of the language model.
+        chat_template (`str`, *optional*): Jinja template of a conversation.
+        num_video_frames (`int`): frames taken from a clip.
 
     Class attributes:
         config_class: the family's configuration, which has the table of feature names.
-        default_prompt, default_chat_template: the family's prompt, and the same for messages.
         frame_sampler: how frames are chosen of a clip, as data sets note it.
+        takes_instruction: whether the model is asked something; then `instruction` is what, when nothing else is.
     """
 
     config_class: ClassVar[type[CaptioningConfig]] = CaptioningConfig
-    default_prompt: ClassVar[str] = "{av} {instruction}\n"
-    default_chat_template: ClassVar[str | None] = None
     frame_sampler: ClassVar[str] = "centres of equal parts"
+    takes_instruction: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -78,27 +88,8 @@ class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
         tokenizer=None,
         chat_template: str | None = None,
         num_video_frames: int = 20,
-        av_token: str = "<av>",
-        av_token_id: int | None = None,
-        prompt: str | None = None,
-        instruction: str = "Please describe the audio.",
     ):
-        if tokenizer.eos_token_id is None:
-            raise ValueError("The tokenizer has no end token, expected eos_token: a caption could not end.")
-        tokenizer.add_special_tokens({"extra_special_tokens": [av_token]}, replace_extra_special_tokens=False)
         self.num_video_frames = num_video_frames
-        self.av_token = av_token
-        self.av_token_id = tokenizer.convert_tokens_to_ids(av_token) if av_token_id is None else av_token_id
-        word = tokenizer.convert_ids_to_tokens(self.av_token_id) if self.av_token_id < len(tokenizer) else av_token
-        if word != av_token:
-            raise ValueError(
-                f"av_token_id is {self.av_token_id}, expected the id of {av_token!r} or one beyond the "
-                f"{len(tokenizer)} tokens of the tokenizer: it is that of {word!r}."
-            )
-        self.prompt = self.default_prompt if prompt is None else prompt
-        self.instruction = instruction
-        if chat_template is None and self.prompt == self.default_prompt:
-            chat_template = self.default_chat_template
         super().__init__(feature_extractor, image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -107,8 +98,35 @@ class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
         raise NotImplementedError
 
     def num_soft_tokens(self, audio: bool, video: bool, video_tokens: int | None = None) -> int:
-        """Placeholders that a clip needs, given which modalities it has, and how many frames or stored features."""
+        """Soft tokens of a clip, given which modalities it has, and how many frames or stored features."""
         raise NotImplementedError
+
+    def encode_text(
+        self,
+        counts: Sequence[int],
+        text: str | Sequence[str] | None = None,
+        captions: str | Sequence[str] | None = None,
+        **options,
+    ) -> dict[str, torch.Tensor]:
+        """Ids, their mask and, with captions, labels, of clips with `counts` soft tokens each.
+
+        Args:
+            options: fields of `TextOptions`, such as `padding` and `max_length`.
+        """
+        raise NotImplementedError
+
+    def choose_frames(self, available: int, draw: torch.Generator | None = None) -> list[int]:
+        """Numbers of the frames to take of a clip that has so many.
+
+        Args:
+            draw: for a family that takes others each time in training; default: those of evaluation.
+        """
+        return even_indices(available, self.num_video_frames)
+
+    @property
+    def num_candidate_frames(self) -> int:
+        """Frames of a film, at even distances, that [`choose_frames`] chooses among."""
+        return self.num_video_frames
 
     @property
     def feature_names(self) -> dict[str, tuple[str, ...]]:
@@ -143,6 +161,23 @@ class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
             features["video_features"] = torch.zeros(self.num_video_frames, stored_size)
         return {name: torch.zeros_like(each) for name, each in features.items()}
 
+    @property
+    def pad_token_id(self) -> int:
+        """What rows are filled up with, masked: the end token where the tokenizer has none, as LLaMA-2's."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def decode_captions(self, output_ids: torch.Tensor, inputs: BatchFeature | dict | None = None) -> list[str]:
+        """Captions from what `generate` returns, each in one line.
+
+        Args:
+            output_ids: `(batch, sequence)`.
+            inputs: what was given to `generate`; the prompt is cut off by its length. Default: nothing is cut.
+        """
+        start = 0 if inputs is None else inputs["input_ids"].shape[1]
+        texts = self.tokenizer.batch_decode(output_ids[:, start:], skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]
+
     def __call__(
         self,
         media: str | Path | Sequence[str | Path] | None = None,
@@ -165,8 +200,8 @@ class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
             images: a still picture for each clip, or a list of the frames of each; in place of `videos`.
             video_features: projected image embeddings, `(video_frames, hidden)`.
                 In a list, `None` stands for a clip that lacks the modality.
-            text: instruction, or a whole prompt that holds `av_token` once; default: `instruction`.
-            captions: for training: appended to the prompt with an end token; adds `labels`.
+            text: what stands before the caption: an instruction, or the caption's beginning, as the family has it.
+            captions: for training, with an end token; adds `labels`.
             kwargs: as every processor takes them, flat or in `text_kwargs`, `images_kwargs`, `videos_kwargs` and
                 `audio_kwargs`:
                 `sampling_rate` of `audio` samples in Hz, default the feature extractor's; `device` for the filter
@@ -204,63 +239,27 @@ class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
                     found["video_features"] = torch.as_tensor(row.video_features, dtype=torch.float32)
         return as_batch(self.batch(features, text, captions, **options.text), options.return_tensors)
 
-    def apply_chat_template(
-        self,
-        conversation: list[dict] | list[list[dict]],
-        chat_template: str | None = None,
-        tokenize: bool = False,
-        return_dict: bool = False,
-        return_tensors: str | None = "pt",
-        load_audio_from_video: bool = False,
-        processor_kwargs: dict[str, Any] | None = None,
-        **kwargs,
-    ) -> str | list[str] | BatchFeature | torch.Tensor:
-        """Prompt of a conversation about a clip, or of several conversations.
-
-        Args:
-            conversation: messages with `role` and `content`, a text or a list of entries of a `type`: `"text"` asks,
-                `"audio"`, `"video"` and `"image"` bring the sound, the picture or a frame of it, under the name of
-                their type, `"path"` or `"url"` (of a local file). One clip per conversation.
-            chat_template: Jinja template; default: the processor's.
-            tokenize: process the prompt and the clip; default: return the text of the prompt.
-            return_dict: with `tokenize`: return all model inputs, as the call does, not `input_ids` alone.
-            load_audio_from_video: take the sound of the video files as well.
-            processor_kwargs: options of the call.
-            kwargs: as [`ProcessorMixin.apply_chat_template`]: `add_generation_prompt`, `continue_final_message`,
-                variables of the template.
-        """
-        if kwargs.get("return_assistant_tokens_mask"):
-            raise ValueError("return_assistant_tokens_mask is not supported: for training pass captions to the call.")
-        options = {name: kwargs.pop(name) for name in list(kwargs) if name in known_options(self.image_processor)}
-        variables = {"instruction": self.instruction, "av_token": self.av_token}
-        prompt = super().apply_chat_template(conversation, chat_template, tokenize=False, **variables | kwargs)
-        if not tokenize:
-            return prompt
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        conversations = [conversation] if isinstance(prompt, str) else conversation
-        clips = [clips_of(messages, load_audio_from_video) for messages in conversations]
-        options = {"return_tensors": return_tensors} | options | (processor_kwargs or {})
-        if any(clips):
-            media = {name: [clip.get(name) for clip in clips] for name in ("audio", "images", "videos")}
-            media = {name: column for name, column in media.items() if any(part is not None for part in column)}
-            inputs = self(text=prompts, **media, **options)
-        else:  # words alone
-            options = sort_options(self, options)
-            inputs = as_batch(self.encode_text([0] * len(prompts), prompts, **options.text), options.return_tensors)
-        return inputs if return_dict else inputs["input_ids"]
-
     def load_clip(
         self, path: str | Path, audio: bool = True, video: bool = True, num_frames: int | None = None
     ) -> Clip:
         """Decode the window of a clip that the model can take; a longer one is cut with a warning.
 
         A single-modality baseline decodes its modality only.
+
+        Args:
+            num_frames: to take at even distances; default: those that the model takes.
         """
         extractor = self.feature_extractor
         audio, video = audio and "audio" in self.modalities, video and "video" in self.modalities
-        num_frames = num_frames or self.num_video_frames
-        clip = read_clip(path, extractor.sampling_rate, num_frames, self.window, audio, video)
+        if video and num_frames is None and not isinstance(path, StoredFile) and Path(path).is_dir():
+            images = list_images(path)
+            return Clip(None, read_images(images, self.choose_frames(len(images))), None)
+        candidates = num_frames or self.num_candidate_frames
+        rate = None if extractor.keeps_rate else extractor.sampling_rate
+        clip = read_clip(path, rate, candidates, self.window, audio, video, channels=extractor.channels)
         self._warn_if_long(str(path), clip.duration)
+        if clip.frames is not None and num_frames is None:
+            clip = replace(clip, frames=clip.frames[self.choose_frames(candidates)])
         return clip
 
     def clip_features(self, clip: Clip) -> dict[str, torch.Tensor]:
@@ -331,17 +330,19 @@ class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
         return found[0] if found else None
 
     def _clip(self, inputs: ClipInputs, options: CallOptions) -> Clip:
-        waveform = self._waveform(inputs.audio, options.audio.get("sampling_rate"))
-        return Clip(waveform, self._frames(inputs.video, options.videos), None)
+        waveform, rate = self._waveform(inputs.audio, options.audio.get("sampling_rate"))
+        return Clip(waveform, self._frames(inputs.video, options.videos), None, rate)
 
     def _clip_features(self, clips: Sequence[Clip], options: CallOptions) -> list[dict[str, torch.Tensor]]:
         features: list[dict[str, torch.Tensor]] = [{} for _ in clips]
         heard = [index for index, clip in enumerate(clips) if clip.waveform is not None and "audio" in self.modalities]
         if heard:
             device = options.audio.get("device")
-            rows = self.feature_extractor([clips[index].waveform for index in heard], device=device)["input_features"]
-            for index, row in zip(heard, rows, strict=True):
-                features[index]["input_features"] = row
+            for indices, rate in self._by_rate(clips, heard):
+                waveforms = [clips[index].waveform for index in indices]
+                rows = self.feature_extractor(waveforms, sampling_rate=rate, device=device)["input_features"]
+                for index, row in zip(indices, rows, strict=True):
+                    features[index]["input_features"] = row
         for clip, found in zip(clips, features, strict=True):
             if clip.frames is not None and "video" in self.modalities:
                 pixels = self.image_processor(
@@ -353,11 +354,18 @@ class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
                 found["pixel_values_videos"] = pixels["pixel_values"]
         return features
 
-    def _waveform(self, audio, sampling_rate: int | None) -> np.ndarray | None:
+    def _by_rate(self, clips: Sequence[Clip], heard: Sequence[int]) -> Iterable[tuple[list[int], int | None]]:
+        """Numbers of the clips that have one sampling rate; `None`: that of the feature extractor."""
+        rates = [clips[index].sampling_rate if self.feature_extractor.keeps_rate else None for index in heard]
+        for rate in dict.fromkeys(rates):
+            yield [index for index, own in zip(heard, rates, strict=True) if own == rate], rate
+
+    def _waveform(self, audio, sampling_rate: int | None) -> tuple[np.ndarray | None, int | None]:
         if audio is None:
-            return None
+            return None, None
         if is_path(audio):
-            return self.load_clip(audio, video=False).waveform
+            clip = self.load_clip(audio, video=False)
+            return clip.waveform, clip.sampling_rate
         rate = self.feature_extractor.sampling_rate
         if isinstance(audio, dict):
             audio, sampling_rate = audio["array"], audio["sampling_rate"]
@@ -365,20 +373,27 @@ class CaptioningProcessor(CaptionTextMixin, ProcessorMixin):
         if sampling_rate <= 0:
             raise ValueError(f"sampling_rate is {sampling_rate}, expected samples per second, such as 44100.")
         samples = to_numpy(audio)
-        waveform = to_mono(samples)
+        waveform = to_mono(samples, self.feature_extractor.channels)
+        rate = sampling_rate if self.feature_extractor.keeps_rate else rate
         self._say_changed(min(samples.shape) if samples.ndim == 2 else 1, sampling_rate, rate)
         self._warn_if_long("audio", len(waveform) / sampling_rate)
-        return resample(waveform[: int(self.window * sampling_rate)], sampling_rate, rate)
+        return resample(waveform[: int(self.window * sampling_rate)], sampling_rate, rate), rate
 
     def _frames(self, video, options: dict[str, Any]) -> np.ndarray | None:
         count, everything = options.get("num_frames"), options.get("do_sample_frames") is False
         if video is None:
             return None
-        if not is_path(video):
-            return to_frames(video, None if everything else count or self.num_video_frames)
+        if is_path(video):
+            if everything:
+                raise ValueError("do_sample_frames is False for a file, expected frames: of files frames are sampled.")
+            return self.load_clip(video, audio=False, num_frames=count).frames
+        return to_frames(video, lambda number: self._taken(number, count, everything))
+
+    def _taken(self, available: int, count: int | None, everything: bool) -> Sequence[int]:
+        """Numbers of the frames to take of those that were passed."""
         if everything:
-            raise ValueError("do_sample_frames is False for a file, expected frames: of files frames are sampled.")
-        return self.load_clip(video, audio=False, num_frames=count).frames
+            return range(available)
+        return self.choose_frames(available) if count is None else even_indices(available, count)
 
     @staticmethod
     def _say_changed(channels: int, sampling_rate: int, rate: int):
@@ -418,13 +433,21 @@ def clip_image_processor(image_size: int):
     )
 
 
-def check_vocabulary(config: CaptioningConfig, tokenizer, av_token: str):
-    """Refuse a tokenizer whose words the language model has no embeddings for.
+def imagenet_image_processor(image_size: int):
+    """Pictures as models of ImageNet take them: resized (bicubic), cropped to a square, normalised."""
+    from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    processor = clip_image_processor(image_size)
+    processor.image_mean, processor.image_std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    return processor
+
+
+def check_words(config: CaptioningConfig, words: int):
+    """Refuse a tokenizer with more words than the language model has embeddings for.
 
     Raises:
         ValueError: with both numbers.
     """
-    words = len(tokenizer) - (av_token in tokenizer.get_vocab())
     if words > config.text_config.vocab_size:
         raise ValueError(
             f"The tokenizer has {words} tokens and the language model {config.text_config.vocab_size}, expected "

@@ -4,11 +4,13 @@
 try:  # inside a package: the Hub's module cache
     from .configuration_lavcap import LavcapConfig, modalities_of
     from .feature_extraction_captioning import FilterBankFeatureExtractor
-    from .processing_captioning import CaptioningProcessor, check_vocabulary, clip_image_processor, register_processor
+    from .processing_captioning import clip_image_processor, register_processor
+    from .prompts_captioning import SoftTokenProcessor, check_vocabulary
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_lavcap import LavcapConfig, modalities_of
     from feature_extraction_captioning import FilterBankFeatureExtractor
-    from processing_captioning import CaptioningProcessor, check_vocabulary, clip_image_processor, register_processor
+    from processing_captioning import clip_image_processor, register_processor
+    from prompts_captioning import SoftTokenProcessor, check_vocabulary
 
 
 # Released `models/lavcap.py`: the prompt of training and of captioning.
@@ -53,14 +55,14 @@ class LavcapFeatureExtractor(FilterBankFeatureExtractor):
     """Filter bank of LAVCap with the released settings: 64 mel bands, 10.24 s, the released mean and deviation."""
 
 
-class LavcapProcessor(CaptioningProcessor):
+class LavcapProcessor(SoftTokenProcessor):
     r"""
-    [`CaptioningProcessor`] of LAVCap.
+    [`SoftTokenProcessor`] of LAVCap.
 
     Args:
         num_audio_tokens (`int`): audio tokens of a window.
         fusion (`str`): `config.fusion` of the model; decides what of a clip is used and the number of soft tokens.
-        others: of [`CaptioningProcessor`].
+        others: of [`SoftTokenProcessor`].
     """
 
     config_class = LavcapConfig

@@ -1,11 +1,10 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Prompts and captions as ids: placeholders for the clip, labels for the caption, padding; and captions out of ids."""
+"""Rows of ids: one text for each clip, padding, and the options that tokenizers have for it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from transformers import BatchFeature
 
 
 class TextOptions(NamedTuple):
@@ -26,72 +25,6 @@ class TextOptions(NamedTuple):
     padding_side: str | None = None
     truncation: bool | str = False
     add_special_tokens: bool = True
-
-
-class CaptionTextMixin:
-    """The text side of a processor, which has `tokenizer`, `prompt`, `instruction`, `av_token` and `av_token_id`."""
-
-    @property
-    def pad_token_id(self) -> int:
-        """What rows are filled up with, masked: the end token where the tokenizer has none, as LLaMA-2's."""
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
-
-    def encode_text(
-        self,
-        counts: Sequence[int],
-        text: str | Sequence[str] | None = None,
-        captions: str | Sequence[str] | None = None,
-        **options,
-    ) -> dict[str, torch.Tensor]:
-        """Ids of prompts with `counts` placeholders each, and of captions with labels if there are any.
-
-        Args:
-            options: fields of `TextOptions`, such as `padding` and `max_length`.
-        """
-        options = TextOptions(**options)
-        prompts = broadcast("texts", self.instruction if text is None else text, len(counts))
-        rows = [self._prompt_ids(prompt, count, options) for prompt, count in zip(prompts, counts, strict=True)]
-        if captions is None:
-            ids, mask = pad_rows(rows, self.pad_token_id, options, side="left")
-            return {"input_ids": ids, "attention_mask": mask}
-        answers = [self._answer_ids(caption) for caption in broadcast("captions", captions, len(counts))]
-        pairs = list(zip(rows, answers, strict=True))
-        ids, mask = pad_rows([row + answer for row, answer in pairs], self.pad_token_id, options, side="right")
-        labels, _ = pad_rows([[-100] * len(row) + answer for row, answer in pairs], -100, options, side="right")
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-    def decode_captions(self, output_ids: torch.Tensor, inputs: BatchFeature | dict | None = None) -> list[str]:
-        """Captions from what `generate` returns, each in one line.
-
-        Args:
-            output_ids: `(batch, sequence)`.
-            inputs: what was given to `generate`; the prompt is cut off by its length. Default: nothing is cut.
-        """
-        start = 0 if inputs is None else inputs["input_ids"].shape[1]
-        texts = self.tokenizer.batch_decode(output_ids[:, start:], skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
-
-    def _prompt_ids(self, text: str, count: int, options: TextOptions) -> list[int]:
-        """Ids of a prompt; its parts are encoded each on its own, as the released code does."""
-        prompt = text if self.av_token in text or not count else self.prompt.replace("{instruction}", text)
-        parts = prompt.replace("{av}", self.av_token).split(self.av_token)
-        if len(parts) != 1 + (count > 0):
-            raise ValueError(
-                f"The prompt holds {len(parts) - 1} placeholders {self.av_token}, expected {int(count > 0)}: "
-                f"{prompt!r}"
-            )
-        bos, start = self.tokenizer.bos_token, []
-        if bos is not None and options.add_special_tokens:
-            parts[0] = parts[0].removeprefix(bos)  # of a template that writes it
-            start = [self.tokenizer.bos_token_id]
-        before, *after = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts)
-        return start + before + [self.av_token_id] * count + sum(after, [])
-
-    def _answer_ids(self, caption: str) -> list[int]:
-        if self.av_token in caption:
-            raise ValueError(f"The caption holds the placeholder {self.av_token}, expected words: {caption!r}")
-        return self.tokenizer(caption, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
 
 def broadcast(name: str, texts: str | Sequence[str], count: int) -> list[str]:

@@ -10,6 +10,12 @@ import torch
 from torch import nn
 
 
+try:  # inside a package: the Hub's module cache
+    from .precision_captioning import at_least_float32
+except ImportError:  # as a plain module: a clone, or after `pip install`
+    from precision_captioning import at_least_float32
+
+
 def log_sinkhorn(similarity: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
     """Entropic optimal transport with uniform marginals, solved in the log domain (paper, eq. 2-3).
 
@@ -64,8 +70,3 @@ def plan_entropy(plan: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         plan: `(batch, video_tokens, audio_tokens)`, mass 1 or, for a clip that lacks a modality, 0.
     """
     return torch.special.entr(plan.float()).sum(), (plan.sum(dim=(1, 2)) > 0).sum()
-
-
-def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32, or as it is where it has more bits."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

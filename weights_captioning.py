@@ -161,6 +161,16 @@ def _shape_conflicts(expected: Mapping[str, torch.Tensor], weights: Mapping[str,
     ]
 
 
+def split_qkv(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A tensor by its name; queries, keys and values that are stacked in one of a `.qkv.` apart, by thirds."""
+    if ".qkv." not in name:
+        return {name: tensor}
+    if tensor.ndim == 0 or tensor.shape[0] % 3:
+        raise WeightsError(f"{name}: shape {tuple(tensor.shape)}, expected queries, keys and values stacked.")
+    thirds = zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True)
+    return {name.replace("qkv", part): third for part, third in thirds}
+
+
 def check_values(tensors: Mapping[str, torch.Tensor]):
     """Refuse tensors that no model can work with: other than dense floating point, or not finite."""
     kinds = [name for name, tensor in tensors.items() if not _is_usable(name, tensor)]

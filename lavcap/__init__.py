@@ -13,6 +13,12 @@ __version__ = "0.1.0"
 
 # Where the names are. Of a family all files are imported with the first name.
 _MODULES = {
+    "AvcapConfig": "configuration_avcap",
+    "AvcapFeatureExtractor": "processing_avcap",
+    "AvcapForConditionalGeneration": "modeling_avcap",
+    "AvcapProcessor": "processing_avcap",
+    "CavMaeConfig": "configuration_avcap",
+    "CavMaeModel": "modeling_avcap",
     "LavcapAudioConfig": "configuration_lavcap",
     "LavcapAudioModel": "modeling_lavcap",
     "LavcapConfig": "configuration_lavcap",

@@ -51,6 +51,8 @@ def _caption_all(args: argparse.Namespace) -> int:
     if not clips:
         return 2
     model, processor = load_model(args.model, args.device)
+    if args.instruction is not None and not processor.takes_instruction:
+        raise ValueError(f"Got --instruction, but {processor.config_class.family} takes none: leave it out.")
     options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
     for paths in in_batches(clips, args.batch_size):
         loaded = []

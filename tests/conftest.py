@@ -9,14 +9,14 @@ import library_tests
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAT_FILES = sorted(
-    path for kind in ("lavcap", "captioning") for path in ROOT.glob(f"*_{kind}.py")
-)  # travel to the Hub
+# The families, and what they share.
+KINDS = sorted(path.stem.removeprefix("modeling_") for path in ROOT.glob("modeling_*.py"))
+FLAT_FILES = sorted(path for kind in KINDS for path in ROOT.glob(f"*_{kind}.py"))  # travel to the Hub
 
 # Transformers' own tests are there once `make contract` has fetched them.
 collect_ignore_glob = [] if library_tests.FOLDER.is_dir() else ["contract/*"]
 
-FIXTURES = ("tiny_models", "finished_runs", "published_models")  # in tests/support
+FIXTURES = ("tiny_models", "tiny_avcap", "finished_runs", "published_models")  # in tests/support
 
 
 def pytest_configure(config):
@@ -32,7 +32,7 @@ LONGEST = (
     "test_interruptions",
     "test_contract_model",
     "test_conversion",
-    "test_second_family",
+    "test_families",
     "test_full_disks",
     "test_documentation",
     "test_processes",

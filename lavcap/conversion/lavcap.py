@@ -26,7 +26,6 @@ from lavcap.conversion.lavcap_checkpoint import (
     AUDIO,
     LOGIT_SCALE,
     TEXT,
-    Weights,
     check_lora_layers,
     check_loras,
     is_ced,
@@ -34,6 +33,7 @@ from lavcap.conversion.lavcap_checkpoint import (
     sort_checkpoint,
 )
 from lavcap.conversion.lavcap_options import ReleasedOptions
+from lavcap.conversion.parts import Weights, format_parts
 from lavcap.files import whole_folder
 from modeling_lavcap import KEPT_IN_FLOAT32, LavcapAudioModel, LavcapForConditionalGeneration
 from parts_captioning import caption_decoding, find_file, load_part, published_name, read_json
@@ -48,6 +48,7 @@ from weights_captioning import (
 
 
 VISION = "vision_tower."
+PARTS = LavcapForConditionalGeneration.part_names
 PAD_TOKEN = "[PAD]"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
@@ -71,6 +72,7 @@ def convert(
     sources: Sources = Sources(),
     lora: str = "merge",
     dtype: torch.dtype | None = None,
+    tensors: dict[str, torch.Tensor] | None = None,
 ) -> str:
     """Write a released checkpoint as a folder for `from_pretrained`; the table of what went where.
 
@@ -83,12 +85,13 @@ def convert(
         sources: of what the checkpoint lacks.
         lora: `"merge"` folds both LoRAs into the weights, `"adapter"` writes a PEFT adapter beside them.
         dtype: of the written weights. Default: that of the language model's.
+        tensors: of the checkpoint, where they have been read.
 
     Raises:
         WeightsError: a tensor without a place, a place without a tensor, shapes that differ.
         ValueError: options that are unknown or contradict the checkpoint.
     """
-    tensors = read_weights(checkpoint)
+    tensors = read_weights(checkpoint) if tensors is None else tensors
     if is_ced(tensors):
         if sources != Sources() or dtype is not None or lora != "merge":
             raise ValueError(
@@ -111,7 +114,7 @@ def _convert_ced(
     _, unused = ced_weights(tensors)
     weights = Weights(unused=unused)
     weights.add(model.state_dict(), Path(checkpoint).name, AUDIO)
-    return format_parts(weights, model.dtype, output)
+    return format_parts(weights, PARTS, model.dtype, output)
 
 
 def _convert_lavcap(
@@ -144,7 +147,7 @@ def _convert_lavcap(
         if lora == "adapter":
             _write_adapter(weights, options, folder, output)
         _write_processor(weights, config, options, tokenizer, folder)
-    return format_parts(weights, dtype, output, lora, options)
+    return format_parts(weights, PARTS, dtype, output, _lora_lines(weights, lora, options))
 
 
 # ------------------------------------------------------------------------------------------------ the configuration
@@ -385,29 +388,12 @@ def _write_adapter(weights: Weights, options: ReleasedOptions, folder: Path, out
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-# ------------------------------------------------------------------------------------------------------------- table
-
-
-def format_parts(
-    weights: Weights,
-    dtype: torch.dtype,
-    output: str | Path,
-    lora: str = "merge",
-    options: ReleasedOptions | None = None,
-) -> str:
-    """What went where: for each part the number of tensors and their sources."""
-    rows = [("part", "tensors", "from")]
-    for part in ("audio_tower", "vision_tower", "fusion", "multi_modal_projector", "language_model"):
-        sources = Counter(source for name, source in weights.sources.items() if name.startswith(f"{part}."))
-        text = ", ".join(f"{source} ({count})" for source, count in sources.items()) or "-"
+def _lora_lines(weights: Weights, lora: str, options: ReleasedOptions) -> dict[str, str]:
+    """What became of the LoRA of each part that has one."""
+    lines = {}
+    for part in PARTS:
         layers = [name for name in weights.loras if name.startswith(f"{part}.")]
         if layers:
             how = "folded in" if lora == "merge" else "in the adapter"
-            text += f"; LoRA of {len(layers)} layers {how}, scale {options.loras[part].scale:g}"
-        rows.append((part, str(sum(sources.values())), text))
-    for reason in dict.fromkeys(weights.unused.values()):
-        names = [name for name, why in weights.unused.items() if why == reason]
-        rows.append(("not used", str(len(names)), f"{reason}: {shorten(names)}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    lines = [f"{part:<{widths[0]}}  {count:>{widths[1]}}  {text}" for part, count, text in rows]
-    return "\n".join([*lines, *weights.notes, f"{str(dtype).removeprefix('torch.')}, written to {output}"])
+            lines[part] = f"; LoRA of {len(layers)} layers {how}, scale {options.loras[part].scale:g}"
+    return lines

@@ -6,13 +6,13 @@ Source of the layouts: Hyeongkeun/LAVCap (`models/lavcaps.py`, `runner.py`) and 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 from tqdm.auto import tqdm
 
 from ced_captioning import ced_name, ced_weights
 from lavcap.conversion.lavcap_options import ReleasedOptions
+from lavcap.conversion.parts import Weights
 from weights_captioning import WeightsError, check_values, shorten
 
 
@@ -29,33 +29,6 @@ LORA = re.compile(r"^(.+)\.lora_([AB])\.default\.weight$")
 ROTARY = re.compile(r"\.rotary_emb\.inv_freq$")
 LOGIT_SCALE = "fusion.logit_scale"
 AUDIO, TEXT = "audio_tower.", "language_model."
-
-
-@dataclass
-class Weights:
-    """Tensors by our names, each with where it comes from.
-
-    Args:
-        tensors: without `loras`, which are `(A, B)` of shapes `(rank, in)` and `(out, rank)` by layer.
-        sources: by tensor, the name of a file or model.
-        origins: by tensor of the checkpoint, its name there.
-        unused: by name in its file, why a tensor is not needed.
-        notes: what a reader of the table should know.
-    """
-
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
-    loras: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    unused: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, tensors: Mapping[str, torch.Tensor], source: str, prefix: str = ""):
-        """Fill what is not filled yet, by names after `prefix`."""
-        named = {prefix + name: tensor for name, tensor in tensors.items()}
-        new = {name: tensor for name, tensor in named.items() if name not in self.tensors}
-        self.tensors |= new
-        self.sources |= dict.fromkeys(new, source)
 
 
 def is_ced(tensors: Mapping[str, torch.Tensor]) -> bool:

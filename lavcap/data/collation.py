@@ -44,6 +44,8 @@ class TrainingCollator:
         self.augmentation = augmentation or Augmentation()
         self.blanks = Blanks(processor, stored_size)
         extractor = processor.feature_extractor
+        if self.augmentation.instructions and not processor.takes_instruction:
+            raise ValueError(f"Got instructions, but {processor.config_class.family} takes none: leave them out.")
         self.augmentation.check_fits(extractor.max_frames, extractor.feature_size)
         self._masked_value = -extractor.mean / extractor.std
 
@@ -53,7 +55,9 @@ class TrainingCollator:
         draws = [torch.Generator().manual_seed(item["seed"]) for item in items]
         # Always drawn, in this order: one clip's lack of a modality must not shift what is drawn after it.
         hidden = [self.augmentation.hidden_modality(draw) for draw in draws]
-        texts = [self.augmentation.instruction(draw) or self.processor.instruction for draw in draws]
+        texts = None
+        if self.processor.takes_instruction:
+            texts = [self.augmentation.instruction(draw) or self.processor.instruction for draw in draws]
         features = [self._changed(item["features"], draw) for item, draw in zip(items, draws, strict=True)]
         masks = self.blanks.masks(items, hidden)
         batch = self.processor.batch(self.blanks.fill(features), text=texts, captions=_captions(items), **masks)

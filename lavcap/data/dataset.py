@@ -1,7 +1,7 @@
 """Clips as model features: what is read of the media of a row, and data sets of them."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from processing_captioning import CaptioningProcessor
 
 
+FRAMES = 0x6672616D6573  # sets the draw of frames apart from others of the same seed
+
+
 class ClipDataset(torch.utils.data.Dataset):
     """Clips as model features: `{"id", "captions", "features", "seed"}` per row.
 
@@ -30,6 +33,7 @@ class ClipDataset(torch.utils.data.Dataset):
         tolerant: a clip that cannot be read comes without features, with the reason under `broken`, and does not
             raise.
         stored_size: that stored visual features should have; default: any.
+        draws_frames: take other frames of a clip in each epoch, where the processor has it so in training.
     """
 
     def __init__(
@@ -40,14 +44,16 @@ class ClipDataset(torch.utils.data.Dataset):
         seed: int = 0,
         tolerant: bool = False,
         stored_size: int | None = None,
+        draws_frames: bool = False,
     ):
         self.rows = rows
         self.processor = processor
         self.seed = seed
         self.tolerant = tolerant
         self.stored_size = stored_size
+        self.draws_frames = draws_frames
         self._epoch = shared_number(0)
-        self._cache: dict[str, dict[str, torch.Tensor]] | None = {} if cache else None
+        self._cache: dict[tuple, dict[str, torch.Tensor]] | None = {} if cache else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,8 +66,8 @@ class ClipDataset(torch.utils.data.Dataset):
         row = self.rows[int(index)]
         item = start_item(row, self.seed, int(self._epoch))
         if not self.tolerant:
-            return item | {"features": self._features(row)}
-        return item | features_or_reason(lambda: self._features(row))
+            return item | {"features": self._features(row, item["seed"])}
+        return item | features_or_reason(lambda: self._features(row, item["seed"]))
 
     def preload(self, description: str, threads: int = 2) -> "ClipDataset":
         """Read every clip once, with a progress bar, and keep its features if there is a cache.
@@ -81,27 +87,46 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def _try(self, index: int) -> str | None:
         """Read a clip into the cache; the reason if that fails."""
+        row = self.rows[index]
         try:
-            self._features(self.rows[index])
+            self._features(row, start_item(row, self.seed, int(self._epoch))["seed"])
         except MediaError as error:
             return str(error)
         return None
 
-    def _features(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def _features(self, row: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
+        numbers = drawn_frames(row, self.processor, seed) if self.draws_frames else None
         if self._cache is None:
-            return read_features(row, self.processor, self.stored_size)
-        if row["id"] not in self._cache:
-            self._cache[row["id"]] = read_features(row, self.processor, self.stored_size)
-        return self._cache[row["id"]]
+            return read_features(row, self.processor, self.stored_size, numbers)
+        key = (row["id"], *(numbers or ()))
+        if key not in self._cache:
+            self._cache[key] = read_features(row, self.processor, self.stored_size, numbers)
+        return self._cache[key]
+
+
+def drawn_frames(row: dict[str, Any], processor: "CaptioningProcessor", seed: int) -> list[int] | None:
+    """Numbers of the frames that training takes of a row this time; `None` where it has none.
+
+    Args:
+        seed: of the draws for the row.
+    """
+    if row["frames"] is None or "video" not in processor.modalities:
+        return None
+    draw = torch.Generator().manual_seed(seed ^ FRAMES)  # the collator draws from the seed itself
+    return processor.choose_frames(len(row["frames"]), draw)
 
 
 def read_features(
-    row: dict[str, Any], processor: "CaptioningProcessor", stored_size: int | None = None
+    row: dict[str, Any],
+    processor: "CaptioningProcessor",
+    stored_size: int | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Features of a row: of its media, as `processor.clip_features`, or the stored ones.
 
     Args:
         stored_size: that stored features should have; default: any.
+        numbers: of the frames to take, from [`drawn_frames`]; default: those of evaluation.
 
     Raises:
         MediaError: a medium or the stored features cannot be used.
@@ -112,7 +137,8 @@ def read_features(
     if "video" in processor.modalities:
         stored = row.get(STORED_FEATURES)
         if stored is None and row["frames"] is not None:
-            frames = read_images([as_file(frame) for frame in row["frames"]], processor.num_video_frames)
+            images = [as_file(frame) for frame in row["frames"]]
+            frames = read_images(images, numbers or processor.choose_frames(len(images)))
     features = processor.clip_features(Clip(waveform, frames, None))
     if stored is not None:
         features[STORED_FEATURES] = read_stored_features(stored, processor.num_video_frames, stored_size)

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from lavcap.data.batches import in_batches
 from lavcap.data.collation import REPEATED
-from lavcap.data.dataset import features_or_reason, read_features, shared_number, start_item
+from lavcap.data.dataset import drawn_frames, features_or_reason, read_features, shared_number, start_item
 from lavcap.data.shards import open_stream
 from lavcap.data.splits import one_by_one
 
@@ -113,7 +113,8 @@ class ClipStream(torch.utils.data.IterableDataset):
 
     def _item(self, row: dict[str, Any], epoch: int) -> dict[str, Any]:
         item = start_item(row, self.seed, epoch) | ({REPEATED: True} if row.get(REPEATED) else {})
-        return item | features_or_reason(lambda: read_features(row, self.processor, self.stored_size))
+        frames = drawn_frames(row, self.processor, item["seed"])
+        return item | features_or_reason(lambda: read_features(row, self.processor, self.stored_size, frames))
 
 
 # -------------------------------------------------------------------------------------------------------- internals

@@ -1,6 +1,8 @@
 """The model that a run trains: fresh, assembled of pretrained parts, or trained before."""
 
 import dataclasses
+import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import is_bitsandbytes_available, logging
 
-from adapters_captioning import ADAPTER_SETTINGS
+from adapters_captioning import ADAPTER_SETTINGS, ASSEMBLY_OPTIONS, BASE_PARTS
 from configuration_captioning import CaptioningConfig
 from lavcap.commands import parse_object, reject_unknown
 from lavcap.models.kernel_advice import KERNEL_ADVICE
@@ -27,7 +29,7 @@ from lavcap.models.loading import (
 )
 from lavcap.models.lora import add_lora, freeze, load_lora, train_in_float32
 from modeling_captioning import CaptioningModel
-from parts_captioning import as_dtype, find_file, read_json
+from parts_captioning import WITHOUT_BEAMS, as_dtype, find_file, read_json
 from processing_captioning import CaptioningProcessor
 
 
@@ -50,6 +52,10 @@ class ModelArguments:
     vision_model: str | None = field(
         default=None,
         metadata={"help": "CLIP to start from, beside text_model. Default: none, for stored visual features."},
+    )
+    audio_visual_model: str | None = field(
+        default=None,
+        metadata={"help": "CAV-MAE to start from, beside text_model: a file, a folder or a name on the Hub."},
     )
     model_dtype: str | None = field(
         default=None,
@@ -108,6 +114,10 @@ def build_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, Capt
         model, processor = _fresh_model(args)
     given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
+    if args.num_beams == 1:
+        model.generation_config.update(**WITHOUT_BEAMS)
+    if args.max_new_tokens is not None:
+        model.generation_config.max_length = None  # of a family that counts what stands before the caption, too
     if args.lora is not None:
         if args.model_name_or_path is None:
             _check_fresh_modules(model, args)
@@ -127,7 +137,7 @@ def plain(model: nn.Module) -> CaptioningModel:
 
 
 def _check_choice(args: ModelArguments):
-    beside = [name for name in ("text_model", "audio_model", "vision_model") if getattr(args, name) is not None]
+    beside = [f"{part}_model" for part in BASE_PARTS if getattr(args, f"{part}_model") is not None]
     if args.model_name_or_path is not None and beside:
         raise ValueError(
             f"Got model_name_or_path and {' and '.join(beside)}, expected one or the other to start from."
@@ -195,15 +205,15 @@ def _assembled_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningP
         )
     family, options = _family_and_fields(args.model_config or {})
     # What the parts' own configurations tell, `from_parts` refuses.
-    reject_unknown("a field of model_config", options, {field.name for field in fields(config_class(family))})
-    model = model_class(family).from_parts(
-        text=args.text_model,
-        audio=args.audio_model,
-        vision=args.vision_model,
-        dtype=args.model_dtype,
-        quantization_config=quantization(args) if args.load_in_4bit else None,
-        **options,
-    )
+    known = {field.name for field in fields(config_class(family))} | _assembly_options(model_class(family))
+    reject_unknown("a field of model_config", options, known)
+    parts = {part: getattr(args, f"{part}_model") for part in BASE_PARTS}
+    parts = {part: name for part, name in parts.items() if name is not None}
+    if args.load_in_4bit:
+        options["quantization_config"] = quantization(args)
+    kind = model_class(family)
+    _check_parts(kind, parts.keys() | options.keys() & {"quantization_config"})
+    model = kind.from_parts(**parts, dtype=args.model_dtype, **options)
     _check_trainable(model, args.text_model)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name or args.text_model)
     return model, processor_class(family).from_config(model.config, tokenizer)
@@ -220,8 +230,30 @@ def _fresh_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningProce
     family, fields = _family_and_fields(args.model_config)
     config = _fresh_config(config_class(family), fields, tokenizer)
     model = model_class(family)(config)
-    model.generation_config.update(**model.decoding)
+    for name, value in model.decoding.items():
+        setattr(model.generation_config, name, value)
     return model, processor_class(family).from_config(config, tokenizer)
+
+
+def _assembly_options(kind: type[CaptioningModel]) -> set[str]:
+    """What a family's `from_parts` takes of its own, beside parts and how they are loaded."""
+    known = inspect.signature(kind.from_parts).parameters.values()
+    named = {each.name for each in known if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    return named - {*BASE_PARTS, *ASSEMBLY_OPTIONS, "dtype"}
+
+
+def _check_parts(kind: type[CaptioningModel], given: Iterable[str]):
+    """Refuse parts that a family is not assembled of, and a missing one."""
+    known = inspect.signature(kind.from_parts).parameters
+    parts = [part for part in BASE_PARTS if part in known]
+    missing = [part for part in parts if known[part].default is inspect.Parameter.empty and part not in given]
+    strange = [part for part in given if part not in known]
+    if missing or strange:
+        raise ValueError(
+            f"Got {', '.join(sorted(given))} for {kind.config_class.family}, which is assembled of "
+            f"{', '.join(f'{part}_model' for part in parts)}: "
+            + (f"leave {', '.join(strange)} out." if strange else f"name {', '.join(missing)}, too.")
+        )
 
 
 def quantization(args: ModelArguments) -> BitsAndBytesConfig:
@@ -252,10 +284,12 @@ def _family_and_fields(model_config: dict[str, Any]) -> tuple[str, dict[str, Any
 
 def _fresh_config(kind: type[CaptioningConfig], fields: dict[str, Any], tokenizer) -> CaptioningConfig:
     """Configuration from a recipe's fields; vocabulary and special ids are the tokenizer's."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
     text_config = {
         "vocab_size": len(tokenizer),
-        **{name: getattr(tokenizer, name) for name in names},
+        # BERT begins and ends a text with tokens that it calls otherwise.
+        "bos_token_id": tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
         **fields.get("text_config", {}),
     }
     config = kind(**(fields | {"text_config": text_config}))

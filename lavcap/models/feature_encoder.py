@@ -12,7 +12,7 @@ from transformers import CLIPVisionModelWithProjection
 from lavcap.data.dataset import as_file
 from lavcap.data.precomputed_features import FeatureFacts, encoder_name, weights_digest
 from lavcap.models.loading import check_name, choose_device, is_captioner, load_model
-from media_captioning import read_images
+from media_captioning import even_indices, read_images
 from parts_captioning import find_file, load_part, published_name, read_json
 from processing_captioning import CaptioningProcessor, clip_image_processor
 
@@ -59,7 +59,8 @@ class FeatureEncoder:
         Raises:
             MediaError: its frames cannot be read.
         """
-        frames = read_images([as_file(frame) for frame in row["frames"]], self.num_frames)
+        images = [as_file(frame) for frame in row["frames"]]
+        frames = read_images(images, even_indices(len(images), self.num_frames))
         pixels = self.image_processor(list(frames), return_tensors="pt", input_data_format="channels_last")
         return pixels["pixel_values"]
 

@@ -12,7 +12,16 @@ from PIL import Image
 from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
 from lavcap.files import whole_file
 from lavcap.preparation.media import Media, MediaFile
-from media_captioning import MEDIA_SUFFIXES, Clip, MediaError, StoredFile, read_clip, read_duration, read_images
+from media_captioning import (
+    MEDIA_SUFFIXES,
+    Clip,
+    MediaError,
+    StoredFile,
+    even_indices,
+    read_clip,
+    read_duration,
+    read_images,
+)
 
 
 FRAME_SAMPLER = "centres of equal parts"  # how frames are chosen of a clip: `media_captioning.even_indices`
@@ -154,7 +163,7 @@ def _choose_frames(job: Job, clip: Clip, outcome: Outcome) -> tuple[np.ndarray |
     outcome.no_picture = media.reason
     if media.frames:
         try:
-            return read_images(media.frames, count), "found"
+            return read_images(media.frames, even_indices(len(media.frames), count)), "found"
         except MediaError as error:
             outcome.no_picture = str(error)
     frames = clip.frames

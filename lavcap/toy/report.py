@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,10 @@ def _frame_event(axes, event: ToyEvent):
 
 def _training_section(model_dir: Path, state: dict[str, Any], model) -> str:
     train = _read_json(model_dir / "train_results.json")
-    chosen = (f"{name.replace('_', ' ')} `{getattr(model.config, name)}`" for name in model.resume_fields)
+    chosen = (
+        f"{name.rpartition('.')[2].replace('_', ' ')} `{attrgetter(name)(model.config)}`"
+        for name in model.resume_fields
+    )
     minutes = train["train_runtime"] / 60
     resumed = f", resumed from {Path(train['resumed_from']).name}" if train["resumed_from"] else ""
     return (

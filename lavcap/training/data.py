@@ -114,7 +114,7 @@ def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, t
         )
         return train, validation
     check_usable(rows.train, processor)
-    train = ClipDataset(rows.train, processor, args.cache_features, training_args.seed, True, width)
+    train = ClipDataset(rows.train, processor, args.cache_features, training_args.seed, True, width, True)
     if args.cache_features:
         train.preload("Reading training clips")
         validation.preload("Reading validation clips")

@@ -7,6 +7,7 @@ run then does not end with the model of a run without an interruption.
 import dataclasses
 import json
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def check_checkpoint(model: nn.Module, checkpoint: str | Path):
             "continue with the recipe that it was made with."
         )
     ours = captioner.config
-    changed = [name for name in captioner.resume_fields if name in theirs and theirs[name] != getattr(ours, name)]
+    changed = [name for name in captioner.resume_fields if _field(theirs, name) not in (None, attrgetter(name)(ours))]
     if is_adapter:
         own = model.peft_config["default"]
         changed += [f"lora.{name}" for name in LORA_FIELDS if name in lora and _differ(lora[name], getattr(own, name))]
@@ -199,6 +200,13 @@ def check_checkpoint(model: nn.Module, checkpoint: str | Path):
             f"{checkpoint}: was made with another {', '.join(changed)}; continue with the recipe that it was made "
             "with, or name it as model_name_or_path of a new run."
         )
+
+
+def _field(config: dict[str, Any], name: str) -> Any:
+    """A field of a saved configuration, or one of a part's, as `part.field`; `None` if it is not there."""
+    for part in name.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
 
 
 def check_resumable(checkpoint: str, trainer: Trainer, settings: dict[str, Any]):

@@ -1,15 +1,17 @@
-"""Transformers' common model tests on a tiny LAVCap and on its audio tower."""
+"""Transformers' common model tests on a tiny model of each family and on its encoders."""
 
 import copy
 import unittest
 
 import torch
-from contract_skips import AUDIO_TOWER, MODEL, NO_EMBEDDED_PLACEHOLDER
+from contract_skips import AVCAP, CAVMAE, ENCODER, MODEL, NO_EMBEDDED_PLACEHOLDER, TEXT_DECODER
 from library_tests import skipping
 from library_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 from tiny_models import tiny_config
 
+from modeling_avcap import AvcapForConditionalGeneration, CavMaeModel, GitTextModel
 from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
+from tiny_avcap import tiny_avcap_config
 
 
 class LavcapTester:
@@ -77,10 +79,81 @@ class LavcapAudioTester:
         return tiny_config().audio_config, {"input_features": floats_tensor([self.batch_size, 48, 64])}
 
 
-@skipping(AUDIO_TOWER)
+@skipping(ENCODER)
 class LavcapAudioModelTest(ModelTesterMixin, unittest.TestCase):
     all_model_classes = (LavcapAudioModel,)
     test_resize_embeddings = False
 
     def setUp(self):
         self.model_tester = LavcapAudioTester()
+
+
+class AvcapTester:
+    """11 tokens of text behind 32 of the clip."""
+
+    batch_size, seq_length = 2, 11
+    encoder_seq_length = 43
+    num_hidden_layers, hidden_size, num_attention_heads = 2, 32, 2
+    is_training = True
+
+    @staticmethod
+    def get_config():
+        return tiny_avcap_config()
+
+    def prepare_config_and_inputs_for_common(self):
+        input_ids = ids_tensor([self.batch_size, self.seq_length], 190) + 105
+        clip = {
+            "input_features": floats_tensor([self.batch_size, 48, 128]),
+            "pixel_values_videos": floats_tensor([self.batch_size, 4, 3, 32, 32]),
+        }
+        return self.get_config(), {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)} | clip
+
+
+@skipping(MODEL | AVCAP)
+class AvcapModelTest(ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (AvcapForConditionalGeneration,)
+    _is_composite = True
+
+    def setUp(self):
+        self.model_tester = AvcapTester()
+
+    def _prepare_for_class(self, inputs, model_class, return_labels=False):
+        inputs = copy.deepcopy(inputs)
+        return inputs | ({"labels": inputs["input_ids"]} if return_labels else {})
+
+
+class CavMaeTester:
+    """Sound and picture; 24 and 8 tokens."""
+
+    batch_size, seq_length = 2, 32
+    num_hidden_layers, hidden_size, num_attention_heads = 5, 24, 3  # two of each modality and a joint one
+    is_training = True
+
+    def prepare_config_and_inputs_for_common(self):
+        inputs = AvcapTester().prepare_config_and_inputs_for_common()[1]
+        return tiny_avcap_config().audio_visual_config, {name: inputs[name] for name in list(inputs)[2:]}
+
+
+@skipping(ENCODER | CAVMAE)
+class CavMaeModelTest(ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (CavMaeModel,)
+    test_resize_embeddings = False
+
+    def setUp(self):
+        self.model_tester = CavMaeTester()
+
+
+class GitTextTester(AvcapTester):
+    encoder_seq_length = 11
+
+    def prepare_config_and_inputs_for_common(self):
+        inputs = super().prepare_config_and_inputs_for_common()[1]
+        return tiny_avcap_config().text_config, {name: inputs[name] for name in list(inputs)[:2]}
+
+
+@skipping(TEXT_DECODER)
+class GitTextModelTest(ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (GitTextModel,)
+
+    def setUp(self):
+        self.model_tester = GitTextTester()

@@ -1,9 +1,9 @@
-"""Transformers' common processor and feature extractor tests on LAVCap's."""
+"""Transformers' common processor and feature extractor tests on those of each family."""
 
 import unittest
 
 import numpy as np
-from contract_skips import FEATURE_EXTRACTOR, PROCESSOR
+from contract_skips import AVCAP_PROCESSOR, FEATURE_EXTRACTOR, PROCESSOR
 from library_tests import skipping
 from library_tests.test_processing_common import ProcessorTesterMixin
 from library_tests.test_sequence_feature_extraction_common import SequenceFeatureExtractionTestMixin
@@ -12,6 +12,7 @@ from transformers import CLIPImageProcessorPil
 
 import lavcap  # noqa: F401, for the Auto classes
 from lavcap.toy.dataset import train_tokenizer
+from processing_avcap import AvcapFeatureExtractor, AvcapProcessor
 from processing_lavcap import LavcapFeatureExtractor, LavcapProcessor
 
 
@@ -42,6 +43,19 @@ class LavcapProcessorTest(ProcessorTesterMixin, unittest.TestCase):
         return {"num_audio_tokens": 3, "num_video_frames": 4}
 
 
+@skipping(PROCESSOR | AVCAP_PROCESSOR)
+class AvcapProcessorTest(LavcapProcessorTest):
+    processor_class = AvcapProcessor
+
+    @classmethod
+    def _setup_feature_extractor(cls):
+        return AvcapFeatureExtractor(max_frames=48)
+
+    @staticmethod
+    def prepare_processor_dict():
+        return {"num_audio_tokens": 24, "num_video_tokens": 8, "num_video_frames": 4}
+
+
 class FeatureExtractorTester:
     """Sequences of features of several lengths, for the padding that extractors share."""
 
@@ -65,3 +79,8 @@ class LavcapFeatureExtractorTest(SequenceFeatureExtractionTestMixin, unittest.Te
 
     def setUp(self):
         self.feat_extract_tester = FeatureExtractorTester()
+
+
+@skipping(FEATURE_EXTRACTOR)
+class AvcapFeatureExtractorTest(LavcapFeatureExtractorTest):
+    feature_extraction_class = AvcapFeatureExtractor

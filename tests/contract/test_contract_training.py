@@ -1,11 +1,13 @@
-"""Transformers' training test on LAVCap: its language model learns a sequence by heart, and says it."""
+"""Transformers' training test on each family: its language model learns a sequence by heart, and says it."""
 
 import unittest
 
 from library_tests.test_training_mixin import TrainingTesterMixin
 from tiny_models import tiny_config
 
+from modeling_avcap import AvcapForConditionalGeneration
 from modeling_lavcap import LavcapForConditionalGeneration
+from tiny_avcap import tiny_avcap_config
 
 
 class TrainingTester:
@@ -22,3 +24,17 @@ class TrainingTester:
 class LavcapTrainingTest(TrainingTesterMixin, unittest.TestCase):
     model_tester = TrainingTester()
     all_model_classes = (LavcapForConditionalGeneration,)
+
+
+class AvcapTrainingTester(TrainingTester):
+    @staticmethod
+    def get_config():
+        text = {"hidden_size": 64, "intermediate_size": 128, "hidden_dropout_prob": 0.0}
+        config = tiny_avcap_config(label_smoothing=0.0, text_config=text | {"attention_probs_dropout_prob": 0.0})
+        config.vocab_size = config.text_config.vocab_size
+        return config
+
+
+class AvcapTrainingTest(TrainingTesterMixin, unittest.TestCase):
+    model_tester = AvcapTrainingTester()
+    all_model_classes = (AvcapForConditionalGeneration,)

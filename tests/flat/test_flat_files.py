@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from transformers.dynamic_module_utils import get_relative_import_files
+from family_code import closure, code_of
 
 from conftest import FLAT_FILES, ROOT
 
@@ -27,16 +27,11 @@ def test_both_branches_import_the_same(file):
     assert not alone, "an import that works in a clone and not on the Hub"
 
 
-def closure(entry: str) -> set[str]:
-    return {entry, *(ROOT.joinpath(file).name for file in get_relative_import_files(ROOT / entry))}
-
-
-def test_exactly_the_closure_of_the_family_travels_to_the_hub(saved_model):
-    entries = ("configuration_lavcap.py", "modeling_lavcap.py", "processing_lavcap.py")
-    needed = {name for entry in entries for name in closure(entry)}
-    saved = {path.name: path.read_bytes() for path in saved_model.glob("*.py")}
-    assert saved == {name: (ROOT / name).read_bytes() for name in needed}
-    others = {path.stem.rpartition("_")[2] for path in FLAT_FILES} - {"lavcap", "captioning"}
+@pytest.mark.parametrize(("family", "folder"), [("lavcap", "saved_model"), ("avcap", "saved_avcap")])
+def test_exactly_the_closure_of_the_family_travels_to_the_hub(family, folder, request):
+    saved = {path.name: path.read_bytes() for path in request.getfixturevalue(folder).glob("*.py")}
+    assert saved == {name: (ROOT / name).read_bytes() for name in code_of(family)}
+    others = {path.stem.rpartition("_")[2] for path in FLAT_FILES} - {family, "captioning"}
     assert not [name for name in saved if name.removesuffix(".py").rpartition("_")[2] in others]
 
 

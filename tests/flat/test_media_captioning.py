@@ -185,11 +185,11 @@ def test_a_window_behind_the_end_is_refused_with_the_length(tmp_path):
 def test_a_clip_in_memory_is_called_by_its_name(tmp_path):
     image = io.BytesIO()
     Image.new("RGB", (8, 8), (7, 0, 0)).save(image, "png")
-    assert read_images([StoredFile("a.png", image.getvalue())], 2)[:, 0, 0, 0].tolist() == [7, 7]
+    assert read_images([StoredFile("a.png", image.getvalue())], [0, 0])[:, 0, 0, 0].tolist() == [7, 7]
     with pytest.raises(MediaError, match=r"row 4 of my data: not readable as media"):
         read(StoredFile("row 4 of my data", b"noise"))
     with pytest.raises(MediaError, match=r"b\.png: not a readable image"):
-        read_images([StoredFile("b.png", b"noise")], 2)
+        read_images([StoredFile("b.png", b"noise")], [0])
     short = cut(write_media(tmp_path / "short.wav", audio="pcm_s16le", video=None)).read_bytes()
     with pytest.raises(MediaError, match=r"short: is cut short"):
         read(StoredFile("short", short))
@@ -357,14 +357,14 @@ def test_a_damaged_image_is_named(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     (tmp_path / "1.png").write_bytes(b"not an image")
     with pytest.raises(MediaError, match=r"1\.png: not a readable image"):
-        read_images(list_images(tmp_path), 2)
+        read_images(list_images(tmp_path), [0, 1])
 
 
 def test_frames_of_different_sizes_are_refused(tmp_path):
     for index, size in enumerate([(8, 8), (9, 8)]):
         Image.new("RGB", size).save(tmp_path / f"{index}.png")
     with pytest.raises(MediaError, match=r"1\.png: 9x8 pixels among frames of 8x8"):
-        read_images(list_images(tmp_path), 2)
+        read_images(list_images(tmp_path), [0, 1])
 
 
 # ---------------------------------------------------------------------------------------------------------- arrays

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from family_code import code_of
 from hub_server import run_hub
 from stranger import run_script, run_stranger
 
-from conftest import FLAT_FILES, ROOT
+from conftest import ROOT
 
 
 pytestmark = pytest.mark.slow
@@ -130,7 +131,7 @@ def assert_same(found: dict, expected: dict):
 def test_what_is_pushed_holds_the_code_as_it_is_here(hub, pushed):
     files = hub.repositories[NAME].commits[pushed[0]["commit"]]
     code = {path: content for path, content in files.items() if path.endswith(".py")}
-    assert code == {path.name: path.read_bytes() for path in FLAT_FILES}
+    assert code == {name: (ROOT / name).read_bytes() for name in code_of("lavcap")}
 
 
 def test_a_stranger_gets_the_logits_and_captions_of_the_version_pushed_last(pushed, latest):

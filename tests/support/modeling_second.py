@@ -12,12 +12,14 @@ try:
     from .configuration_captioning import SoftTokenConfig
     from .feature_extraction_captioning import FilterBankFeatureExtractor
     from .modeling_captioning import CaptioningOutput, SoftTokenModel, SoftTokens, register_family
-    from .processing_captioning import CaptioningProcessor, clip_image_processor, register_processor
+    from .processing_captioning import clip_image_processor, register_processor
+    from .prompts_captioning import SoftTokenProcessor
 except ImportError:
     from configuration_captioning import SoftTokenConfig
     from feature_extraction_captioning import FilterBankFeatureExtractor
     from modeling_captioning import CaptioningOutput, SoftTokenModel, SoftTokens, register_family
-    from processing_captioning import CaptioningProcessor, clip_image_processor, register_processor
+    from processing_captioning import clip_image_processor, register_processor
+    from prompts_captioning import SoftTokenProcessor
 
 
 class SecondConfig(SoftTokenConfig):
@@ -78,7 +80,7 @@ class SecondModel(SoftTokenModel):
         return self._caption(*given, attention_mask=attention_mask, **kwargs)
 
 
-class SecondProcessor(CaptioningProcessor):
+class SecondProcessor(SoftTokenProcessor):
     config_class = SecondConfig
 
     @classmethod

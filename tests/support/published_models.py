@@ -7,18 +7,18 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from family_code import code_of
 from hub_server import run_hub
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from stranger import run_inside
 
-from conftest import FLAT_FILES
 from lavcap.publishing.files import Publication, collect_files
 from modeling_lavcap import LavcapForConditionalGeneration
 
 
 NAME = "me/lavcap"
-CODE = {path.name for path in FLAT_FILES}
+CODE = code_of("lavcap")
 
 
 @pytest.fixture

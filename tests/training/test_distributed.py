@@ -27,7 +27,9 @@ from lavcap.data.manifest import write_split
 from lavcap.data.splits import load_split
 from lavcap.training.distributed import shares_weights
 from modeling_lavcap import LavcapForConditionalGeneration
+from processing_avcap import AvcapProcessor
 from processing_lavcap import LavcapProcessor
+from tiny_avcap import tiny_avcap
 
 
 pytestmark = [pytest.mark.scale, pytest.mark.slow]
@@ -66,7 +68,7 @@ RECIPE = {
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, toy_world, saved_model) -> Path:
+def workplace(tmp_path_factory, toy_world, saved_model, fitting_config, tokenizer) -> Path:
     """A folder with the recipe of the runs, their data, and shards of them.
 
     The last step has a clip less. Of the clips of each step the last two, those of the second of two processes, have
@@ -84,6 +86,12 @@ def workplace(tmp_path_factory, toy_world, saved_model) -> Path:
     recipe = RECIPE | {"model_name_or_path": str(saved_model), "data_dir": str(folder / "data")}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "whole.yaml").write_text(yaml.safe_dump(recipe | {"lora": None}))
+    avcap = recipe | {"lora": None, "instructions": None, "model_name_or_path": str(folder / "avcap")}
+    (folder / "avcap.yaml").write_text(yaml.safe_dump(avcap))
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = tiny_avcap(text_config=still | {"vocab_size": fitting_config.text_config.vocab_size})
+    model.save_pretrained(folder / "avcap")
+    AvcapProcessor.from_config(model.config, tokenizer).save_pretrained(folder / "avcap")
     command = ("scripts/write_shards.py", "--split", "train", "--rows_per_shard", "12")
     run(*command, "--data_dir", folder / "data", "--output", folder / "shards")
     return folder
@@ -131,7 +139,13 @@ def further_trainings(workplace: Path, folder: Path, batch_size: int) -> dict[st
         fields = {"model_name_or_path": workplace / name, "max_steps": 4, "eval_strategy": "no", "save_strategy": "no"}
         fields["max_train_clips"] = 8  # the others lack a modality
         jobs[name] = training(workplace, folder / name, batch_size, **fields)
-    return jobs
+    return jobs | {"avcap": avcap_training(workplace, folder, batch_size)}
+
+
+def avcap_training(workplace: Path, folder: Path, batch_size: int) -> dict:
+    """Of the whole of another family, through steps in which some clips lack a modality."""
+    fields = {"recipe": "avcap", "eval_strategy": "no", "save_strategy": "no"}
+    return training(workplace, folder / "avcap", batch_size, **fields)
 
 
 def half_precision(workplace: Path, folder: Path, batch_size: int) -> dict:
@@ -203,7 +217,8 @@ def zero(workplace, request) -> tuple[Path, dict[str, dict]]:
     """Folder and records of two processes under DeepSpeed."""
     folder = workplace / request.param
     jobs = {"lora": training(workplace, folder / "lora", 2), "resumed": resumed(workplace, folder)}
-    jobs |= {"bfloat16": half_precision(workplace, folder, 2)} | other_trainings(workplace, folder, 2)
+    jobs |= {"bfloat16": half_precision(workplace, folder, 2), "avcap": avcap_training(workplace, folder, 2)}
+    jobs |= other_trainings(workplace, folder, 2)
     return folder, launch(folder, request.param, 2, jobs)
 
 
@@ -238,11 +253,17 @@ def test_two_processes_on_a_stream_have_the_losses_of_one(alone_further, ddp_fur
     assert_same_course(ddp_further["streamed"], alone_further["streamed"], 2, "MULTI_CPU", steps=STEPS + 1)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_fusion_trains_in_two_processes(alone_further, ddp_further, name):
+@pytest.mark.parametrize("name", [*VARIANTS, "avcap"])
+def test_every_fusion_and_family_trains_in_two_processes(alone_further, ddp_further, name):
     assert ddp_further[name]["processes"] == 2
     assert ddp_further[name]["losses"] == pytest.approx(alone_further[name]["losses"], abs=1e-4)
     assert ddp_further[name]["moved"] == ddp_further[name]["trained"] != []
+
+
+@needs_deepspeed
+def test_another_family_has_the_losses_of_one_process_under_zero(alone_further, zero):
+    assert zero[1]["avcap"]["losses"] == pytest.approx(alone_further["avcap"]["losses"], abs=1e-4)
+    assert len(alone_further["avcap"]["losses"]) == STEPS
 
 
 def test_what_is_trained_moves_and_nothing_else(alone, ddp):

@@ -1,4 +1,5 @@
-"""A family that the tools have never heard of is trained, resumed, evaluated, captioned and published by them."""
+"""Families are trained, resumed, evaluated, captioned and published by the same tools: one of this project, and one
+that the tools have never heard of."""
 
 import json
 import shutil
@@ -12,11 +13,26 @@ from stranger import run_inside, run_stranger
 from conftest import FLAT_FILES, ROOT
 
 
-RECIPE = {
-    "model_config": {
-        "model_type": "second",
-        "text_config": TINY["model_config"]["text_config"],
+SECOND = {"model_type": "second", "text_config": TINY["model_config"]["text_config"]}
+AVCAP = {
+    "model_type": "avcap",
+    "audio_visual_config": {
+        "hidden_size": 24, "intermediate_size": 48, "num_attention_heads": 2, "num_modality_layers": 1,
+        "max_frames": 416, "image_size": 64, "num_video_frames": 4, "patch_size": 32,
     },
+    "text_config": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2},
+}  # fmt: skip
+LOSSES = {"second": ("caption_loss", "stillness_loss"), "avcap": ("caption_loss",)}
+PARTS = {"second": ("ear", "language_model"), "avcap": ("audio_visual_encoder", "language_model")}
+# A field in which a checkpoint and what continues it must agree, and another value of it.
+OTHERS = {
+    "second": ("num_mel_bins", {"num_mel_bins": 64}),
+    "avcap": (
+        "audio_visual_config.image_size",
+        {"audio_visual_config": AVCAP["audio_visual_config"] | {"image_size": 32}},
+    ),
+}
+RECIPE = {
     "max_new_tokens": 4,
     "num_beams": 1,
     "max_steps": 4,
@@ -39,9 +55,19 @@ print(json.dumps(processor.decode_captions(model.generate(**inputs), inputs)))
 """
 
 
+@pytest.fixture(scope="module", params=[SECOND, AVCAP], ids=["second", "avcap"])
+def config(request) -> dict:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def family(tmp_path_factory):
-    """A folder with the family's file beside the shared ones, as in a clone, on the path."""
+def family(config) -> str:
+    return config["model_type"]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A folder with the second family's file beside the shared ones, as in a clone, on the path."""
     folder = tmp_path_factory.mktemp("family")
     for file in (*SHARED, ROOT / "tests" / "support" / "modeling_second.py"):
         shutil.copy(file, folder)
@@ -51,12 +77,14 @@ def family(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(family, toy_world, tmp_path_factory):
-    def run(name: str, *options: str):
-        output = tmp_path_factory.getbasetemp() / "second family" / name
-        recipe = tmp_path_factory.mktemp("recipe") / "second.yaml"
+def train(clone, config, family, toy_world, tmp_path_factory):
+    def run(name: str, *options: str, changed: dict | None = None):
+        output = tmp_path_factory.getbasetemp() / f"{family} family" / name
+        recipe = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
         fields = {"data_dir": str(toy_world), "tokenizer_name": str(toy_world / "tokenizer")}
-        recipe.write_text(yaml.safe_dump(RECIPE | fields | {"output_dir": str(output)}))
+        recipe.write_text(
+            yaml.safe_dump(RECIPE | {"model_config": config | (changed or {})} | fields | {"output_dir": str(output)})
+        )
         done = run_inside("train_hf.py", recipe, *options)
         assert done.returncode == 0, done.stderr
         return output, done
@@ -69,15 +97,16 @@ def trained(train):
     return train("whole")
 
 
-def test_it_is_trained_with_its_own_loss(trained):
+def test_it_is_trained_with_its_own_loss(trained, family):
     folder, done = trained
     logs = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    steps = [log for log in logs if "stillness_loss" in log]
+    terms = LOSSES[family]
+    steps = [log for log in logs if terms[-1] in log]
     assert len(steps) == 2
     for log in steps:
-        assert log["loss"] == pytest.approx(log["caption_loss"] + log["stillness_loss"], rel=1e-5)
-    assert any("eval_stillness_loss" in log and "eval_cider_d" in log for log in logs)
-    assert "ear" in done.stdout and "language_model" in done.stdout  # the table of what is trained
+        assert log["loss"] == pytest.approx(sum(log[term] for term in terms), rel=1e-5)
+    assert any(f"eval_{terms[-1]}" in log and "eval_cider_d" in log for log in logs)
+    assert all(part in done.stdout for part in PARTS[family])  # the table of what is trained
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(trained, train):
@@ -90,13 +119,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(trained, train):
     assert all((found[name] == tensor).all() for name, tensor in expected.items())
 
 
-def test_a_checkpoint_with_another_encoder_is_not_continued(trained, train):
+def test_a_checkpoint_with_another_encoder_is_not_continued(trained, train, family):
     folder, _ = trained
     other = folder.with_name("other")
     other.mkdir()
     shutil.copytree(folder / "checkpoint-2", other / "checkpoint-2")
-    with pytest.raises(AssertionError, match="num_mel_bins"):
-        train("other", "--resume_from_checkpoint", "true", "--model_config", '{"num_mel_bins": 64}')
+    field, value = OTHERS[family]
+    with pytest.raises(AssertionError, match=field):
+        train("other", "--resume_from_checkpoint", "true", changed=value)
 
 
 def test_it_is_evaluated_and_captions_a_film(trained, toy_world, tmp_path):
@@ -116,11 +146,11 @@ def test_it_is_evaluated_and_captions_a_film(trained, toy_world, tmp_path):
 def test_what_is_published_loads_for_a_stranger_and_holds_no_other_family(trained, family, toy_world, tmp_path):
     folder, _ = trained
     upload = tmp_path / "upload"
-    done = run_inside("scripts/push_to_hub.py", folder, "me/second", "--dry_run", upload)
+    done = run_inside("scripts/push_to_hub.py", folder, f"me/{family}", "--dry_run", upload)
     assert done.returncode == 0, done.stderr
     code = {path.name for path in upload.glob("*.py")}
-    assert "modeling_second.py" in code and not [name for name in code if name.endswith("_lavcap.py")]
+    assert f"modeling_{family}.py" in code and not [name for name in code if name.endswith("_lavcap.py")]
     card = (upload / "README.md").read_text()
-    assert "optimal transport" not in card and "me/second" in card
+    assert "optimal transport" not in card and f"me/{family}" in card
     result = run_stranger(LOAD, upload, toy_world / "videos" / "new_clip.mp4", folder=tmp_path)
     assert len(result.printed) == 1
