@@ -12,18 +12,21 @@ import sys
 from lavcap.commands import Parser, errors_in_one_line
 
 
+PARTS = ("text", "audio", "vision", "audio_visual")  # that a base may be assembled of
+
+
 def main() -> int:
     parser = Parser(__doc__)
     parser.add_argument("model", help="folder of a model trained with LoRA, or of one of its checkpoints")
     parser.add_argument("--output", required=True, help="new folder for the whole model")
     parser.add_argument("--dtype", help="dtype of the weights (default: that of the base)")
-    for part in ("text", "audio", "vision"):
+    for part in PARTS:
         parser.add_argument(f"--{part}_model", help=f"where the {part} part of the base is, if it has moved")
     args = parser.parse_args()
     with errors_in_one_line():
         from lavcap.models.merging import merge_adapter
 
-        parts = {part: getattr(args, f"{part}_model") for part in ("text", "audio", "vision")}
+        parts = {part: getattr(args, f"{part}_model") for part in PARTS}
         difference = merge_adapter(args.model, args.output, args.dtype, **parts)
     print(f"{args.output}: the whole model; its logits differ by at most {difference:.1e} of the largest one.")
     return 0

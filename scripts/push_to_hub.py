@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from lavcap.publishing.files import Files, Publication
 
 
+PARTS = ("text", "audio", "vision", "audio_visual")  # that a base may be assembled of
+
+
 def main() -> int:
     args = _parser().parse_args()
     with errors_in_one_line():
@@ -49,7 +52,7 @@ def _parser() -> Parser:
     parser.add_argument("--dry_run", metavar="FOLDER", help="write there what would be uploaded, and upload nothing")
     parser.add_argument("--overwrite_card", action="store_true", help="replace a README of yours by the card")
     parser.add_argument("--base_model", help="of an adapter: name on the Hub of the LAVCap model it was trained on")
-    for part in ("text", "audio", "vision"):
+    for part in PARTS:
         parser.add_argument(f"--{part}_model", help=f"of an adapter: name on the Hub of the {part} part of its base")
     parser.add_argument(
         "--with_language_model", action="store_true", help="upload all weights of somebody else's language model"
@@ -73,7 +76,7 @@ def _publication(args: argparse.Namespace) -> "Publication":
         revision=args.revision,
         evaluation=args.evaluation,
         base_model=args.base_model,
-        parts={part: name for part in ("text", "audio", "vision") if (name := getattr(args, f"{part}_model"))},
+        parts={part: name for part in PARTS if (name := getattr(args, f"{part}_model"))},
         with_language_model=args.with_language_model,
         licence=args.license,
         datasets=args.dataset,

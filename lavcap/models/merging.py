@@ -41,7 +41,7 @@ def merge_adapter(
         name: folder or repository with an adapter, as training writes it.
         output: new folder.
         dtype: of the weights. Default: that of the base, as the configuration tells it.
-        parts: `text`, `audio`, `vision`, where a part of the base is no longer where the configuration says.
+        parts: by the arguments of `from_parts`, where a part of the base is no longer where the configuration says.
 
     Returns:
         The largest difference of a logit, as a share of the largest logit, between adapter on base and what was

@@ -57,7 +57,7 @@ class Publication:
         revision: branch, if it is not the main one.
         evaluation: folder that scripts/evaluate.py wrote; default: the model's own folder, if it holds results.
         base_model: name on the Hub of the base of an adapter, if the folder names another place.
-        parts: the same for the parts of a base: `text`, `audio`, `vision`.
+        parts: the same for the parts of a base, by the arguments of `from_parts`.
         with_language_model: allow that the whole weights of somebody else's language model are uploaded.
         licence: identifier of the Hub; default: that of the language model, else Apache-2.0.
         datasets: names on the Hub of the training data.
