@@ -14,12 +14,12 @@ try:  # inside a package: the Hub's module cache
     from .cavmae_captioning import TUBELET, CavMaeConfig, CavMaeModel
     from .configuration_captioning import check_choice
     from .parts_captioning import read_part
-    from .weights_captioning import WeightsError, check_values, load_strictly, shorten, split_qkv
+    from .weights_captioning import WeightsError, check_values, load_strictly, renamed, shorten
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from cavmae_captioning import TUBELET, CavMaeConfig, CavMaeModel
     from configuration_captioning import check_choice
     from parts_captioning import read_part
-    from weights_captioning import WeightsError, check_values, load_strictly, shorten, split_qkv
+    from weights_captioning import WeightsError, check_values, load_strictly, renamed, shorten
 
 
 MODALITIES = {"a": "audio", "v": "video"}  # by the letter in CAV-MAE's names
@@ -140,25 +140,7 @@ def cavmae_weights(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch
 
     Stacked `attn.qkv` are split into query, key and value by thirds. Names that CAV-MAE does not have are kept.
     """
-    weights, unused = {}, {}
-    for name, tensor in tensors.items():
-        plain = name.removeprefix("module.")
-        reason = next((reason for pattern, reason in CAVMAE_UNUSED if pattern.match(plain)), None)
-        if reason is not None:
-            unused[name] = reason
-            continue
-        placed = split_qkv(cavmae_name(name), tensor)
-        if twice := weights.keys() & placed.keys():
-            raise WeightsError(f"{name}: fills {shorten(sorted(twice))} a second time, expected each tensor once.")
-        weights |= placed
-    return weights, unused
-
-
-def cavmae_name(name: str) -> str:
-    """Our name of a tensor of CAV-MAE."""
-    for pattern, replacement in CAVMAE_NAMES:
-        name = pattern.sub(replacement, name)
-    return name
+    return renamed(tensors, CAVMAE_NAMES, CAVMAE_UNUSED)
 
 
 def cavmae_fields(weights: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from torch import nn
 
 try:  # inside a package: the Hub's module cache
     from .parts_captioning import read_part
-    from .weights_captioning import WeightsError, check_values, shorten, split_qkv
+    from .weights_captioning import WeightsError, check_values, rename, renamed, shorten
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from parts_captioning import read_part
-    from weights_captioning import WeightsError, check_values, shorten, split_qkv
+    from weights_captioning import WeightsError, check_values, rename, renamed, shorten
 
 
 # CED's names (https://github.com/RicherMans/CED, `models/audiotransformer.py`), its Hub port's and LAVCap's
@@ -58,24 +58,12 @@ def ced_weights(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Te
 
     Stacked `attn.qkv` are split into query, key and value by thirds. Names that CED does not have are kept.
     """
-    weights, unused = {}, {}
-    for name, tensor in tensors.items():
-        reason = next((reason for pattern, reason in CED_UNUSED if pattern.match(name)), None)
-        if reason is not None:
-            unused[name] = reason
-            continue
-        placed = split_qkv(ced_name(name), tensor)
-        if twice := weights.keys() & placed.keys():
-            raise WeightsError(f"{name}: fills {shorten(sorted(twice))} a second time, expected each tensor once.")
-        weights |= placed
-    return weights, unused
+    return renamed(tensors, CED_NAMES, CED_UNUSED)
 
 
 def ced_name(name: str) -> str:
     """Our name of a tensor of CED."""
-    for pattern, replacement in CED_NAMES:
-        name = pattern.sub(replacement, name)
-    return name
+    return rename(name, CED_NAMES)
 
 
 def ced_tower(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:

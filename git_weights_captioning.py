@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 try:  # inside a package: the Hub's module cache
     from .git_captioning import GitTextConfig, GitTextModel
     from .parts_captioning import load_part, read_part
-    from .weights_captioning import WeightsError, check_values, load_strictly, shorten
+    from .weights_captioning import WeightsError, check_values, load_strictly, renamed, shorten
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from git_captioning import GitTextConfig, GitTextModel
     from parts_captioning import load_part, read_part
-    from weights_captioning import WeightsError, check_values, load_strictly, shorten
+    from weights_captioning import WeightsError, check_values, load_strictly, renamed, shorten
 
 
 GIT_NAMES = (
@@ -86,25 +86,7 @@ def git_weights(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Te
 
     Names that GIT does not have are kept.
     """
-    weights, unused = {}, {}
-    for name, tensor in tensors.items():
-        plain = name.removeprefix("module.")
-        reason = next((reason for pattern, reason in GIT_UNUSED if pattern.match(plain)), None)
-        if reason is not None:
-            unused[name] = reason
-            continue
-        place = git_name(name)
-        if place in weights:
-            raise WeightsError(f"{name}: fills {place} a second time, expected each tensor once.")
-        weights[place] = tensor
-    return weights, unused
-
-
-def git_name(name: str) -> str:
-    """Our name of a tensor of GIT's text decoder."""
-    for pattern, replacement in GIT_NAMES:
-        name = pattern.sub(replacement, name)
-    return name
+    return renamed(tensors, GIT_NAMES, GIT_UNUSED)
 
 
 def git_fields(weights: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -19,6 +19,7 @@ FOLDER_FILES = (
     "pytorch_model.bin.index.json",
 )
 WEIGHT_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+Renaming = tuple[re.Pattern, str | Callable[[re.Match], str]]
 CONTAINERS = ("model", "state_dict")  # under which training scripts keep the weights beside optimiser and epoch
 
 
@@ -159,6 +160,41 @@ def _shape_conflicts(expected: Mapping[str, torch.Tensor], weights: Mapping[str,
         for name, tensor in weights.items()
         if name in expected and expected[name].shape != tensor.shape
     ]
+
+
+def rename(name: str, names: Sequence[Renaming]) -> str:
+    """Our name of a tensor, by patterns that are replaced one after the other."""
+    for pattern, replacement in names:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def renamed(
+    tensors: Mapping[str, torch.Tensor], names: Sequence[Renaming], unused: Sequence[tuple[re.Pattern, str]]
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors under our names, and those that the model does without, with the reason.
+
+    Stacked `qkv` are split into query, key and value by thirds. Names that no pattern knows are kept.
+
+    Args:
+        names: patterns and what they are replaced by.
+        unused: patterns at the beginning of a name, without `module.`, and why the tensor is not needed.
+
+    Raises:
+        WeightsError: two tensors for one place.
+    """
+    weights, left = {}, {}
+    for name, tensor in tensors.items():
+        plain = name.removeprefix("module.")  # of parallel training
+        reason = next((reason for pattern, reason in unused if pattern.match(plain)), None)
+        if reason is not None:
+            left[name] = reason
+            continue
+        placed = split_qkv(rename(name, names), tensor)
+        if twice := weights.keys() & placed.keys():
+            raise WeightsError(f"{name}: fills {shorten(sorted(twice))} a second time, expected each tensor once.")
+        weights |= placed
+    return weights, left
 
 
 def split_qkv(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
