@@ -55,7 +55,7 @@ print(json.dumps(processor.decode_captions(model.generate(**inputs), inputs)))
 """
 
 
-@pytest.fixture(scope="module", params=[SECOND, AVCAP], ids=["second", "avcap"])
+@pytest.fixture(scope="module", params=[pytest.param(SECOND, marks=pytest.mark.slow), AVCAP], ids=["second", "avcap"])
 def config(request) -> dict:
     return request.param
 

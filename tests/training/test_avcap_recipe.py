@@ -72,6 +72,7 @@ def test_lora_is_trained_on_parts_and_comes_back_on_them(train, parts, toy_world
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
+@pytest.mark.slow
 def test_a_frozen_decoder_stays_and_the_projection_is_trained_unless_that_is_frozen_too(train, parts):
     base = AutoModelForMultimodalLM.from_pretrained
     decoder = load_file(parts / "git" / "model.safetensors")
@@ -88,6 +89,7 @@ def test_a_frozen_decoder_stays_and_the_projection_is_trained_unless_that_is_fro
     assert trained["one"].any() and not trained["both"].any()
 
 
+@pytest.mark.slow
 def test_a_run_of_parts_goes_on_to_the_bit(train):
     whole, done = train("whole", max_steps=4, save_steps=2)
     assert done.returncode == 0, done.stderr

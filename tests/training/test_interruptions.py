@@ -53,7 +53,7 @@ def check_whole_checkpoints_alone(run: Run):
 KINDS = ["map-style", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("stream", "LoRA"))]
 
 
-@pytest.mark.parametrize("kind", ["map-style", "stream", pytest.param("LoRA", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_is_killed_in_a_step_ends_with_the_model_of_one_that_is_not(runs, tmp_path, monkeypatch, kind):
     """Of a stream it reads again only what is yet to be trained on: three of six steps of four clips."""
     killed = dataclasses.replace(runs[kind], output=tmp_path / "run")

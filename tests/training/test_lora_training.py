@@ -99,6 +99,7 @@ def test_a_checkpoint_is_loaded_onto_its_parts_with_what_was_trained(trained, pa
     assert model.generation_config.max_new_tokens == 4
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_checkpoint_to_the_bit(trained, recipe, tmp_path):
     train(recipe, tmp_path / "run", "--max_steps", "2", "--lr_scheduler_type", "constant")
     train(recipe, tmp_path / "run", "--resume_from_checkpoint", "true", "--lr_scheduler_type", "constant")

@@ -108,7 +108,8 @@ def test_the_whole_job_from_recipe_to_report(recipe, tmp_path, toy_world):
     assert captioned.returncode == 0 and len(captioned.stdout.splitlines()) == 1
 
 
-@pytest.mark.parametrize("modality", ["audio", pytest.param("video", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", ["audio", "video"])
 def test_a_single_modality_baseline_goes_the_whole_way(modality, recipe, tmp_path, toy_world):
     model, evaluation, report = tmp_path / "run", tmp_path / "evaluation", tmp_path / "report"
     trained = run_inside(
