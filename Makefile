@@ -97,7 +97,7 @@ every: install
 	$(SHARED) -m "not scale"
 
 scale-test: $(SCALE)/installed  ## run all tests of training in several processes: DDP, DeepSpeed, FSDP2
-	PYTHONPATH=$(SCALE) $(PYTEST) -m scale tests
+	PYTHONPATH="$(CURDIR)/$(SCALE)" $(PYTEST) -m scale tests
 
 # DeepSpeed is not in the virtual environment: where it is, Accelerate imports it, and it writes to standard output.
 $(SCALE)/installed: constraints-scale.txt | install
@@ -107,12 +107,12 @@ $(SCALE)/installed: constraints-scale.txt | install
 	touch $@
 
 oldest: $(OLDEST)/installed  ## run the quick tests where a version can matter, with the oldest that are supported
-	PYTHONPATH=$(OLDEST) $(BIN)/python scripts/fetch_library_tests.py
-	PYTHONPATH=$(OLDEST) $(SHARED) -m "not slow and not scale" $(VERSIONED)
+	PYTHONPATH="$(CURDIR)/$(OLDEST)" $(BIN)/python scripts/fetch_library_tests.py
+	PYTHONPATH="$(CURDIR)/$(OLDEST)" $(SHARED) -m "not slow and not scale" $(VERSIONED)
 
 oldest-all: $(OLDEST)/installed
-	PYTHONPATH=$(OLDEST) $(BIN)/python scripts/fetch_library_tests.py
-	PYTHONPATH=$(OLDEST) $(SHARED) -m "not scale" $(ONCE)
+	PYTHONPATH="$(CURDIR)/$(OLDEST)" $(BIN)/python scripts/fetch_library_tests.py
+	PYTHONPATH="$(CURDIR)/$(OLDEST)" $(SHARED) -m "not scale" $(ONCE)
 
 $(OLDEST)/installed: constraints-oldest.txt | install
 	rm -rf $(OLDEST)

@@ -100,7 +100,7 @@ class AdapterMixin:
         adapter = adapter_kwargs.pop("_adapter_model_path", None) or name
         model = cls._base_of_adapter(name, base, args, parts, kwargs)
         options = adapter_kwargs if adapter != name else hub | adapter_kwargs
-        if Path(adapter).is_dir():  # Transformers 5.5.4 looks for the weights of an adapter beside a subfolder
+        if Path(adapter).is_dir():  # an older Transformers looks for the weights of an adapter beside a subfolder
             adapter = Path(adapter) / options.pop("subfolder", "")
         model.load_adapter(str(adapter), adapter_kwargs=options)
         return model.eval()
