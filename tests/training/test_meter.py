@@ -69,8 +69,8 @@ def poisoned(clips, *numbers):
     dataset = copy.copy(clips)
     dataset._cache = dict(clips._cache)
     for name in (clips.rows["id"][number] for number in numbers):
-        pixels = torch.full_like(dataset._cache[name]["pixel_values_videos"], math.nan)
-        dataset._cache[name] = dataset._cache[name] | {"pixel_values_videos": pixels}
+        pixels = torch.full_like(dataset._cache[name,]["pixel_values_videos"], math.nan)
+        dataset._cache[name,] = dataset._cache[name,] | {"pixel_values_videos": pixels}
     return dataset
 
 
@@ -199,7 +199,7 @@ class WeightsOfSteps(TrainerCallback):
 def test_a_step_of_broken_clips_alone_changes_nothing_and_counts_for_no_loss(build, clips):
     """The momentum of the steps before it would change weights even so."""
     dataset = copy.copy(clips)
-    dataset._cache = dict(clips._cache) | {name: {} for name in clips.rows["id"][:3]}
+    dataset._cache = dict(clips._cache) | {(name,): {} for name in clips.rows["id"][:3]}
     weights = WeightsOfSteps()
     trainer = build(
         dataset, callbacks=[weights], max_steps=6, per_device_train_batch_size=1, max_broken_share=1.0, warmup_steps=0
