@@ -22,7 +22,7 @@ setup(
         "torch>=2.6",
         "transformers>=5.10.1,<6",
         "accelerate>=1.10",
-        "peft>=0.18",
+        "peft>=0.19",
         "datasets>=4.0",
         "evaluate>=0.4.6",
         "safetensors>=0.5",
