@@ -68,7 +68,7 @@ RECIPE = {
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, toy_world, saved_model, fitting_config, tokenizer) -> Path:
+def workplace(tmp_path_factory, toy_world, saved_model, tokenizer) -> Path:
     """A folder with the recipe of the runs, their data, and shards of them.
 
     The last step has a clip less. Of the clips of each step the last two, those of the second of two processes, have
@@ -89,7 +89,7 @@ def workplace(tmp_path_factory, toy_world, saved_model, fitting_config, tokenize
     avcap = recipe | {"lora": None, "instructions": None, "model_name_or_path": str(folder / "avcap")}
     (folder / "avcap.yaml").write_text(yaml.safe_dump(avcap))
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model = tiny_avcap(text_config=still | {"vocab_size": fitting_config.text_config.vocab_size})
+    model = tiny_avcap(text_config=still | {"vocab_size": len(tokenizer)})
     model.save_pretrained(folder / "avcap")
     AvcapProcessor.from_config(model.config, tokenizer).save_pretrained(folder / "avcap")
     command = ("scripts/write_shards.py", "--split", "train", "--rows_per_shard", "12")
