@@ -155,10 +155,7 @@ class CavMaeJointLayer(VitLayer):
         self.layer_norm1, self.layer_norm2 = _norms(config, ways), _norms(config, ways)
 
     def forward(self, hidden_states: torch.Tensor, way: str, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        dtype = self.mlp.fc1.weight.dtype
-        attended, _ = self.self_attn(self.layer_norm1[way](hidden_states).to(dtype), **kwargs)
-        hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.layer_norm2[way](hidden_states).to(dtype)))
+        return self._through(hidden_states, self.layer_norm1[way], self.layer_norm2[way], **kwargs)
 
 
 class CavMaePreTrainedModel(PreTrainedModel):
@@ -252,7 +249,7 @@ class CavMaeModel(CavMaePreTrainedModel):
         if len(tokens) == 1:
             ((kind, alone),) = tokens.items()
             encoded = self._together(alone, kind, **kwargs)
-            return self._packed(encoded, {kind: audio_mask if kind == "audio" else video_mask})
+            return self._packed(encoded, audio_mask if kind == "audio" else video_mask)
         return self._mixed(tokens["audio"], tokens["video"], audio_mask, video_mask, **kwargs)
 
     def _check(self, given: dict[str, torch.Tensor]):
@@ -300,9 +297,8 @@ class CavMaeModel(CavMaePreTrainedModel):
             hidden_states = layer(hidden_states, way, **kwargs)
         return self.layer_norm[way](hidden_states)
 
-    def _packed(self, hidden_states: torch.Tensor, masks: dict[str, torch.Tensor | None]) -> CavMaeOutput:
+    def _packed(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> CavMaeOutput:
         """Output where all clips take one way; a clip that lacks its modality has no tokens."""
-        (mask,) = masks.values()
         counts = torch.full((len(hidden_states),), hidden_states.shape[1], device=hidden_states.device)
         if mask is not None:
             mask = mask.to(hidden_states.device, torch.bool)
@@ -324,7 +320,7 @@ class CavMaeModel(CavMaePreTrainedModel):
         """
         both = torch.cat([audio, video], dim=1)
         if audio_mask is None and video_mask is None and not self.training:
-            return self._packed(self._together(both, "joint", **kwargs), {"joint": None})
+            return self._packed(self._together(both, "joint", **kwargs))
         everyone = torch.ones(len(both), dtype=torch.bool, device=both.device)
         heard, seen = (everyone if mask is None else mask.to(everyone) for mask in (audio_mask, video_mask))
         ways = (("joint", both, heard & seen), ("audio", audio, heard & ~seen), ("video", video, seen & ~heard))

@@ -101,7 +101,17 @@ class VitLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        dtype = self.layer_norm1.weight.dtype
-        attended, _ = self.self_attn(self.layer_norm1(hidden_states).to(dtype), **kwargs)
+        return self._through(hidden_states, self.layer_norm1, self.layer_norm2, **kwargs)
+
+    def _through(
+        self,
+        hidden_states: torch.Tensor,
+        layer_norm1: nn.LayerNorm,
+        layer_norm2: nn.LayerNorm,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """Attention and MLP behind the given norms, in the dtype of their weights."""
+        dtype = layer_norm1.weight.dtype
+        attended, _ = self.self_attn(layer_norm1(hidden_states).to(dtype), **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.layer_norm2(hidden_states).to(dtype)))
+        return hidden_states + self.dropout(self.mlp(layer_norm2(hidden_states).to(dtype)))
