@@ -41,6 +41,11 @@ GIT_UNUSED = (
     (re.compile(r"(git\.embeddings|textual\.embedding)\.position_ids$"), "a count of the positions"),
 )
 HEADS = 12  # of the text decoder of every published GIT
+LIBRARY_TYPE = "git"  # of Transformers' GIT, whose configuration tells more than its weights
+LIBRARY_FIELDS = (
+    *("num_attention_heads", "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("layer_norm_eps", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id"),
+)
 
 
 def load_git(part: str | Path | PreTrainedModel, fields: dict[str, Any] | None = None) -> GitTextModel:
@@ -54,12 +59,25 @@ def load_git(part: str | Path | PreTrainedModel, fields: dict[str, Any] | None =
     """
     if isinstance(part, PreTrainedModel):
         return load_part(GitTextModel, part, "auto")
-    saved, tensors = read_part(part, GitTextConfig.model_type)
+    saved, tensors = read_part(part, GitTextConfig.model_type, LIBRARY_TYPE)
     try:
         weights, _ = git_weights(tensors)
-        return decoder_of(weights, (saved or git_fields(weights, fields or {})) | (fields or {}))
+        return decoder_of(weights, fields_of_part(saved, weights, fields or {}))
     except WeightsError as error:
         raise WeightsError(f"{part}: {error}") from error
+
+
+def fields_of_part(
+    saved: Mapping[str, Any], weights: Mapping[str, torch.Tensor], fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fields of [`GitTextConfig`] as a part's configuration, or else its weights, tell them; `fields` come first."""
+    if saved.get("model_type") == GitTextConfig.model_type:
+        return dict(saved) | fields
+    known = {name: saved[name] for name in LIBRARY_FIELDS if name in saved}
+    if "layer_norm_eps" in known:
+        known["embedding_norm_eps"] = known["layer_norm_eps"]  # one for all LayerNorms
+    known |= fields
+    return git_fields(weights, known) | known
 
 
 def decoder_of(weights: Mapping[str, torch.Tensor], fields: dict[str, Any]) -> GitTextModel:

@@ -147,12 +147,12 @@ def caption_decoding(base: GenerationConfig | PreTrainedConfig, **options: Any) 
     )
 
 
-def read_part(part: str | Path, model_type: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What the configuration beside a part's weights tells, if it is of our own kind, and the weights.
+def read_part(part: str | Path, *model_types: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What the configuration beside a part's weights tells, if it is of a known kind, and the weights.
 
     Args:
         part: a file of weights, a folder, or a name on the Hub.
-        model_type: of our own kind; other configurations tell nothing.
+        model_types: of the known kinds; other configurations tell nothing.
 
     Raises:
         WeightsError: unreadable or unsafe.
@@ -161,4 +161,4 @@ def read_part(part: str | Path, model_type: str) -> tuple[dict[str, Any], dict[s
         raise WeightsError(f"{part}: no such file; check the path.")
     saved = {} if Path(part).is_file() else read_json(find_file(part, "config.json", {}))
     file = part if Path(part).exists() else cached_file(str(part), "model.safetensors")
-    return saved if saved.get("model_type") == model_type else {}, read_weights(file)
+    return saved if saved.get("model_type") in model_types else {}, read_weights(file)

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from avcap_golden import below, random_avcap
 from media_files import write_media
 from released_files import ced_file, clip_folder, text_folder, trained_parts
 from released_reference import OPTIONS, random_state
 from stranger import run_inside
+from transformers import GitConfig, GitForCausalLM
 
 from configuration_lavcap import LavcapConfig
 from conftest import ROOT
@@ -65,6 +67,46 @@ def downloads(tmp_path):
     clip_folder(tmp_path / "clip-vit-large-patch14", width=256)
     write_media(tmp_path / "my_clip.mp4", seconds=1.0)
     return tmp_path
+
+
+@pytest.fixture
+def avcap_downloads(tmp_path, bert_tokenizer):
+    """The files that docs/avcap.md and its recipe name, small; what has a name on the Hub lies in a folder of it."""
+    sizes = {"width": 24, "words": len(bert_tokenizer), "layers": 1, "text_layers": 1}
+    torch.save(random_avcap(frames=8, **sizes), tmp_path / "avcap_audiocaps.pt")
+    encoder = below(random_avcap(frames=1, **sizes), "av_encoder.")
+    torch.save({f"module.{name}": tensor for name, tensor in encoder.items()}, tmp_path / "cav-mae-scale++.pth")
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    picture = text | {"image_size": 32, "patch_size": 16}
+    git = GitForCausalLM(GitConfig(vocab_size=len(bert_tokenizer), vision_config=picture, **text))
+    git.save_pretrained(tmp_path / "microsoft" / "git-base")
+    for name in ("google-bert/bert-base-uncased", "microsoft/git-base"):
+        bert_tokenizer.save_pretrained(tmp_path / name)
+    write_media(tmp_path / "my_clip.mp4", seconds=1.0)
+    return tmp_path
+
+
+def test_the_avcap_page_converts_and_captions(avcap_downloads):
+    (commands,) = (block for block in blocks("docs/avcap.md", "bash") if "convert_checkpoint.py" in block)
+    convert, caption = commands.splitlines()
+    assert "written to my_avcap" in run(words_of(convert), avcap_downloads)
+    config = json.loads((avcap_downloads / "my_avcap" / "generation_config.json").read_text())
+    assert (config["max_length"], config["num_beams"], config["length_norm"]) == (1024, 4, "gnmt")
+    path = avcap_downloads / "my_avcap" / "generation_config.json"
+    path.write_text(json.dumps(config | {"max_length": 6, "num_beams": 1}))
+    assert run(words_of(caption), avcap_downloads).strip()
+
+
+@pytest.mark.slow
+def test_the_avcap_page_trains_on_the_pretrained_parts(avcap_downloads, toy_world):
+    (command,) = (block for block in blocks("docs/avcap.md", "bash") if "train_hf.py" in block)
+    launch, recipe = command.split("train_hf.py")
+    assert launch == ".venv/bin/accelerate launch "
+    options = "--max_steps 2 --eval_strategy steps --eval_steps 2 --save_strategy no --load_best_model_at_end false"
+    options += " --max_train_clips 4 --max_validation_clips 2 --per_device_train_batch_size 2 --num_beams 1"
+    options += " --max_new_tokens 2 --dataloader_num_workers 0 --use_cpu true"
+    train = ["train_hf.py", str(ROOT / recipe.strip()), "--data_dir", str(toy_world), *options.split()]
+    assert "Model and processor are in outputs/avcap" in run(train, avcap_downloads)
 
 
 def shorten_captions(model: Path):

@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
-from avcap_golden import below, golden_clip, read_golden, up_to_end, write_released
+from avcap_golden import below, golden_clip, random_avcap, read_golden, up_to_end, write_released
 from safetensors.torch import load_file, save_file
 from stranger import run_inside, run_stranger
-from transformers import AutoModel, AutoModelForMultimodalLM
+from transformers import AutoModel, AutoModelForMultimodalLM, GitConfig, GitForCausalLM
 
 import modeling_avcap  # noqa: F401, the Auto classes know the family
 from cavmae_weights_captioning import cavmae_weights
-from git_weights_captioning import git_weights
+from git_weights_captioning import git_weights, load_git
 from modeling_avcap import AvcapForConditionalGeneration
 
 
@@ -190,6 +190,27 @@ def test_gits_own_file_becomes_a_part_that_a_model_is_assembled_of(tmp_path, gol
         assert torch.allclose(patches.sum(dim=2), spread) == (video_patches == "inflated")
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_decoder_of_the_librarys_git_says_what_that_says(tmp_path, tied):
+    """The configuration of its folder counts, too: neither its heads nor the rest are the published ones."""
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text |= {"layer_norm_eps": 1e-3, "hidden_act": "relu", "vocab_size": 60, "tie_word_embeddings": tied}
+    picture = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    picture |= {"image_size": 32, "patch_size": 16}
+    theirs = GitForCausalLM(GitConfig(vision_config=picture, bos_token_id=1, eos_token_id=2, **text)).eval()
+    for parameter in theirs.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.3
+    theirs.save_pretrained(tmp_path / "git")
+    ours = load_git(tmp_path / "git")
+    ids, pixels = torch.randint(3, 60, (2, 5)), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        picture = theirs.git.visual_projection(theirs.git.image_encoder(pixels).last_hidden_state)
+        expected = theirs(input_ids=ids, pixel_values=pixels).logits[:, -5:]
+        found = ours(input_ids=ids, prefix=picture).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert (ours.config.bos_token_id, ours.config.tie_word_embeddings) == (1, tied)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -214,16 +235,14 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, change, exp
     assert not (tmp_path / "out").exists()
 
 
-FRAMES = {1: 1, 4: 2, 8: 4}
-
-
-@pytest.mark.parametrize("frames", FRAMES)
+@pytest.mark.parametrize("frames", [1, 4, 8])
 def test_the_released_sizes_need_no_configuration(frames):
     """The full list of keys, on the meta device: what it tells is read off the shapes."""
     from cavmae_weights_captioning import cavmae_fields
     from git_weights_captioning import git_fields
 
-    state = released_state(frames)
+    with torch.device("meta"):
+        state = random_avcap(frames)
     fields = cavmae_fields(cavmae_weights(below(state, "av_encoder."))[0], {})
     assert fields == {
         "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_modality_layers": 11,
@@ -235,37 +254,6 @@ def test_the_released_sizes_need_no_configuration(frames):
         "vocab_size": 30522, "hidden_size": 768, "max_position_embeddings": 1024, "intermediate_size": 3072,
         "num_hidden_layers": 6, "num_attention_heads": 12,
     }  # fmt: skip
-
-
-def released_state(frames: int) -> dict[str, torch.Tensor]:
-    """Every key of the released checkpoint, without values."""
-
-    def layer(prefix: str, norms: dict[str, int], linears: dict[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
-        shapes = {f"{prefix}.{name}.{kind}": (size,) for name, size in norms.items() for kind in ("weight", "bias")}
-        shapes |= {f"{prefix}.{name}.weight": shape for name, shape in linears.items()}
-        return shapes | {f"{prefix}.{name}.bias": shape[:1] for name, shape in linears.items()}
-
-    norms = {f"norm{number}{way}": 768 for number in (1, 2) for way in ("", "_a", "_v")}
-    vit = {"attn.qkv": (2304, 768), "attn.proj": (768, 768), "mlp.fc1": (3072, 768), "mlp.fc2": (768, 3072)}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for kind, depth in {"a": 11, "v": 11, "u": 1}.items():
-        for number in range(depth):
-            shapes |= layer(f"av_encoder.blocks_{kind}.{number}", norms, vit)
-    shapes |= layer("av_encoder", {"norm": 768, "norm_a": 768, "norm_v": 768}, {})
-    patch = (768, 3, 16, 16) if frames == 1 else (768, 3, 2, 16, 16)
-    shapes |= {"av_encoder.patch_embed_a.proj.weight": (768, 1, 16, 16), "av_encoder.patch_embed_v.proj.weight": patch}
-    shapes |= {f"av_encoder.patch_embed_{kind}.proj.bias": (768,) for kind in "av"}
-    shapes |= {f"av_encoder.modality_{kind}": (1, 1, 768) for kind in "av"}
-    shapes |= {"av_encoder.pos_embed_a": (1, 512, 768), "av_encoder.pos_embed_v": (1, 196 * FRAMES[frames], 768)}
-    linears = {f"attention.self.{name}": (768, 768) for name in ("query", "key", "value")}
-    linears |= {"attention.output.dense": (768, 768), "intermediate.dense": (3072, 768), "output.dense": (768, 3072)}
-    for number in range(6):
-        place = f"textual.transformer.encoder.layer.{number}"
-        shapes |= layer(place, {"attention.output.LayerNorm": 768, "output.LayerNorm": 768}, linears)
-    shapes |= {"textual.embedding.words.weight": (30522, 768), "textual.embedding.positions.weight": (1024, 768)}
-    shapes |= layer("textual", {"embedding.layer_norm": 768, "av_projection.1": 768}, {"output": (30522, 768)})
-    shapes |= layer("textual", {}, {"av_projection.0": (768, 768)})
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 STRANGER = """

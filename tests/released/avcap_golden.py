@@ -43,3 +43,44 @@ def golden_clip(tensors: dict[str, torch.Tensor], *kinds: str) -> dict[str, torc
 def up_to_end(rows: torch.Tensor, end: int = 102) -> list[list[int]]:
     """Ids of each row up to its first end token: what follows is filler."""
     return [row[: row.index(end) + 1] if end in row else row for row in rows.tolist()]
+
+
+def random_avcap(
+    frames: int, width: int = 768, words: int = 30522, layers: int = 11, text_layers: int = 6
+) -> dict[str, torch.Tensor]:
+    """Every tensor of the released checkpoint; by default of the released sizes.
+
+    Args:
+        frames: 1, or an even number.
+        width: of encoder and decoder; words: of the tokenizer; layers: of each modality.
+    """
+
+    def layer(prefix: str, norms: dict[str, int], linears: dict[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
+        shapes = {f"{prefix}.{name}.{kind}": (size,) for name, size in norms.items() for kind in ("weight", "bias")}
+        shapes |= {f"{prefix}.{name}.weight": shape for name, shape in linears.items()}
+        return shapes | {f"{prefix}.{name}.bias": shape[:1] for name, shape in linears.items()}
+
+    norms = {f"norm{number}{way}": width for number in (1, 2) for way in ("", "_a", "_v")}
+    mlp = {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
+    vit = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)} | mlp
+    shapes: dict[str, tuple[int, ...]] = {}
+    for kind, depth in {"a": layers, "v": layers, "u": 1}.items():
+        for number in range(depth):
+            shapes |= layer(f"av_encoder.blocks_{kind}.{number}", norms, vit)
+    shapes |= layer("av_encoder", {"norm": width, "norm_a": width, "norm_v": width}, {})
+    patch = (16, 16) if frames == 1 else (2, 16, 16)
+    shapes |= {f"av_encoder.patch_embed_{kind}.proj.bias": (width,) for kind in "av"}
+    shapes |= {f"av_encoder.modality_{kind}": (1, 1, width) for kind in "av"}
+    shapes |= {"av_encoder.patch_embed_a.proj.weight": (width, 1, 16, 16), "av_encoder.pos_embed_a": (1, 512, width)}
+    shapes |= {"av_encoder.patch_embed_v.proj.weight": (width, 3, *patch)}
+    shapes |= {"av_encoder.pos_embed_v": (1, 196 * max(1, frames // 2), width)}
+    linears = {f"attention.self.{name}": (width, width) for name in ("query", "key", "value")}
+    linears |= {"attention.output.dense": (width, width)}
+    linears |= {"intermediate.dense": (4 * width, width), "output.dense": (width, 4 * width)}
+    for number in range(text_layers):
+        place = f"textual.transformer.encoder.layer.{number}"
+        shapes |= layer(place, {"attention.output.LayerNorm": width, "output.LayerNorm": width}, linears)
+    shapes |= {"textual.embedding.words.weight": (words, width), "textual.embedding.positions.weight": (1024, width)}
+    shapes |= layer("textual", {"embedding.layer_norm": width, "av_projection.1": width}, {"output": (words, width)})
+    shapes |= layer("textual", {}, {"av_projection.0": (width, width)})
+    return {name: torch.randn(shape) * 0.1 for name, shape in shapes.items()}
