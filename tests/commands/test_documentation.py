@@ -201,6 +201,7 @@ def test_the_training_page_shows_the_table_of_trained_parameters():
     assert table in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_training_page_s_lora_is_trained_loaded_and_folded_in(saved_model, toy_world, tmp_path):
     """Its commands on the recipe of the toy, whose model and data are small ones here."""
     for name, folder in (("model", saved_model), ("data", toy_world)):
@@ -231,7 +232,7 @@ def captions(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+@pytest.mark.parametrize("page", ["README.md", pytest.param("docs/evaluation.md", marks=pytest.mark.slow)])
 def test_captions_are_scored_as_the_pages_say(page, captions, monkeypatch, toy_world, saved_model):
     monkeypatch.setenv("PATH", "")  # what takes long is Java, which tests of its own run
     for name, folder in (("model", saved_model), ("data", toy_world)):

@@ -3,6 +3,7 @@
 import copy
 import unittest
 
+import pytest
 import torch
 from contract_skips import AVCAP, CAVMAE, ENCODER, MODEL, NO_EMBEDDED_PLACEHOLDER, TEXT_DECODER
 from library_tests import skipping
@@ -63,6 +64,7 @@ class LavcapModelTest(ModelTesterMixin, unittest.TestCase):
         super().test_can_init_all_missing_weights()
 
 
+@pytest.mark.slow
 @skipping(MODEL | NO_EMBEDDED_PLACEHOLDER)
 class LavcapDefaultPlaceholderTest(LavcapModelTest):
     """With the default placeholder, just outside the vocabulary."""

@@ -2,12 +2,16 @@
 
 import unittest
 
+import pytest
 from library_tests.test_training_mixin import TrainingTesterMixin
 from tiny_models import tiny_config
 
 from modeling_avcap import AvcapForConditionalGeneration
 from modeling_lavcap import LavcapForConditionalGeneration
 from tiny_avcap import tiny_avcap_config
+
+
+pytestmark = pytest.mark.slow
 
 
 class TrainingTester:

@@ -266,6 +266,7 @@ print(json.dumps([type(model).__name__, model.generate(**clip)[0, 0].item()]))
 """
 
 
+@pytest.mark.slow
 def test_what_is_converted_loads_for_a_stranger(converted, tmp_path):
     result = run_stranger(STRANGER, str(converted[0]), folder=tmp_path, HF_HOME=str(tmp_path))
     assert result.printed == ["AvcapForConditionalGeneration", 101]

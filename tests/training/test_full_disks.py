@@ -76,6 +76,7 @@ def test_the_command_refuses_a_folder_that_it_cannot_write_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command_ends_in_one_line_on_a_full_disk(short_recipe, tmp_path):
     status = exit_code(run_command, tmp_path / "run", tmp_path / "errors", "no file", 300_000, str(short_recipe))
     errors = (tmp_path / "errors").read_text()
