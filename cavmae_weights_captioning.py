@@ -148,13 +148,15 @@ def cavmae_fields(weights: Mapping[str, torch.Tensor], given: Mapping[str, Any])
 
     Args:
         weights: under our names.
-        given: fields that are known: `image_size` and `num_attention_heads` are taken from here.
+        given: fields that are known: `mode`, `image_size` and `num_attention_heads` are taken from here. Of the mode
+            `audio` nothing else is looked at.
 
     Raises:
         WeightsError: these are no weights of CAV-MAE.
     """
+    hears_only = given.get("mode") == "audio"
     needed = {"audio_patch_embed.weight": 4, "audio_pos_embed": 3, "audio_layers.0.mlp.fc1.weight": 2}
-    needed |= {"video_pos_embed": 3, "joint_layers.0.mlp.fc1.weight": 2}
+    needed |= {"joint_layers.0.mlp.fc1.weight": 2} | ({} if hears_only else {"video_pos_embed": 3})
     if any(name not in weights or weights[name].ndim != axes for name, axes in needed.items()):
         raise WeightsError(
             f"got {len(weights)} tensors named {shorten(weights)}, expected those of CAV-MAE: "
@@ -162,11 +164,8 @@ def cavmae_fields(weights: Mapping[str, torch.Tensor], given: Mapping[str, Any])
             "blocks_u.0.mlp.fc1.weight, …"
         )
     width, _, patch, _ = weights["audio_patch_embed.weight"].shape
-    image_size = given.get("image_size", IMAGE_SIZE)
     bands = given.get("num_mel_bins", CavMaeConfig.num_mel_bins)
-    several = weights["video_patch_embed.weight"].ndim == 5
-    times = weights["video_pos_embed"].shape[1] // (image_size // patch) ** 2
-    return {
+    sizes = {
         "hidden_size": width,
         "intermediate_size": weights["audio_layers.0.mlp.fc1.weight"].shape[0],
         "num_attention_heads": given.get("num_attention_heads", HEADS),
@@ -174,10 +173,14 @@ def cavmae_fields(weights: Mapping[str, torch.Tensor], given: Mapping[str, Any])
         "num_joint_layers": _count(weights, "joint_layers"),
         "num_mel_bins": bands,
         "max_frames": weights["audio_pos_embed"].shape[1] * patch * patch // bands,
-        "image_size": image_size,
-        "num_video_frames": TUBELET * times if several else 1,
         "patch_size": patch,
     }
+    if hears_only:
+        return sizes | {"mode": "audio"}
+    image_size = given.get("image_size", IMAGE_SIZE)
+    several = weights["video_patch_embed.weight"].ndim == 5
+    times = weights["video_pos_embed"].shape[1] // (image_size // patch) ** 2
+    return sizes | {"image_size": image_size, "num_video_frames": TUBELET * times if several else 1}
 
 
 def _count(weights: Mapping[str, torch.Tensor], layers: str) -> int:

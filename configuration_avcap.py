@@ -51,6 +51,9 @@ class AvcapConfig(CaptioningConfig):
         self.audio_visual_config = build_part("audio_visual_config", encoder, CavMaeConfig, {})
         self.text_config = build_part("text_config", self.text_config, GitTextConfig, {})
         super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self):
         check_choice("frame_sampling", self.frame_sampling, FRAME_SAMPLINGS)
         if self.frames_per_clip < 1:
             raise ValueError(f"frames_per_clip is {self.frames_per_clip}, expected at least 1.")

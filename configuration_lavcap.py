@@ -156,8 +156,7 @@ class LavcapConfig(SoftTokenConfig):
         self.vision_config = build_part("vision_config", self.vision_config, "clip_vision_model", CLIP_VIT_L_14)
         super().__post_init__(**kwargs)
         self._set_dependent_defaults()
-        self._check_options()
-        self._check_sizes()
+        self.check()
 
     def _set_dependent_defaults(self):
         if self.optimal_transport is None:
@@ -170,7 +169,7 @@ class LavcapConfig(SoftTokenConfig):
             width = self.token_size
             self.cross_attention_heads = width // 64 if width % 64 == 0 else 1
 
-    def _check_options(self):
+    def check(self):
         check_choice("fusion", self.fusion, FUSIONS)
         check_choice("transport_attention", self.transport_attention, TRANSPORT_ATTENTIONS)
         check_choice("alignment_weights", self.alignment_weights, ALIGNMENT_WEIGHTS)
@@ -184,6 +183,7 @@ class LavcapConfig(SoftTokenConfig):
                 f"fusion={self.fusion!r} has one modality, but optimal_transport is True, expected False: there is "
                 "nothing to transport to."
             )
+        self._check_sizes()
 
     def _check_sizes(self):
         for name in ("num_video_frames", "sinkhorn_iterations", "sinkhorn_epsilon", "cross_attention_heads"):

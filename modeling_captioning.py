@@ -90,6 +90,10 @@ class CaptioningModel(AdapterMixin, PreTrainedModel, CaptionGenerationMixin):
     decoding: ClassVar[dict[str, Any]] = {"num_beams": 4, "max_new_tokens": 200, "do_sample": False}
     feature_encoder_name: ClassVar[str | None] = None
 
+    def __init__(self, config: CaptioningConfig):
+        super().__init__(config)
+        config.check()
+
     @classmethod
     def from_parts(cls, **parts: Any) -> "CaptioningModel":
         """Assemble a model of pretrained parts: `text`, `audio`, `vision`, with `dtype`, `attn_implementation`,
@@ -323,6 +327,25 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
         for name, unit in self.loss_terms.items():
             if unit == "clips" and output.get(name) is not None:
                 output.loss = output.loss + share * output[name]
+
+
+def presence(mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:
+    """Which clips have a modality, `(batch,)` bool on the device of its tokens; without a mask all have."""
+    if mask is None:
+        return torch.ones(tokens.shape[0], dtype=torch.bool, device=tokens.device)
+    return mask.to(tokens.device, torch.bool)
+
+
+def pack_tokens(*parts: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Join parts `(batch, length, hidden)` along time, each clip's present tokens to the left, and count them.
+
+    Args:
+        parts: tokens, and which clips have them, `(batch,)` bool.
+    """
+    tokens = torch.cat([part for part, _ in parts], dim=1)
+    present = torch.cat([mask[:, None].expand(-1, part.shape[1]) for part, mask in parts], dim=1)
+    order = torch.argsort(present.int(), dim=1, descending=True, stable=True)
+    return tokens.gather(1, order[..., None].expand_as(tokens)), present.sum(dim=1)
 
 
 def _num_rows(batch: Mapping[str, Any]) -> int:

@@ -24,7 +24,14 @@ try:  # inside a package: the Hub's module cache
     from .adapters_captioning import own_fields
     from .ced_captioning import fit_time_positions, read_ced
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
-    from .modeling_captioning import CaptioningOutput, SoftTokenModel, SoftTokens, register_family
+    from .modeling_captioning import (
+        CaptioningOutput,
+        SoftTokenModel,
+        SoftTokens,
+        pack_tokens,
+        presence,
+        register_family,
+    )
     from .parts_captioning import as_dtype, caption_decoding, cast, load_part, location, published_name
     from .precision_captioning import FloatConv2d, FloatLayerNorm, at_least_float32
     from .transport_captioning import alignment_loss, log_sinkhorn, plan_entropy
@@ -34,7 +41,14 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from adapters_captioning import own_fields
     from ced_captioning import fit_time_positions, read_ced
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
-    from modeling_captioning import CaptioningOutput, SoftTokenModel, SoftTokens, register_family
+    from modeling_captioning import (
+        CaptioningOutput,
+        SoftTokenModel,
+        SoftTokens,
+        pack_tokens,
+        presence,
+        register_family,
+    )
     from parts_captioning import as_dtype, caption_decoding, cast, load_part, location, published_name
     from precision_captioning import FloatConv2d, FloatLayerNorm, at_least_float32
     from transport_captioning import alignment_loss, log_sinkhorn, plan_entropy
@@ -252,7 +266,7 @@ class LavcapFusion(nn.Module):
             return self._single_modality(audio, video, audio_mask, video_mask)
         video = video.to(audio.dtype)
         all_heard = audio_mask is None
-        audio_mask, video_mask = _presence(audio_mask, audio), _presence(video_mask, video)
+        audio_mask, video_mask = presence(audio_mask, audio), presence(video_mask, video)
         output = LavcapFusionOutput()
         if self.config.optimal_transport:
             with torch.autocast(device_type=audio.device.type, enabled=False):
@@ -303,18 +317,18 @@ class LavcapFusion(nn.Module):
         all_heard: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.config.fusion == "concat_time":
-            return _pack((audio, audio_mask), (video, video_mask))
+            return pack_tokens((audio, audio_mask), (video, video_mask))
         if self.config.fusion == "concat_channel":
             spread = self._spread(video, audio.shape[1]) * video_mask[:, None, None]
             tokens = torch.cat([audio * audio_mask[:, None, None], spread], dim=-1)
-            return _pack((tokens, audio_mask | video_mask))
+            return pack_tokens((tokens, audio_mask | video_mask))
         dtype = self.cross_attention.in_proj_weight.dtype
         attended, _ = self.cross_attention(audio.to(dtype), video.to(dtype), video.to(dtype), need_weights=False)
         audio = audio + attended * video_mask[:, None, None]
         if all_heard:
-            return _pack((audio, audio_mask))
+            return pack_tokens((audio, audio_mask))
         # A clip without sound has nothing to attend from: its video tokens go on.
-        return _pack((audio, audio_mask), (video, video_mask & ~audio_mask))
+        return pack_tokens((audio, audio_mask), (video, video_mask & ~audio_mask))
 
     def _single_modality(self, audio, video, audio_mask, video_mask) -> LavcapFusionOutput:
         tokens, mask = (audio, audio_mask) if video is None else (video, video_mask)
@@ -323,7 +337,7 @@ class LavcapFusion(nn.Module):
         elif self.config.fusion == "concat_channel":
             tokens = self._spread(tokens, self.config.num_audio_tokens)
             tokens = torch.cat([torch.zeros_like(tokens), tokens], dim=-1)
-        tokens, counts = _pack((tokens, _presence(mask, tokens)))
+        tokens, counts = pack_tokens((tokens, presence(mask, tokens)))
         return LavcapFusionOutput(tokens=tokens, counts=counts)
 
     @staticmethod
@@ -344,20 +358,6 @@ def _unit_length(tokens: torch.Tensor | None) -> torch.Tensor | None:
 
 def _rows_to_one(plan: torch.Tensor) -> torch.Tensor:
     return plan / plan.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
-
-
-def _presence(mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:
-    if mask is None:
-        return torch.ones(tokens.shape[0], dtype=torch.bool, device=tokens.device)
-    return mask.to(tokens.device, torch.bool)
-
-
-def _pack(*parts: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Join parts `(batch, length, hidden)` along time, each clip's present tokens to the left, and count them."""
-    tokens = torch.cat([part for part, _ in parts], dim=1)
-    present = torch.cat([mask[:, None].expand(-1, part.shape[1]) for part, mask in parts], dim=1)
-    order = torch.argsort(present.int(), dim=1, descending=True, stable=True)
-    return tokens.gather(1, order[..., None].expand_as(tokens)), present.sum(dim=1)
 
 
 # ------------------------------------------------------------------------------------------------------------ model

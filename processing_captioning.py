@@ -202,7 +202,8 @@ class CaptioningProcessor(ProcessorMixin):
                 In a list, `None` stands for a clip that lacks the modality.
             text: what stands before the caption: an instruction, or the caption's beginning, as the family has it.
             captions: for training, with an end token; adds `labels`.
-            kwargs: as every processor takes them, flat or in `text_kwargs`, `images_kwargs`, `videos_kwargs` and
+            kwargs: `modalities`, what to read of `media`: `"audio"`, `"video"` or both; default: what [`load_clip`]
+                does. And as every processor takes them, flat or in `text_kwargs`, `images_kwargs`, `videos_kwargs` and
                 `audio_kwargs`:
                 `sampling_rate` of `audio` samples in Hz, default the feature extractor's; `device` for the filter
                 bank; `num_frames` to take of a video, `do_sample_frames=False` to take all that are passed;
@@ -221,13 +222,16 @@ class CaptioningProcessor(ProcessorMixin):
                 option that has no meaning here.
             TypeError: unknown keyword.
         """
+        modalities = kwargs.pop("modalities", None)
         options = sort_options(self, kwargs)
         parts = {"audio": audio, "images": images, "videos": videos, "video_features": video_features}
         if media is not None:
             if given := [name for name, part in parts.items() if part is not None]:
                 raise ValueError(f"Got media together with {', '.join(given)}: pass the clip once.")
             paths = [media] if is_path(media) else media
-            clips = [self.load_clip(path, num_frames=options.videos.get("num_frames")) for path in paths]
+            self._check_modalities(modalities or ())
+            wanted = {kind: modalities and kind in modalities for kind in ("audio", "video")}
+            clips = [self.load_clip(path, **wanted, num_frames=options.videos.get("num_frames")) for path in paths]
             features = self._clip_features(clips, options)
         else:
             rows = sort_by_clip(**parts)
@@ -240,16 +244,22 @@ class CaptioningProcessor(ProcessorMixin):
         return as_batch(self.batch(features, text, captions, **options.text), options.return_tensors)
 
     def load_clip(
-        self, path: str | Path, audio: bool = True, video: bool = True, num_frames: int | None = None
+        self,
+        path: str | Path,
+        audio: bool | None = None,
+        video: bool | None = None,
+        num_frames: int | None = None,
     ) -> Clip:
         """Decode the window of a clip that the model can take; a longer one is cut with a warning.
 
         A single-modality baseline decodes its modality only.
 
         Args:
+            audio, video: whether to take the sound, the picture; default: where there is one.
             num_frames: to take at even distances; default: those that the model takes.
         """
         extractor = self.feature_extractor
+        audio, video = audio is not False, video is not False
         audio, video = audio and "audio" in self.modalities, video and "video" in self.modalities
         if video and num_frames is None and not isinstance(path, StoredFile) and Path(path).is_dir():
             images = list_images(path)

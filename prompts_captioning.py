@@ -135,7 +135,10 @@ class SoftTokenProcessor(CaptioningProcessor):
         """
         options = TextOptions(**options)
         prompts = broadcast("texts", self.instruction if text is None else text, len(counts))
-        rows = [self._prompt_ids(prompt, count, options) for prompt, count in zip(prompts, counts, strict=True)]
+        template = self._template(training=captions is not None)
+        rows = [
+            self._prompt_ids(prompt, count, template, options) for prompt, count in zip(prompts, counts, strict=True)
+        ]
         if captions is None:
             ids, mask = pad_rows(rows, self.pad_token_id, options, side="left")
             return {"input_ids": ids, "attention_mask": mask}
@@ -145,9 +148,13 @@ class SoftTokenProcessor(CaptioningProcessor):
         labels, _ = pad_rows([[-100] * len(row) + answer for row, answer in pairs], -100, options, side="right")
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-    def _prompt_ids(self, text: str, count: int, options: TextOptions) -> list[int]:
+    def _template(self, training: bool) -> str:
+        """Prompt with `{av}` and `{instruction}`, before a caption that is there or one that is asked for."""
+        return self.prompt
+
+    def _prompt_ids(self, text: str, count: int, template: str, options: TextOptions) -> list[int]:
         """Ids of a prompt; its parts are encoded each on its own, as the released code does."""
-        prompt = text if self.av_token in text or not count else self.prompt.replace("{instruction}", text)
+        prompt = text if self.av_token in text or not count else template.replace("{instruction}", text)
         parts = prompt.replace("{av}", self.av_token).split(self.av_token)
         if len(parts) != 1 + (count > 0):
             raise ValueError(

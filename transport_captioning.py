@@ -16,21 +16,29 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from precision_captioning import at_least_float32
 
 
-def log_sinkhorn(similarity: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
-    """Entropic optimal transport with uniform marginals, solved in the log domain (paper, eq. 2-3).
+def log_sinkhorn(
+    similarity: torch.Tensor,
+    epsilon: float,
+    iterations: int,
+    log_rows: torch.Tensor | None = None,
+    log_columns: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Entropic optimal transport, solved in the log domain (paper, eq. 2-3).
 
     Args:
         similarity: `(batch, video_tokens, audio_tokens)`, floating point; the negative of the transport cost.
         epsilon: strength of the entropic regularisation.
         iterations: number of row and column updates.
+        log_rows, log_columns: logarithms of the marginals, `(batch, video_tokens)` and `(batch, audio_tokens)`;
+            default: uniform.
 
     Returns:
-        Logarithm of the plan, same shape, in float32 or better. Columns of the plan sum to `1 / audio_tokens`
-        exactly, rows to `1 / video_tokens` at convergence.
+        Logarithm of the plan, same shape, in float32 or better. Columns of the plan sum to their marginal exactly,
+        rows at convergence.
     """
     scores = at_least_float32(similarity) / epsilon
-    log_video = -math.log(similarity.shape[-2])
-    log_audio = -math.log(similarity.shape[-1])
+    log_video = -math.log(similarity.shape[-2]) if log_rows is None else log_rows[..., :, None]
+    log_audio = -math.log(similarity.shape[-1]) if log_columns is None else log_columns[..., None, :]
     audio_potential = torch.zeros_like(scores[..., :1, :])
     for _ in range(iterations):
         video_potential = log_video - torch.logsumexp(scores + audio_potential, dim=-1, keepdim=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from lavcap.conversion import avcap, lavcap
+from lavcap.conversion import avcap, dali, lavcap
 from lavcap.conversion.lavcap import Sources
 from lavcap.conversion.lavcap_options import ReleasedOptions
 from weights_captioning import read_weights
@@ -16,19 +16,29 @@ def convert(
     output: str | Path,
     sources: Sources,
     tokenizer: str | None = None,
+    llava: str | None = None,
     lora: str = "merge",
     dtype: torch.dtype | None = None,
 ) -> str:
     """Write a released checkpoint as a folder for `from_pretrained`; the table of what went where.
 
     Args:
-        checkpoint: of AVCap, CAV-MAE or GIT, see `avcap.convert`; else of LAVCap or CED, see `lavcap.convert`.
+        checkpoint: a folder of DALI, see `dali.convert`; or a file of AVCap, CAV-MAE or GIT, see `avcap.convert`, or
+            of LAVCap or CED, see `lavcap.convert`.
         config: file with the released options.
-        sources, lora: for LAVCap; tokenizer: for AVCap.
+        sources, lora: for LAVCap; tokenizer: for AVCap; llava: for DALI.
 
     Raises:
         ValueError: an option that the checkpoint's family has no use for.
     """
+    if dali.is_dali(checkpoint):
+        if sources != Sources() or lora != "merge" or tokenizer is not None:
+            raise ValueError(
+                f"--checkpoint {checkpoint}: DALI, which takes --config, --llava, --dtype and --output only."
+            )
+        return dali.convert(checkpoint, config, output, llava, dtype)
+    if llava is not None:
+        raise ValueError(f"Got --llava for {checkpoint}, expected a folder of DALI, or no --llava.")
     tensors = read_weights(checkpoint)
     if avcap.is_avcap(tensors):
         if sources != Sources() or lora != "merge":

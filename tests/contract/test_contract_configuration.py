@@ -3,9 +3,11 @@
 import unittest
 
 from library_tests.test_configuration_common import ConfigTester
+from tiny_dali import tiny_dali_config
 from tiny_models import tiny_config
 
 from configuration_avcap import AvcapConfig, CavMaeConfig, GitTextConfig
+from configuration_dali import DaliConfig
 from configuration_lavcap import LavcapAudioConfig, LavcapConfig
 from tiny_avcap import tiny_avcap_config
 
@@ -37,3 +39,10 @@ class AvcapConfigTest(unittest.TestCase):
 
     def test_the_configuration_of_the_text_decoder(self):
         ConfigTester(self, GitTextConfig, hidden_size=32, num_attention_heads=2).run_common_tests()
+
+
+class DaliConfigTest(unittest.TestCase):
+    model_tester = type("Tester", (), {"get_config": staticmethod(tiny_dali_config)})
+
+    def test_the_configuration_of_the_model(self):
+        ConfigTester(self, DaliConfig, has_text_modality=False, audio_projector="image").run_common_tests()

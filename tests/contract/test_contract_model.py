@@ -5,12 +5,14 @@ import unittest
 
 import pytest
 import torch
-from contract_skips import AVCAP, CAVMAE, ENCODER, MODEL, NO_EMBEDDED_PLACEHOLDER, TEXT_DECODER
+from contract_skips import AVCAP, CAVMAE, DALI, ENCODER, MODEL, NO_EMBEDDED_PLACEHOLDER, TEXT_DECODER
 from library_tests import skipping
 from library_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
+from tiny_dali import tiny_dali_config
 from tiny_models import tiny_config
 
 from modeling_avcap import AvcapForConditionalGeneration, CavMaeModel, GitTextModel
+from modeling_dali import DaliForConditionalGeneration
 from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
 from tiny_avcap import tiny_avcap_config
 
@@ -159,3 +161,34 @@ class GitTextModelTest(ModelTesterMixin, unittest.TestCase):
 
     def setUp(self):
         self.model_tester = GitTextTester()
+
+
+class DaliTester:
+    """Sound and picture, the prefix behind them: 24, 4 and 2 tokens."""
+
+    batch_size, seq_length = 2, 34
+    num_hidden_layers, hidden_size, num_attention_heads = 2, 32, 2
+    is_training = True
+
+    @staticmethod
+    def get_config():
+        return tiny_dali_config(av_token_id=3, use_prefix=True, vision_feature_layer=-1)
+
+    def prepare_config_and_inputs_for_common(self):
+        config = self.get_config()
+        input_ids = ids_tensor([self.batch_size, self.seq_length], 250) + 10
+        input_ids[:, 2:32] = config.av_token_id
+        return config, {
+            "input_ids": input_ids,
+            "attention_mask": torch.ones_like(input_ids),
+            "input_features": floats_tensor([self.batch_size, 48, 128]),
+            "pixel_values_videos": floats_tensor([self.batch_size, 1, 3, 16, 16]),
+        }
+
+
+@skipping(MODEL | DALI)
+class DaliModelTest(LavcapModelTest):
+    all_model_classes = (DaliForConditionalGeneration,)
+
+    def setUp(self):
+        self.model_tester = DaliTester()

@@ -3,7 +3,7 @@
 import unittest
 
 import numpy as np
-from contract_skips import AVCAP_PROCESSOR, FEATURE_EXTRACTOR, PROCESSOR
+from contract_skips import AVCAP_PROCESSOR, DALI_PROCESSOR, FEATURE_EXTRACTOR, PROCESSOR
 from library_tests import skipping
 from library_tests.test_processing_common import ProcessorTesterMixin
 from library_tests.test_sequence_feature_extraction_common import SequenceFeatureExtractionTestMixin
@@ -13,6 +13,7 @@ from transformers import CLIPImageProcessorPil
 import lavcap  # noqa: F401, for the Auto classes
 from lavcap.toy.dataset import train_tokenizer
 from processing_avcap import AvcapFeatureExtractor, AvcapProcessor
+from processing_dali import DaliFeatureExtractor, DaliProcessor
 from processing_lavcap import LavcapFeatureExtractor, LavcapProcessor
 
 
@@ -56,6 +57,20 @@ class AvcapProcessorTest(LavcapProcessorTest):
         return {"num_audio_tokens": 24, "num_video_tokens": 8, "num_video_frames": 4}
 
 
+@skipping(PROCESSOR | DALI_PROCESSOR)
+class DaliProcessorTest(LavcapProcessorTest):
+    processor_class = DaliProcessor
+
+    @classmethod
+    def _setup_feature_extractor(cls):
+        return DaliFeatureExtractor(max_frames=48)
+
+    @staticmethod
+    def prepare_processor_dict():
+        sizes = {"num_audio_tokens": 24, "num_video_tokens": 4, "num_prefix_tokens": 2}
+        return sizes | {"prompt": "USER: {av} {instruction}\nASSISTANT:"}  # shorter than what the tests pad to
+
+
 class FeatureExtractorTester:
     """Sequences of features of several lengths, for the padding that extractors share."""
 
@@ -84,3 +99,8 @@ class LavcapFeatureExtractorTest(SequenceFeatureExtractionTestMixin, unittest.Te
 @skipping(FEATURE_EXTRACTOR)
 class AvcapFeatureExtractorTest(LavcapFeatureExtractorTest):
     feature_extraction_class = AvcapFeatureExtractor
+
+
+@skipping(FEATURE_EXTRACTOR)
+class DaliFeatureExtractorTest(LavcapFeatureExtractorTest):
+    feature_extraction_class = DaliFeatureExtractor

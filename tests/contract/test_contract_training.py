@@ -4,9 +4,11 @@ import unittest
 
 import pytest
 from library_tests.test_training_mixin import TrainingTesterMixin
+from tiny_dali import tiny_dali_config
 from tiny_models import tiny_config
 
 from modeling_avcap import AvcapForConditionalGeneration
+from modeling_dali import DaliForConditionalGeneration
 from modeling_lavcap import LavcapForConditionalGeneration
 from tiny_avcap import tiny_avcap_config
 
@@ -42,3 +44,16 @@ class AvcapTrainingTester(TrainingTester):
 class AvcapTrainingTest(TrainingTesterMixin, unittest.TestCase):
     model_tester = AvcapTrainingTester()
     all_model_classes = (AvcapForConditionalGeneration,)
+
+
+class DaliTrainingTester(TrainingTester):
+    @staticmethod
+    def get_config():
+        config = tiny_dali_config(text_config={"hidden_size": 64, "intermediate_size": 128})
+        config.vocab_size = config.text_config.vocab_size
+        return config
+
+
+class DaliTrainingTest(TrainingTesterMixin, unittest.TestCase):
+    model_tester = DaliTrainingTester()
+    all_model_classes = (DaliForConditionalGeneration,)

@@ -27,7 +27,9 @@ def test_both_branches_import_the_same(file):
     assert not alone, "an import that works in a clone and not on the Hub"
 
 
-@pytest.mark.parametrize(("family", "folder"), [("lavcap", "saved_model"), ("avcap", "saved_avcap")])
+@pytest.mark.parametrize(
+    ("family", "folder"), [("lavcap", "saved_model"), ("avcap", "saved_avcap"), ("dali", "saved_dali")]
+)
 def test_exactly_the_closure_of_the_family_travels_to_the_hub(family, folder, request):
     saved = {path.name: path.read_bytes() for path in request.getfixturevalue(folder).glob("*.py")}
     assert saved == {name: (ROOT / name).read_bytes() for name in code_of(family)}
