@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,10 +18,14 @@ try:  # inside a package: the Hub's module cache
     from .adapters_captioning import AdapterMixin
     from .configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
     from .generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
+    from .parts_captioning import read_part
+    from .weights_captioning import WeightsError, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from adapters_captioning import AdapterMixin
     from configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
     from generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
+    from parts_captioning import read_part
+    from weights_captioning import WeightsError, load_strictly
 
 
 LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {
@@ -66,8 +71,8 @@ class CaptioningOutput(ModelOutput):
     caption_loss: torch.Tensor | None = None
 
 
-class CaptioningModel(AdapterMixin, PreTrainedModel, CaptionGenerationMixin):
-    """A model that describes clips. What tools know of a model is here; what a family is made of is its own affair.
+class ClipModel(PreTrainedModel):
+    """A model of clips. What training asks of a model is here; what a family is made of is its own affair.
 
     Class attributes:
         part_names: its top-level modules.
@@ -77,40 +82,19 @@ class CaptioningModel(AdapterMixin, PreTrainedModel, CaptionGenerationMixin):
             `num_items_in_batch` and `num_clips_in_batch`.
         resume_fields: fields of the configuration, or of a part's as `part.field`, in which a checkpoint and what
             continues it must agree.
-        decoding: options of `generate` that a model is given where it is made.
         feature_encoder_name: the part whose outputs may be stored and given in place of media, if there is one.
     """
 
     config: CaptioningConfig
-    output_class: ClassVar[type[CaptioningOutput]] = CaptioningOutput
     part_names: ClassVar[tuple[str, ...]] = ()
     fresh_part_names: ClassVar[tuple[str, ...]] = ()
     loss_terms: ClassVar[dict[str, str]] = {"caption_loss": "tokens"}
     resume_fields: ClassVar[tuple[str, ...]] = ()
-    decoding: ClassVar[dict[str, Any]] = {"num_beams": 4, "max_new_tokens": 200, "do_sample": False}
     feature_encoder_name: ClassVar[str | None] = None
 
     def __init__(self, config: CaptioningConfig):
         super().__init__(config)
         config.check()
-
-    @classmethod
-    def from_parts(cls, **parts: Any) -> "CaptioningModel":
-        """Assemble a model of pretrained parts: `text`, `audio`, `vision`, with `dtype`, `attn_implementation`,
-        `device_map`, `quantization_config` and fields of the configuration."""
-        raise NotImplementedError(f"{cls.__name__} cannot be assembled of parts; load it by from_pretrained.")
-
-    def get_soft_tokens(self, **features: torch.Tensor | None) -> SoftTokens:
-        """Encode a batch of clips; arguments are the features and masks of the forward pass."""
-        raise NotImplementedError
-
-    def get_alignment(self, **features: torch.Tensor | None) -> torch.Tensor | None:
-        """How much each picture and each sound of a clip have to do with each other, where the model tells.
-
-        Returns:
-            `(batch, video_tokens, audio_tokens)`, of total mass 1 per clip.
-        """
-        return None
 
     @property
     def feature_names(self) -> dict[str, tuple[str, ...]]:
@@ -167,6 +151,61 @@ class CaptioningModel(AdapterMixin, PreTrainedModel, CaptionGenerationMixin):
             {"names": [name for name in trained if name in decayed], "decay": True},
             {"names": [name for name in trained if name not in decayed], "decay": False},
         ]
+
+    def set_epoch(self, epoch: int):
+        """Tell which epoch of training begins, from 0, for a family whose losses change with it."""
+
+
+class CaptioningModel(AdapterMixin, ClipModel, CaptionGenerationMixin):
+    """A model that describes clips. What tools ask of one, beside what training asks of every model of clips.
+
+    Class attributes:
+        output_class: of its forward pass.
+        decoding: options of `generate` that a model is given where it is made.
+    """
+
+    output_class: ClassVar[type[CaptioningOutput]] = CaptioningOutput
+    decoding: ClassVar[dict[str, Any]] = {"num_beams": 4, "max_new_tokens": 200, "do_sample": False}
+
+    @classmethod
+    def from_parts(cls, **parts: Any) -> "CaptioningModel":
+        """Assemble a model of pretrained parts: `text`, `audio`, `vision`, with `dtype`, `attn_implementation`,
+        `device_map`, `quantization_config` and fields of the configuration."""
+        raise NotImplementedError(f"{cls.__name__} cannot be assembled of parts; load it by from_pretrained.")
+
+    def get_soft_tokens(self, **features: torch.Tensor | None) -> SoftTokens:
+        """Encode a batch of clips; arguments are the features and masks of the forward pass."""
+        raise NotImplementedError
+
+    def get_alignment(self, **features: torch.Tensor | None) -> torch.Tensor | None:
+        """How much each picture and each sound of a clip have to do with each other, where the model tells.
+
+        Returns:
+            `(batch, video_tokens, audio_tokens)`, of total mass 1 per clip.
+        """
+        return None
+
+    def take_parts(self, name_or_path: str | Path) -> list[str]:
+        """Put parts of a folder in the place of the model's own, such as encoders that were trained apart.
+
+        Args:
+            name_or_path: folder, or name on the Hub, of a model that has some of the same parts.
+
+        Returns:
+            Names of these.
+
+        Raises:
+            WeightsError: it has none of them, or one of another size.
+        """
+        _, tensors = read_part(name_or_path)
+        taken = [name for name in self.part_names if any(key.startswith(f"{name}.") for key in tensors)]
+        if not taken:
+            raise WeightsError(f"{name_or_path}: holds none of {', '.join(self.part_names)}, expected some of them.")
+        for name in taken:
+            part, place = self.get_submodule(name), f"{name}."
+            own = {key.removeprefix(place): each for key, each in tensors.items() if key.startswith(place)}
+            load_strictly(part, {key: each.to(self.device, self.dtype) for key, each in own.items()})
+        return taken
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

@@ -4,6 +4,7 @@
 [`DaliForAlignment`] learns that tower from clips without captions; [`DaliForConditionalGeneration`] captions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 try:  # inside a package: the Hub's module cache
     from .cavmae_captioning import CavMaeConfig, CavMaeModel
     from .configuration_dali import ALIGNMENT, DaliConfig
-    from .modeling_captioning import SoftTokenModel, SoftTokens, pack_tokens, presence, register_family
+    from .modeling_captioning import ClipModel, SoftTokenModel, SoftTokens, pack_tokens, presence, register_family
     from .set_distances_captioning import (
         AttentiveWeights,
         Transport,
@@ -36,7 +37,7 @@ try:  # inside a package: the Hub's module cache
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from cavmae_captioning import CavMaeConfig, CavMaeModel
     from configuration_dali import ALIGNMENT, DaliConfig
-    from modeling_captioning import SoftTokenModel, SoftTokens, pack_tokens, presence, register_family
+    from modeling_captioning import ClipModel, SoftTokenModel, SoftTokens, pack_tokens, presence, register_family
     from set_distances_captioning import (
         AttentiveWeights,
         Transport,
@@ -50,6 +51,9 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
 
 # After the configuration, which has looked at the version: an older Transformers lacks it.
 from transformers import initialization as init
+
+
+WORDS = {"input_ids", "attention_mask", "labels", "num_items_in_batch"}  # of a captioner's batch
 
 
 class DaliPreTrainedModel(PreTrainedModel):
@@ -170,6 +174,11 @@ class DaliForConditionalGeneration(SoftTokenModel, DaliPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^scorers\."]
 
     def __init__(self, config: DaliConfig):
+        if ALIGNMENT in (config.architectures or ()):
+            raise ValueError(
+                f"{config.name_or_path}: holds the encoders of {ALIGNMENT} alone, expected a captioner: load one, and "
+                "give it these encoders by take_parts, or --parts_from of a command."
+            )
         super().__init__(config)
         self._build_encoders(config)
         self.multi_modal_projector = DaliProjector(config)
@@ -276,6 +285,7 @@ class DaliAlignmentOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor` of shape `()`): what is optimised: the distance, less the weighted entropy.
         alignment_loss (`torch.FloatTensor` of shape `()`): mean distance of the clips with sound and picture.
+        entropy_loss (`torch.FloatTensor` of shape `()`): the rest of the loss.
         entropy (`torch.FloatTensor` of shape `()`): mean entropy of both sides' weights, in nats; of
             `"attentive_transport"` in training.
         transport_plan (`torch.FloatTensor` of shape `(batch, audio_tokens, image_tokens)`): total mass 1; of
@@ -286,6 +296,7 @@ class DaliAlignmentOutput(ModelOutput):
 
     loss: torch.Tensor | None = None
     alignment_loss: torch.Tensor | None = None
+    entropy_loss: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
     transport_plan: torch.Tensor | None = None
     audio_weights: torch.Tensor | None = None
@@ -294,15 +305,19 @@ class DaliAlignmentOutput(ModelOutput):
     video_tokens: torch.Tensor | None = None
 
 
-class DaliForAlignment(DaliPreTrainedModel):
+class DaliForAlignment(ClipModel, DaliPreTrainedModel):
     """The encoders of DALI, trained so that the tokens of a clip's sound lie where those of its picture do.
 
     CLIP stays as it is. In evaluation all tokens have the same weight.
     """
 
+    config: DaliConfig
     input_modalities = ("audio", "video")
     main_input_name = "input_features"
     part_names = ("audio_tower", "audio_projection", "vision_tower", "scorers")
+    fresh_part_names = ("audio_projection", "scorers")
+    loss_terms = {"alignment_loss": "clips", "entropy_loss": "clips"}
+    resume_fields = ("alignment", "vision_feature_layer", "transport_solver")
     _keys_to_ignore_on_load_unexpected = [
         r"^language_model\.",
         r"^(audio_)?multi_modal_projector\.",
@@ -312,15 +327,23 @@ class DaliForAlignment(DaliPreTrainedModel):
 
     def __init__(self, config: DaliConfig):
         super().__init__(config)
-        config.check()
         self._build_encoders(config)
         if config.alignment == "attentive_transport":
             width = config.vision_config.hidden_size
             self.scorers = AttentiveWeights(width, config.num_scorer_heads, config.scorer_temperature)
-        self.epoch: int | None = None  # from 0; what a training run tells
+        self.epoch: int | None = None
         self.post_init()
         self.vision_tower.requires_grad_(False)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As [`PreTrainedModel.from_pretrained`], also of a folder of [`DaliForConditionalGeneration`]."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
+        model.vision_tower.requires_grad_(False)  # the library makes its parameters anew
+        return loaded
+
+    @can_return_tuple
     def forward(
         self,
         input_features: torch.Tensor,
@@ -328,7 +351,7 @@ class DaliForAlignment(DaliPreTrainedModel):
         audio_mask: torch.Tensor | None = None,
         video_mask: torch.Tensor | None = None,
         num_clips_in_batch: torch.Tensor | int | None = None,
-        return_dict: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> DaliAlignmentOutput:
         """Compare sound and picture of each clip.
 
@@ -342,7 +365,13 @@ class DaliForAlignment(DaliPreTrainedModel):
             audio_mask, video_mask: `(batch,)` bool, whether a clip has sound, picture; others count for nothing.
             num_clips_in_batch: clips with both of all micro-batches of an optimiser step, by which sums are divided
                 in place of those of this micro-batch.
+            kwargs: of a captioner's batch, such as `labels`: words have no part in this.
+
+        Raises:
+            TypeError: unknown keyword.
         """
+        if unknown := sorted(kwargs.keys() - WORDS):
+            raise TypeError(f"{ALIGNMENT} got unknown keywords {', '.join(unknown)}: check the spelling.")
         audio = self.get_audio_features(input_features).pooler_output
         with torch.no_grad():
             video = self.get_video_features(pixel_values_videos).pooler_output
@@ -350,7 +379,7 @@ class DaliForAlignment(DaliPreTrainedModel):
         share = both / (both.sum().clamp(min=1) if num_clips_in_batch is None else num_clips_in_batch)
         output = self._compare(audio, video, share)
         output.audio_tokens, output.video_tokens = audio, video
-        return output if return_dict in (None, True) else output.to_tuple()
+        return output
 
     def _compare(self, audio: torch.Tensor, video: torch.Tensor, share: torch.Tensor) -> DaliAlignmentOutput:
         """Losses of a batch; `share` is what each clip counts."""
@@ -363,7 +392,13 @@ class DaliForAlignment(DaliPreTrainedModel):
         cost = squared_distances(audio, video)
         transport = self._transport(cost, *weights)
         distance = _mean(transport.value(cost, *weights), share)
-        return DaliAlignmentOutput(distance, distance, None, transport.plan, *weights)
+        return DaliAlignmentOutput(
+            loss=distance,
+            alignment_loss=distance,
+            transport_plan=transport.plan,
+            audio_weights=weights[0],
+            video_weights=weights[1],
+        )
 
     def _attend(self, audio: torch.Tensor, video: torch.Tensor, share: torch.Tensor) -> DaliAlignmentOutput:
         """Transport between attentive weights.
@@ -383,7 +418,8 @@ class DaliForAlignment(DaliPreTrainedModel):
         transport = self._transport(cost, *weights)
         distance = _mean(transport.value(cost, *weights), share)
         spread = _mean(sum(map(entropy, of_scorers)), share)
-        loss = distance - self.entropy_weight * (spread if is_trained else spread.detach())
+        entropy_loss = -self.entropy_weight * (spread if is_trained else spread.detach())
+        loss = distance + entropy_loss
         if self.config.leaks_gradient and is_trained:
             theirs = transport.value(cost, *of_tokens) - self.entropy_weight * sum(map(entropy, of_tokens))
             leak = _mean(theirs, share)
@@ -391,11 +427,20 @@ class DaliForAlignment(DaliPreTrainedModel):
         return DaliAlignmentOutput(
             loss=loss,
             alignment_loss=distance,
+            entropy_loss=entropy_loss.detach(),
             entropy=spread.detach(),
             transport_plan=transport.plan,
             audio_weights=weights[0].detach(),
             video_weights=weights[1].detach(),
         )
+
+    def set_epoch(self, epoch: int):
+        """In the first epoch the attentions rest, and later the factor of the entropy falls."""
+        self.epoch = epoch
+
+    def counted_clips(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Those with sound and picture."""
+        return self.shows(batch, "audio") & self.shows(batch, "video")
 
     @property
     def entropy_weight(self) -> float:

@@ -35,6 +35,25 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
+def add_model_options(parser: Any):
+    """Arguments that change a model where it is loaded: `parts_from` and `config_overrides`."""
+    parser.add_argument(
+        "--parts_from", help="folder whose parts replace those of the model, such as an aligned audio tower"
+    )
+    parser.add_argument(
+        "--config_overrides",
+        type=_object,
+        help="fields of the model's configuration to change, as JSON: '{\"use_prefix\": true}'",
+    )
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        return parse_object(text, "config_overrides")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def listed(names: Sequence[str], most: int = 20) -> str:
     """Names for a message of one line: the first ones, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavcap.commands import Parser, errors_in_one_line, positive
+from lavcap.commands import Parser, add_model_options, errors_in_one_line, positive
 
 
 if TYPE_CHECKING:
@@ -29,11 +29,18 @@ def main() -> int:
     parser.add_argument("--model", required=True, help="folder of a trained model, or its name on the Hub")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--instruction", help="what to ask the model; default: the instruction it was trained with")
+    parser.add_argument(
+        "--modalities",
+        nargs="+",
+        choices=("audio", "video"),
+        help="what to take of a file; default: as the model does",
+    )
     parser.add_argument("--batch_size", type=positive, default=8, help="clips captioned at a time")
     parser.add_argument("--num_beams", type=positive, help="default: the model's own setting")
     parser.add_argument(
         "--max_new_tokens", type=positive, help="longest caption in tokens; default: the model's own setting"
     )
+    add_model_options(parser)
     parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     args = parser.parse_args()
     with errors_in_one_line():
@@ -50,15 +57,16 @@ def _caption_all(args: argparse.Namespace) -> int:
     several = len(clips) + failed > 1
     if not clips:
         return 2
-    model, processor = load_model(args.model, args.device)
+    model, processor = load_model(args.model, args.device, parts_from=args.parts_from, overrides=args.config_overrides)
     if args.instruction is not None and not processor.takes_instruction:
         raise ValueError(f"Got --instruction, but {processor.config_class.family} takes none: leave it out.")
+    wanted = {kind: kind in args.modalities for kind in ("audio", "video")} if args.modalities else {}
     options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
     for paths in in_batches(clips, args.batch_size):
         loaded = []
         for path in paths:
             try:
-                loaded.append((path, processor.load_clip(path)))
+                loaded.append((path, processor.load_clip(path, **wanted)))
             except MediaError as error:
                 _report(path, error, args.json)
                 failed += 1

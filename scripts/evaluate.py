@@ -16,7 +16,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from lavcap.commands import Parser, errors_in_one_line, not_negative, positive
+from lavcap.commands import Parser, add_model_options, errors_in_one_line, not_negative, positive
 from lavcap.evaluation.names import METRICS, MODALITIES
 from lavcap.files import check_new_folder
 
@@ -35,6 +35,8 @@ CHECKPOINT_OPTIONS = (
     "max_clips",
     "skip_missing_media",
     "device",
+    "parts_from",
+    "config_overrides",
 )
 LEAST_RESAMPLES = 100  # of fewer the ends of an interval are chance
 
@@ -86,6 +88,7 @@ def _parser() -> Parser:
     )
     clips.add_argument("--max_clips", type=positive, help="score the first clips only; the result is called partial")
     clips.add_argument("--skip_missing_media", action="store_true", help="score the clips whose media are there")
+    add_model_options(clips)
     clips.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     return parser
 
@@ -120,6 +123,8 @@ def _open(args: argparse.Namespace) -> "Evaluation | Rescoring | Comparison":
             max_clips=args.max_clips,
             skip_missing_media=args.skip_missing_media,
             device=args.device,
+            parts_from=args.parts_from,
+            overrides=args.config_overrides,
             num_beams=args.num_beams,
             max_new_tokens=args.max_new_tokens,
         )

@@ -16,7 +16,7 @@ FLAT_FILES = sorted(path for kind in KINDS for path in ROOT.glob(f"*_{kind}.py")
 # Transformers' own tests are there once `make contract` has fetched them.
 collect_ignore_glob = [] if library_tests.FOLDER.is_dir() else ["contract/*"]
 
-FIXTURES = ("tiny_models", "tiny_avcap", "tiny_dali", "finished_runs", "published_models")  # in tests/support
+FIXTURES = sorted(path.stem for path in (ROOT / "tests" / "fixtures").glob("*.py"))
 
 
 def pytest_configure(config):

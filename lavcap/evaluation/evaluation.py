@@ -33,6 +33,7 @@ class Evaluation:
         max_clips: the first clips only; default: all.
         skip_missing_media: do without clips whose media are missing, in place of refusing.
         device: as of [`lavcap.models.loading.choose_device`].
+        parts_from, overrides: as of [`lavcap.models.loading.load_model`].
         decoding: options of `generate`; those that are `None` stay with the model.
 
     Raises:
@@ -50,6 +51,8 @@ class Evaluation:
         max_clips: int | None = None,
         skip_missing_media: bool = False,
         device: str | None = None,
+        parts_from: str | None = None,
+        overrides: dict[str, Any] | None = None,
         **decoding: Any,
     ):
         check_model_name(model)
@@ -60,7 +63,9 @@ class Evaluation:
             rows = take_rows(rows, range(min(max_clips, len(rows))))
         check_references(data_dir, dict(zip(rows["id"], rows["captions"], strict=True)))
         self.provenance, self.name, self.data_dir, self.split = read_provenance(model), model, data_dir, split
-        self.model, self.processor = load_model(model, device, sees_media=False)
+        self.model, self.processor = load_model(
+            model, device, sees_media=False, parts_from=parts_from, overrides=overrides
+        )
         if "video" in self.processor.modalities:
             check_features_fit(self.model, self.processor, data_dir, split, stored_example(rows))
         self.modalities = _choose_modalities(modalities, self.processor, len(rows))

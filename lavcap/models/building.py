@@ -42,6 +42,18 @@ class ModelArguments:
         default=None,
         metadata={"help": "Trained model to start from, whole or an adapter: a folder or a name on the Hub."},
     )
+    model_class: str | None = field(
+        default=None,
+        metadata={"help": "Another model of the family than its captioner, such as DaliForAlignment."},
+    )
+    config_overrides: dict | str | None = field(
+        default=None,
+        metadata={"help": "Fields of the trained model's configuration to change, such as use_prefix: an object."},
+    )
+    parts_from: str | None = field(
+        default=None,
+        metadata={"help": "Folder whose parts replace those of the trained model, such as an aligned audio tower."},
+    )
     text_model: str | None = field(
         default=None,
         metadata={"help": "Language model to start from, with its tokenizer: a folder or a name on the Hub."},
@@ -94,7 +106,7 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        for name in ("model_config", "lora"):
+        for name in ("model_config", "config_overrides", "lora"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, parse_object(getattr(self, name), name))
 
@@ -112,12 +124,8 @@ def build_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, Capt
         model, processor = _assembled_model(args)
     else:
         model, processor = _fresh_model(args)
-    given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
-    model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
-    if args.num_beams == 1:
-        model.generation_config.update(**WITHOUT_BEAMS)
-    if args.max_new_tokens is not None:
-        model.generation_config.max_length = None  # of a family that counts what stands before the caption, too
+    if model.can_generate():
+        _set_decoding(model, args)
     if args.lora is not None:
         if args.model_name_or_path is None:
             _check_fresh_modules(model, args)
@@ -126,6 +134,15 @@ def build_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, Capt
         model.config.base_parts = None  # trained, they are no longer what lies there
     freeze(model, args.freeze or ())
     return model, processor
+
+
+def _set_decoding(model: CaptioningModel, args: ModelArguments):
+    given = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
+    model.generation_config.update(**{name: value for name, value in given.items() if value is not None})
+    if args.num_beams == 1:
+        model.generation_config.update(**WITHOUT_BEAMS)
+    if args.max_new_tokens is not None:
+        model.generation_config.max_length = None  # of a family that counts what stands before the caption, too
 
 
 def plain(model: nn.Module) -> CaptioningModel:
@@ -142,6 +159,9 @@ def _check_choice(args: ModelArguments):
         raise ValueError(
             f"Got model_name_or_path and {' and '.join(beside)}, expected one or the other to start from."
         )
+    changed = [name for name in ("config_overrides", "parts_from") if getattr(args, name) is not None]
+    if args.model_name_or_path is None and changed:
+        raise ValueError(f"Got {' and '.join(changed)} without model_name_or_path, which names the model to change.")
     if beside and args.text_model is None:
         raise ValueError(f"Got {' and '.join(beside)} without text_model; name the language model, too.")
     if args.lora is not None and args.freeze:
@@ -176,7 +196,11 @@ def _trained_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, C
         logger.warning("model_name_or_path is given: model_config and tokenizer_name of the recipe are not used.")
     options = {"dtype": as_dtype(args.model_dtype)} if args.model_dtype else {}
     options |= {"quantization_config": quantization(args)} if args.load_in_4bit else {}
-    processor, kind = load_processor(name), model_class(type_of(name))
+    overrides = args.config_overrides or {}
+    family = type_of(name)
+    reject_unknown("a field of config_overrides", overrides, {field.name for field in fields(config_class(family))})
+    options |= overrides
+    processor, kind = load_processor(name, overrides), model_class(family, args.model_class)
     if find_file(name, ADAPTER_SETTINGS, {}) is None:
         model = kind.from_pretrained(name, **options)
     elif args.lora is not None:
@@ -191,6 +215,8 @@ def _trained_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, C
             if settings.base_model_name_or_path == name:  # a repository that names itself for its parts
                 settings.base_model_name_or_path = None
     _check_trainable(model, name)
+    if args.parts_from is not None:
+        model.take_parts(args.parts_from)
     return model, processor
 
 
@@ -229,9 +255,10 @@ def _fresh_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningProce
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
     family, fields = _family_and_fields(args.model_config)
     config = _fresh_config(config_class(family), fields, tokenizer)
-    model = model_class(family)(config)
-    for name, value in model.decoding.items():
-        setattr(model.generation_config, name, value)
+    model = model_class(family, args.model_class)(config)
+    if model.can_generate():
+        for name, value in model.decoding.items():
+            setattr(model.generation_config, name, value)
     return model, processor_class(family).from_config(config, tokenizer)
 
 

@@ -4,18 +4,20 @@ The Auto classes know a family by its `model_type` once its flat files, `modelin
 `processing_<model_type>`, are imported. Nothing else in the tools tells families apart.
 """
 
+import inspect
 import os
 import platform
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING, PROCESSOR_MAPPING
 
 from configuration_captioning import CaptioningConfig
-from modeling_captioning import CaptioningModel
+from modeling_captioning import CaptioningModel, ClipModel
 from parts_captioning import find_file, read_json
 from processing_captioning import CaptioningProcessor
 
@@ -24,7 +26,12 @@ DEFAULT_FAMILY = "lavcap"  # of a recipe that names none
 
 
 def load_model(
-    name_or_path: str | Path, device: str | None = None, dtype: str | None = None, sees_media: bool = True
+    name_or_path: str | Path,
+    device: str | None = None,
+    dtype: str | None = None,
+    sees_media: bool = True,
+    parts_from: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> tuple[CaptioningModel, CaptioningProcessor]:
     """Model in evaluation mode, and its processor.
 
@@ -32,12 +39,18 @@ def load_model(
         name_or_path: folder written by `save_pretrained`, or name on the Hub.
         device, dtype: as [`choose_device`].
         sees_media: refuse a model that takes stored features only.
+        parts_from: folder, or name on the Hub, whose parts the model shall have in place of its own.
+        overrides: fields of the configuration to change, see [`load_processor`].
     """
     check_model_name(name_or_path)
     device, dtype = choose_device(device, dtype)
-    processor = load_processor(name_or_path)
+    overrides = overrides or {}
+    processor = load_processor(name_or_path, overrides)
     try:
-        model = model_class(type_of(name_or_path)).from_pretrained(name_or_path, dtype=getattr(torch, dtype))
+        kind = model_class(type_of(name_or_path))
+        model = kind.from_pretrained(name_or_path, dtype=getattr(torch, dtype), **overrides)
+        if parts_from is not None:
+            model.take_parts(parts_from)
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: its weights are damaged ({error}); copy or train it again.") from error
     if sees_media and not model.takes_media:
@@ -47,9 +60,17 @@ def load_model(
     return model.to(device).eval(), processor
 
 
-def load_processor(name_or_path: str | Path) -> CaptioningProcessor:
-    """Processor that is saved with a model."""
-    return processor_class(type_of(name_or_path)).from_pretrained(name_or_path)
+def load_processor(name_or_path: str | Path, overrides: dict[str, Any] | None = None) -> CaptioningProcessor:
+    """Processor that is saved with a model.
+
+    Args:
+        overrides: fields of the model's configuration that differ from the saved ones; those that the processor has,
+            too, are told to it.
+    """
+    kind = processor_class(type_of(name_or_path))
+    known = inspect.signature(kind.__init__).parameters
+    options = {name: value for name, value in (overrides or {}).items() if name in known}
+    return kind.from_pretrained(name_or_path, **options)
 
 
 def load_config(name_or_path: str | Path) -> CaptioningConfig:
@@ -70,9 +91,17 @@ def config_class(model_type: str) -> type[CaptioningConfig]:
     return found
 
 
-def model_class(model_type: str) -> type[CaptioningModel]:
-    """Model of a family; raises as [`config_class`]."""
-    return MODEL_FOR_MULTIMODAL_LM_MAPPING[config_class(model_type)]
+def model_class(model_type: str, name: str | None = None) -> type[ClipModel]:
+    """Captioner of a family, or another of its models by the name of its class; raises as [`config_class`]."""
+    captioner = MODEL_FOR_MULTIMODAL_LM_MAPPING[config_class(model_type)]
+    if name is None:
+        return captioner
+    models = vars(import_module(captioner.__module__)).values()
+    known = {each.__name__: each for each in models if isinstance(each, type) and issubclass(each, ClipModel)}
+    known = {each: kind for each, kind in known.items() if kind.__module__ == captioner.__module__}
+    if name not in known:
+        raise ValueError(f"model_class is {name!r}, expected one of {', '.join(known)}.")
+    return known[name]
 
 
 def processor_class(model_type: str) -> type[CaptioningProcessor]:

@@ -213,7 +213,7 @@ class CaptioningTrainer(Seq2SeqTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**full, num_items_in_batch=1, num_clips_in_batch=1)
         loss = self._evaluation.add(output, full)
-        if prediction_loss_only or not self.args.predict_with_generate:
+        if prediction_loss_only or not (self.args.predict_with_generate and self._captioner.can_generate()):
             return loss, None, None
         clips = {name: value for name, value in full.items() if name not in ("labels", *prompt)}
         options = {"synced_gpus": shares_weights(self)} | (gen_kwargs or self._given_generation_options())
@@ -265,7 +265,7 @@ class CaptioningTrainer(Seq2SeqTrainer):
 
 
 class EpochOfDraws(TrainerCallback):
-    """Tells the training set which epoch begins, and of a stream what an interrupted one has used up."""
+    """Tells the training set and the model which epoch begins, and of a stream what an interrupted one has used up."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -275,6 +275,7 @@ class EpochOfDraws(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         dataset, epoch = self.trainer.train_dataset, int(state.epoch + 1e-6)
+        plain(self.trainer.model).set_epoch(epoch)
         if isinstance(dataset, ClipStream):
             dataset.set_epoch(epoch, self._used_batches(args, dataset))
         elif hasattr(dataset, "set_epoch"):
