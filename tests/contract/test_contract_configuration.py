@@ -3,13 +3,13 @@
 import unittest
 
 from library_tests.test_configuration_common import ConfigTester
-from tiny_dali import tiny_dali_config
 from tiny_models import tiny_config
 
 from configuration_avcap import AvcapConfig, CavMaeConfig, GitTextConfig
 from configuration_dali import DaliConfig
 from configuration_lavcap import LavcapAudioConfig, LavcapConfig
 from tiny_avcap import tiny_avcap_config
+from tiny_dali import tiny_dali_config
 
 
 class LavcapConfigTest(unittest.TestCase):

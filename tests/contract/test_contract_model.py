@@ -8,13 +8,13 @@ import torch
 from contract_skips import AVCAP, CAVMAE, DALI, ENCODER, MODEL, NO_EMBEDDED_PLACEHOLDER, TEXT_DECODER
 from library_tests import skipping
 from library_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
-from tiny_dali import tiny_dali_config
 from tiny_models import tiny_config
 
 from modeling_avcap import AvcapForConditionalGeneration, CavMaeModel, GitTextModel
 from modeling_dali import DaliForConditionalGeneration
 from modeling_lavcap import LavcapAudioModel, LavcapForConditionalGeneration
 from tiny_avcap import tiny_avcap_config
+from tiny_dali import tiny_dali_config
 
 
 class LavcapTester:

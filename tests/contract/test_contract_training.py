@@ -4,13 +4,13 @@ import unittest
 
 import pytest
 from library_tests.test_training_mixin import TrainingTesterMixin
-from tiny_dali import tiny_dali_config
 from tiny_models import tiny_config
 
 from modeling_avcap import AvcapForConditionalGeneration
 from modeling_dali import DaliForConditionalGeneration
 from modeling_lavcap import LavcapForConditionalGeneration
 from tiny_avcap import tiny_avcap_config
+from tiny_dali import tiny_dali_config
 
 
 pytestmark = pytest.mark.slow
