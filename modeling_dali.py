@@ -372,10 +372,12 @@ class DaliForAlignment(ClipModel, DaliPreTrainedModel):
         """
         if unknown := sorted(kwargs.keys() - WORDS):
             raise TypeError(f"{ALIGNMENT} got unknown keywords {', '.join(unknown)}: check the spelling.")
+        both = presence(audio_mask, input_features) & presence(video_mask, input_features)
+        # What does not count must not get into a gradient, whatever stands there.
+        input_features = input_features.masked_fill(~both[:, None, None], 0)
         audio = self.get_audio_features(input_features).pooler_output
         with torch.no_grad():
             video = self.get_video_features(pixel_values_videos).pooler_output
-        both = presence(audio_mask, audio) & presence(video_mask, audio)
         share = both / (both.sum().clamp(min=1) if num_clips_in_batch is None else num_clips_in_batch)
         output = self._compare(audio, video, share)
         output.audio_tokens, output.video_tokens = audio, video

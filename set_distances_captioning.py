@@ -104,7 +104,8 @@ def _solve(cost, audio_weights, image_weights) -> tuple[torch.Tensor, torch.Tens
     try:
         from ot.lp import emd
     except ImportError as error:
-        raise ImportError("Exact optimal transport needs POT: pip install pot.") from error
+        advice = "pip install pot, or take transport_solver entropic"
+        raise ImportError(f"Exact optimal transport needs POT: {advice}.") from error
     if not np.isfinite(cost).all():
         rows, columns = (torch.zeros(size, dtype=torch.float64) for size in cost.shape)
         return rows[:, None] * columns, rows, columns

@@ -41,6 +41,7 @@ setup(
         "demo": ["matplotlib>=3.8", "tensorboard>=2.16"],
         "fense": ["aac-metrics==0.5.2"],  # later ones need msclap, and that Transformers below 5 and NumPy below 2
         "quantization": ["bitsandbytes>=0.45"],
+        "transport": ["pot>=0.9.5"],  # DALI's alignment by exact optimal transport
         "torchaudio": ["torchaudio"],  # of the build that fits the installed torch
         "test": [
             "bitsandbytes>=0.45",

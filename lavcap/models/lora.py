@@ -151,10 +151,12 @@ def _check_can_be_loaded(fields: dict[str, Any]):
 
 
 def _parameters_below(model: nn.Module, name: str) -> list[nn.Parameter]:
-    """Parameters of a module; none of one that this model is built without."""
+    """Parameters of a module, or the one of this name; none of what this model is built without."""
     if not hasattr(model, name.partition(".")[0]):
         parts = ", ".join(part for part, module in model.named_children() if module is not None)
         raise ValueError(f"Got {name!r} to train or to freeze, expected parts of the model: {parts}.")
+    if isinstance(getattr(model, name, None), nn.Parameter):
+        return [getattr(model, name)]
     try:
         return list(model.get_submodule(name).parameters())
     except AttributeError:

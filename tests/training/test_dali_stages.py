@@ -40,7 +40,7 @@ ALIGN = {
 DISTIL = {
     "config_overrides": {"use_prefix": False, "audio_projector": "audio"},
     "audio_only_rate": 1.0,
-    "freeze": [part for part in PARTS if part != "audio_multi_modal_projector"],
+    "freeze": ["prefix", *(part for part in PARTS if part != "audio_multi_modal_projector")],
 }
 
 
