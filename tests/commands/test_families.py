@@ -22,11 +22,29 @@ AVCAP = {
     },
     "text_config": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2},
 }  # fmt: skip
-LOSSES = {"second": ("caption_loss", "stillness_loss"), "avcap": ("caption_loss",)}
-PARTS = {"second": ("ear", "language_model"), "avcap": ("audio_visual_encoder", "language_model")}
+DALI = {
+    "model_type": "dali",
+    "audio_config": {
+        "hidden_size": 24, "intermediate_size": 48, "num_attention_heads": 2, "num_modality_layers": 1,
+        "max_frames": 416, "patch_size": 32,
+    },
+    "vision_config": {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "patch_size": 32, "image_size": 64,
+    },
+    "text_config": SECOND["text_config"] | {"max_position_embeddings": 512},
+}  # fmt: skip
+LOSSES = {"second": ("caption_loss", "stillness_loss")}
+PARTS = {
+    "second": ("ear", "language_model"),
+    "avcap": ("audio_visual_encoder", "language_model"),
+    "dali": ("audio_tower", "audio_multi_modal_projector", "language_model"),
+}
+OF_A_FILM = {"dali": "audio"}
 # A field in which a checkpoint and what continues it must agree, and another value of it.
 OTHERS = {
     "second": ("num_mel_bins", {"num_mel_bins": 64}),
+    "dali": ("audio_projector", {"audio_projector": "image"}),
     "avcap": (
         "audio_visual_config.image_size",
         {"audio_visual_config": AVCAP["audio_visual_config"] | {"image_size": 32}},
@@ -55,7 +73,11 @@ print(json.dumps(processor.decode_captions(model.generate(**inputs), inputs)))
 """
 
 
-@pytest.fixture(scope="module", params=[pytest.param(SECOND, marks=pytest.mark.slow), AVCAP], ids=["second", "avcap"])
+@pytest.fixture(
+    scope="module",
+    params=[*(pytest.param(each, marks=pytest.mark.slow) for each in (SECOND, DALI)), AVCAP],
+    ids=["second", "dali", "avcap"],
+)
 def config(request) -> dict:
     return request.param
 
@@ -100,7 +122,7 @@ def trained(train):
 def test_it_is_trained_with_its_own_loss(trained, family):
     folder, done = trained
     logs = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    terms = LOSSES[family]
+    terms = LOSSES.get(family, ("caption_loss",))
     steps = [log for log in logs if terms[-1] in log]
     assert len(steps) == 2
     for log in steps:
@@ -129,7 +151,7 @@ def test_a_checkpoint_with_another_encoder_is_not_continued(trained, train, fami
         train("other", "--resume_from_checkpoint", "true", changed=value)
 
 
-def test_it_is_evaluated_and_captions_a_film(trained, toy_world, tmp_path):
+def test_it_is_evaluated_and_captions_a_film(trained, family, toy_world, tmp_path):
     folder, _ = trained
     output = tmp_path / "scores"
     arguments = ["--model", folder, "--data_dir", toy_world, "--output", output, "--metrics", "cider_d"]
@@ -140,7 +162,7 @@ def test_it_is_evaluated_and_captions_a_film(trained, toy_world, tmp_path):
     done = run_inside("scripts/caption.py", toy_world / "videos" / "new_clip.mp4", "--model", folder, "--json")
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    assert record["modalities"] == "audio+video" and record["captioned"] == 4.0
+    assert record["modalities"] == OF_A_FILM.get(family, "audio+video") and record["captioned"] == 4.0
 
 
 def test_what_is_published_loads_for_a_stranger_and_holds_no_other_family(trained, family, toy_world, tmp_path):
