@@ -3,11 +3,15 @@
 
     python scripts/caption.py clip.mp4 --model outputs/demo/model
     python scripts/caption.py clips/ sound.wav --model outputs/demo/model --json
+    python scripts/caption.py --data_dir data/audioset --split train --as_dataset data/pseudo_captions --model my_dali
 
 Prints one caption per clip, after its path and a tab if there are several clips. With `--json`, one object per line:
 `clip`, `caption`, `modalities` (`audio+video`, `audio` or `video`), `duration` in seconds, `captioned` (seconds that
 were looked at); or `clip` and `error`. A clip that cannot be used is reported on standard error, the others are
 captioned, and the exit status is 2.
+
+With `--as_dataset` the clips of a data set are captioned, and the captions are a data set to train on, which names the
+media of the first. Sampling depends on `--seed` alone; an interrupted run is completed by the same command.
 """
 
 import argparse
@@ -16,16 +20,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavcap.commands import Parser, add_model_options, errors_in_one_line, positive
+from lavcap.commands import Parser, add_model_options, errors_in_one_line, not_negative, positive
 
 
 if TYPE_CHECKING:
     from media_captioning import Clip, MediaError
+    from processing_captioning import CaptioningProcessor
 
 
 def main() -> int:
     parser = Parser(__doc__)
-    parser.add_argument("clips", nargs="+", help="media files, folders of frames, or folders of clips")
+    parser.add_argument("clips", nargs="*", help="media files, folders of frames, or folders of clips")
     parser.add_argument("--model", required=True, help="folder of a trained model, or its name on the Hub")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--instruction", help="what to ask the model; default: the instruction it was trained with")
@@ -40,11 +45,49 @@ def main() -> int:
     parser.add_argument(
         "--max_new_tokens", type=positive, help="longest caption in tokens; default: the model's own setting"
     )
+    written = parser.add_argument_group("in place of clips")
+    written.add_argument("--as_dataset", help="folder of the data set that is written")
+    written.add_argument("--data_dir", help="data set whose clips are captioned")
+    written.add_argument("--split", default="train", help="its split; default: train")
+    written.add_argument("--seed", type=not_negative, default=42, help="of sampling; default: 42")
     add_model_options(parser)
     parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     args = parser.parse_args()
     with errors_in_one_line():
-        return _caption_all(args)
+        if (args.as_dataset is None) != (args.data_dir is None) or bool(args.clips) == bool(args.as_dataset):
+            raise ValueError("Expected clips, or --data_dir with --as_dataset, and not both.")
+        return _caption_all(args) if args.clips else _write_dataset(args)
+
+
+def _write_dataset(args: argparse.Namespace) -> int:
+    from lavcap.models.captioning import generation_options
+    from lavcap.models.loading import load_model
+    from lavcap.models.pseudo_captions import caption_data_set
+
+    model, processor = load_model(args.model, args.device, parts_from=args.parts_from, overrides=args.config_overrides)
+    _check_instruction(args, processor)
+    number, failed = caption_data_set(
+        model,
+        processor,
+        args.data_dir,
+        args.split,
+        args.as_dataset,
+        args.modalities or processor.modalities,
+        args.batch_size,
+        args.seed,
+        args.instruction,
+        {"model": args.model, "parts_from": args.parts_from, "config_overrides": args.config_overrides},
+        **generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens),
+    )
+    for name, reason in failed.items():
+        print(f"warning: {name} has no caption: {reason}", file=sys.stderr)
+    print(f"{number} captions of {args.split} are in {args.as_dataset}")
+    return 0
+
+
+def _check_instruction(args: argparse.Namespace, processor: "CaptioningProcessor"):
+    if args.instruction is not None and not processor.takes_instruction:
+        raise ValueError(f"Got --instruction, but {processor.config_class.family} takes none: leave it out.")
 
 
 def _caption_all(args: argparse.Namespace) -> int:
@@ -58,8 +101,7 @@ def _caption_all(args: argparse.Namespace) -> int:
     if not clips:
         return 2
     model, processor = load_model(args.model, args.device, parts_from=args.parts_from, overrides=args.config_overrides)
-    if args.instruction is not None and not processor.takes_instruction:
-        raise ValueError(f"Got --instruction, but {processor.config_class.family} takes none: leave it out.")
+    _check_instruction(args, processor)
     wanted = {kind: kind in args.modalities for kind in ("audio", "video")} if args.modalities else {}
     options = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
     for paths in in_batches(clips, args.batch_size):

@@ -38,9 +38,9 @@ from lavcap.preparation.cutting import (
 )
 from lavcap.preparation.media import Media, MediaFile
 from lavcap.preparation.pool import CLIP_TIMEOUT, cut_clips
-from lavcap.preparation.progress_log import ProgressLog, signature
 from lavcap.preparation.report import Report, write_reports
-from lavcap.preparation.sources import ExpectedClip, Source, window_stem
+from lavcap.preparation.sources import ExpectedClip, Source, signature, window_stem
+from lavcap.progress_log import ProgressLog
 from media_captioning import StoredFile
 
 

@@ -25,7 +25,6 @@ from lavcap.preparation.annotations import (
 )
 from lavcap.preparation.media import Media
 from lavcap.preparation.media_index import MediaIndex
-from lavcap.preparation.progress_log import signature
 from media_captioning import StoredFile
 
 
@@ -304,3 +303,12 @@ def _to_medium(cell: Any, name: str, number: int) -> StoredFile | str | None:
     if cell.get("bytes"):
         return StoredFile(f"{name}, row {number}" + (f", {cell['path']}" if cell.get("path") else ""), cell["bytes"])
     return cell.get("path") or None
+
+
+def signature(path: str) -> list[Any]:
+    """Says whether a file is the one of another run: its path, size and time of change."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [path, None, None]
+    return [path, status.st_size, status.st_mtime_ns]

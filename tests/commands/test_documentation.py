@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from avcap_golden import below, random_avcap
+from dali_golden import write_released as write_dali
 from media_files import write_media
 from released_files import ced_file, clip_folder, text_folder, trained_parts
 from released_reference import OPTIONS, random_state
@@ -107,6 +108,20 @@ def test_the_avcap_page_trains_on_the_pretrained_parts(avcap_downloads, toy_worl
     options += " --max_new_tokens 2 --dataloader_num_workers 0 --use_cpu true"
     train = ["train_hf.py", str(ROOT / recipe.strip()), "--data_dir", str(toy_world), *options.split()]
     assert "Model and processor are in outputs/avcap" in run(train, avcap_downloads)
+
+
+def test_the_dali_page_converts_and_captions(tmp_path):
+    released, llava, _ = write_dali(tmp_path)
+    released.rename(tmp_path / "dali_weights")
+    llava.rename(tmp_path / "llava-v1.5-7b")
+    write_media(tmp_path / "my_clip.mp4", seconds=1.0)
+    (commands,) = (block for block in blocks("docs/dali.md", "bash") if "convert_checkpoint.py" in block)
+    convert, caption = commands.splitlines()
+    assert "written to my_dali" in run(words_of(convert), tmp_path)
+    shorten_captions(tmp_path / "my_dali")
+    assert run(words_of(caption), tmp_path).strip()
+    (code,) = blocks("docs/dali.md", "python")
+    assert run_code(code, tmp_path).strip()
 
 
 def shorten_captions(model: Path):

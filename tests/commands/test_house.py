@@ -9,12 +9,13 @@ import pytest
 from conftest import FLAT_FILES, ROOT
 
 
-BASE = {"flat", "files", "commands", "provenance"}
+BASE = {"flat", "files", "commands", "provenance", "progress_log"}
 # What each room may import beside itself: data flows prepare -> read -> build -> train -> evaluate -> publish.
 ROOMS = {
     "files": {"flat"},
     "commands": {"flat", "files"},
     "provenance": {"flat", "files", "commands"},
+    "progress_log": {"files"},
     "data": BASE,
     "preparation": BASE | {"data"},
     "models": BASE | {"data"},

@@ -1,6 +1,7 @@
 """DALI's stages through the training command: prefix, alignment, distillation, each from the folder of the last."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import yaml
 from safetensors.torch import load_file
 from stranger import run_inside
 
+from lavcap.data.splits import load_split
 from modeling_dali import DaliForAlignment, DaliForConditionalGeneration
 from processing_dali import DaliProcessor
 from tiny_dali import tiny_dali
@@ -121,6 +123,40 @@ def test_pseudo_captions_take_prefix_and_alignment_of_two_folders(prefixed, alig
     assert done.returncode == 2 and "--parts_from" in done.stderr
 
 
+@pytest.mark.slow
+def test_they_are_a_data_set_whatever_interrupts_its_making(prefixed, aligned, toy_world, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(prefixed, model)
+    (model / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 5.0}))
+
+    def write(name: str, *options: object):
+        command = ["scripts/caption.py", "--data_dir", toy_world, "--split", "val", "--as_dataset", tmp_path / name]
+        command += ["--model", model, "--parts_from", aligned, "--batch_size", 2, "--max_new_tokens", 6]
+        return run_inside(*command, *options)
+
+    assert write("whole").returncode == 0
+    rows = load_split(tmp_path / "whole", "val")
+    assert len(rows) == 6 and all(len(captions) == 1 and captions[0] for captions in rows["captions"])
+    assert rows["audio"] == load_split(toy_world, "val")["audio"]
+    asked, generate = [], DaliForConditionalGeneration.generate
+
+    def interrupted(*args, **kwargs):
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(DaliForConditionalGeneration, "generate", interrupted)
+    assert write("again").returncode == 130
+    assert write("again").returncode == 0 and len(asked) == 2 + 2
+    assert load_split(tmp_path / "again", "val")["captions"] == rows["captions"]
+    done = write("again", "--seed", 7)
+    assert done.returncode == 2 and "seed 42, asked for 7" in done.stderr
+    assert write("other", "--seed", 7).returncode == 0
+    assert load_split(tmp_path / "other", "val")["captions"] != rows["captions"]
+
+
+@pytest.mark.slow
 def test_the_audio_projector_alone_is_distilled(prefixed, aligned, train):
     distilled = train("distil", DISTIL, model_name_or_path=str(prefixed), parts_from=str(aligned))
     assert moved(prefixed, distilled) == {"audio_tower", "audio_projection", "audio_multi_modal_projector"}

@@ -1,11 +1,9 @@
 """What is done of a long piece of work, one line of JSON per item, so that it can be stopped at any moment."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from lavcap.data.schema import DataError
 from lavcap.files import whole_file
 
 
@@ -20,7 +18,7 @@ class ProgressLog:
         settings: of the work, kept in the first line; the records of other settings are refused.
 
     Raises:
-        DataError: the file belongs to other settings.
+        ValueError: the file belongs to other settings.
     """
 
     def __init__(self, path: str | Path, settings: dict[str, Any]):
@@ -54,7 +52,7 @@ class ProgressLog:
             if known.get(name) != value
         ]
         if differing:
-            raise DataError(
+            raise ValueError(
                 f"{self.path.parent.parent}: was begun with {'; '.join(differing)}; ask for the same, or name another "
                 "folder with --output."
             )
@@ -71,12 +69,3 @@ def _parse(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return content if isinstance(content, dict) else None
-
-
-def signature(path: str) -> list[Any]:
-    """Says whether a file is the one of another run: its path, size and time of change."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return [path, None, None]
-    return [path, status.st_size, status.st_mtime_ns]
