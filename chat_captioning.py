@@ -1,6 +1,7 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Conversations about a clip: the clip that is in the messages."""
+"""Conversations about a clip: the clip that is in the messages, and the template of their turns."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,52 @@ SOURCES = {
     "image": ("images", ("image", "url", "path")),
     "image_url": ("images", ("image_url",)),
 }
+
+_CHAT_TEMPLATE = """\
+{%- set media = ["audio", "video", "image"] -%}
+{%- set seen = namespace(clip=false) -%}
+SYSTEM{%- for message in messages -%}
+{%- set words = namespace(text="", clip=false) -%}
+{%- if message.content is string -%}
+{%- set words.text = message.content -%}
+{%- else -%}
+{%- for entry in message.content -%}
+{%- if entry.type == "text" -%}{%- set words.text = words.text + entry.text -%}{%- endif -%}
+{%- if entry.type in media -%}{%- set words.clip = true -%}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- if message.role == "user" -%}
+{{- "USER: " -}}
+{%- if words.clip and not seen.clip -%}
+{%- set seen.clip = true -%}
+{{- CLIP -}}
+{{- words.text or instruction -}}
+{%- else -%}
+{{- words.text -}}
+{%- endif -%}
+{{- END -}}
+{%- elif message.role == "assistant" -%}
+{{- "ASSISTANT: " + words.text -}}
+{%- if not loop.last or not continue_final_message -%}{{- ANSWERED -}}{%- endif -%}
+{%- else -%}
+{{- words.text + END -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "ASSISTANT:" -}}{%- endif -%}
+"""
+
+
+def chat_template(clip: str, end: str, answered: str, system: str | None = None) -> str:
+    """Jinja template of turns of `USER:` and `ASSISTANT:`. Whatever entries bring a clip, it stands in the first turn
+    that has one, before what is asked.
+
+    Args:
+        clip: what stands for a clip; end: after a turn; answered: after an answer. Each is an expression of Jinja.
+        system: what a conversation begins with that has no such message of its own.
+    """
+    begin = f'{{%- if messages[0].role != "system" -%}}{{{{- "{system}" -}}}}{{%- endif -%}}\n' if system else ""
+    pieces = {"SYSTEM": begin, "CLIP": clip, "END": end, "ANSWERED": answered}
+    return re.sub("|".join(pieces), lambda found: pieces[found[0]], _CHAT_TEMPLATE)
 
 
 def clips_of(messages: Sequence[dict[str, Any]], load_audio_from_video: bool = False) -> dict[str, Any]:
@@ -34,8 +81,8 @@ def clips_of(messages: Sequence[dict[str, Any]], load_audio_from_video: bool = F
     for kind, argument in (("audio", "audio"), ("video", "videos")):
         if len(found[argument]) > 1:
             raise ValueError(
-                f"Got a conversation with {len(found[argument])} {kind} entries, expected at most one: LAVCap takes "
-                "one clip per conversation."
+                f"Got a conversation with {len(found[argument])} {kind} entries, expected at most one: it is "
+                "about one clip."
             )
         if found[argument]:
             clip[argument] = found[argument][0]

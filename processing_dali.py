@@ -11,6 +11,7 @@ import torch
 
 
 try:  # inside a package: the Hub's module cache
+    from .chat_captioning import chat_template
     from .configuration_captioning import check_choice
     from .configuration_dali import DaliConfig
     from .feature_extraction_captioning import FilterBankFeatureExtractor
@@ -19,6 +20,7 @@ try:  # inside a package: the Hub's module cache
     from .processing_captioning import clip_image_processor, register_processor
     from .prompts_captioning import SoftTokenProcessor, check_vocabulary
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from chat_captioning import chat_template
     from configuration_captioning import check_choice
     from configuration_dali import DaliConfig
     from feature_extraction_captioning import FilterBankFeatureExtractor
@@ -37,39 +39,10 @@ TURN = "USER: {av}\n{instruction} ASSISTANT:"
 PROMPT = SYSTEM.replace("{person}", "human") + TURN
 TRAINING_PROMPT = SYSTEM.replace("{person}", "user") + TURN
 
-# The same for messages. Whatever entries bring a clip, it stands in the first turn that has one.
-CHAT_TEMPLATE = """\
-{%- set media = ["audio", "video", "image"] -%}
-{%- set seen = namespace(clip=false) -%}
-{%- if messages[0].role != "system" -%}{{- "SYSTEM" -}}{%- endif -%}
-{%- for message in messages -%}
-{%- set words = namespace(text="", clip=false) -%}
-{%- if message.content is string -%}
-{%- set words.text = message.content -%}
-{%- else -%}
-{%- for entry in message.content -%}
-{%- if entry.type == "text" -%}{%- set words.text = words.text + entry.text -%}{%- endif -%}
-{%- if entry.type in media -%}{%- set words.clip = true -%}{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- if message.role == "user" -%}
-{{- "USER: " -}}
-{%- if words.clip and not seen.clip -%}
-{%- set seen.clip = true -%}
-{{- av_token + "\n" + (words.text or instruction) -}}
-{%- else -%}
-{{- words.text -}}
-{%- endif -%}
-{{- " " -}}
-{%- elif message.role == "assistant" -%}
-{{- "ASSISTANT: " + words.text -}}
-{%- if not loop.last or not continue_final_message -%}{{- eos_token -}}{%- endif -%}
-{%- else -%}
-{{- words.text + " " -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- "ASSISTANT:" -}}{%- endif -%}
-""".replace("SYSTEM", SYSTEM.replace("{person}", "human"))
+# The same for messages.
+CHAT_TEMPLATE = chat_template(
+    clip='av_token + "\n"', end='" "', answered="eos_token", system=SYSTEM.replace("{person}", "human")
+)
 
 BACKGROUND = (122, 116, 104)  # CLIP's mean colour, which pictures are padded with to squares
 

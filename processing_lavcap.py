@@ -2,11 +2,13 @@
 """Processor of LAVCap: the released prompt, CED's filter bank, CLIP's pixels, and how many soft tokens a clip has."""
 
 try:  # inside a package: the Hub's module cache
+    from .chat_captioning import chat_template
     from .configuration_lavcap import LavcapConfig, modalities_of
     from .feature_extraction_captioning import FilterBankFeatureExtractor
     from .processing_captioning import clip_image_processor, register_processor
     from .prompts_captioning import SoftTokenProcessor, check_vocabulary
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from chat_captioning import chat_template
     from configuration_lavcap import LavcapConfig, modalities_of
     from feature_extraction_captioning import FilterBankFeatureExtractor
     from processing_captioning import clip_image_processor, register_processor
@@ -16,39 +18,8 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
 # Released `models/lavcap.py`: the prompt of training and of captioning.
 PROMPT = "USER: <Speech>{av}</Speech> {instruction}\nASSISTANT:"
 
-# The same for messages. Whatever entries bring a clip, it stands in the first turn that has one.
-CHAT_TEMPLATE = """\
-{%- set media = ["audio", "video", "image"] -%}
-{%- set seen = namespace(clip=false) -%}
-{%- for message in messages -%}
-{%- set words = namespace(text="", clip=false) -%}
-{%- if message.content is string -%}
-{%- set words.text = message.content -%}
-{%- else -%}
-{%- for entry in message.content -%}
-{%- if entry.type == "text" -%}{%- set words.text = words.text + entry.text -%}{%- endif -%}
-{%- if entry.type in media -%}{%- set words.clip = true -%}{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- if message.role == "user" -%}
-{{- "USER: " -}}
-{%- if words.clip and not seen.clip -%}
-{%- set seen.clip = true -%}
-{{- "<Speech>" + av_token + "</Speech> " -}}
-{{- words.text or instruction -}}
-{%- else -%}
-{{- words.text -}}
-{%- endif -%}
-{{- "\n" -}}
-{%- elif message.role == "assistant" -%}
-{{- "ASSISTANT: " + words.text -}}
-{%- if not loop.last or not continue_final_message -%}{{- eos_token + "\n" -}}{%- endif -%}
-{%- else -%}
-{{- words.text + "\n" -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- "ASSISTANT:" -}}{%- endif -%}
-"""
+# The same for messages.
+CHAT_TEMPLATE = chat_template(clip='"<Speech>" + av_token + "</Speech> "', end='"\n"', answered='eos_token + "\n"')
 
 
 class LavcapFeatureExtractor(FilterBankFeatureExtractor):
