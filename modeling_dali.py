@@ -375,6 +375,7 @@ class DaliForAlignment(ClipModel, DaliPreTrainedModel):
         both = presence(audio_mask, input_features) & presence(video_mask, input_features)
         # What does not count must not get into a gradient, whatever stands there.
         input_features = input_features.masked_fill(~both[:, None, None], 0)
+        pixel_values_videos = pixel_values_videos.masked_fill(~both[:, None, None, None, None], 0)
         audio = self.get_audio_features(input_features).pooler_output
         with torch.no_grad():
             video = self.get_video_features(pixel_values_videos).pooler_output
