@@ -20,7 +20,7 @@ setup(
     py_modules=[*FLAT_FILES, "train_hf"],
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.10.1,<6",
+        "transformers>=5.10.4,<6",
         "accelerate>=1.10",
         "peft>=0.19",
         "datasets>=4.0",

@@ -21,7 +21,7 @@ from lavcap.publishing.family_text import describe_family
 TEMPLATE = "model_card.md"
 RESULTS = "results.json"
 NOT_RECORDED, NOT_MEASURED = "not recorded", "not measured"
-REQUIREMENTS = 'torch "transformers>=5.10.1,<6" av'
+REQUIREMENTS = 'torch "transformers>=5.10.4,<6" av'
 METRIC_NAMES = {
     "rouge_l": "ROUGE-L",
     "cider_d": "CIDEr-D",

@@ -31,8 +31,8 @@ def test_an_older_version_is_told_both_versions_in_one_sentence(statement):
     result = run(statement, "5.3.0")
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == (
-        "RuntimeError: LAVCap needs Transformers 5.10.1 or newer, but 5.3.0 is installed: "
-        "pip install --upgrade 'transformers>=5.10.1'"
+        "RuntimeError: LAVCap needs Transformers 5.10.4 or newer, but 5.3.0 is installed: "
+        "pip install --upgrade 'transformers>=5.10.4'"
     )
 
 
@@ -63,4 +63,4 @@ print(json.dumps(told))
     told = run_stranger(script, str(saved_model), folder=tmp_path, HF_HOME=str(tmp_path)).printed
     assert len(told) == 2
     for sentence in told:
-        assert "LAVCap needs Transformers 5.10.1 or newer, but 5.3.0 is installed" in sentence
+        assert "LAVCap needs Transformers 5.10.4 or newer, but 5.3.0 is installed" in sentence

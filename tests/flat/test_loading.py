@@ -8,7 +8,7 @@ import torch
 from clips import clip_inputs
 from safetensors import safe_open
 from tiny_models import tiny_config, tiny_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from modeling_lavcap import LavcapForConditionalGeneration
 
@@ -137,3 +137,15 @@ def test_the_language_model_alone_is_a_causal_lm_of_its_own(model, tmp_path):
     assert all(
         torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.language_model.state_dict().items()
     )
+
+
+@pytest.mark.parametrize("saved", ["saved_model", "saved_avcap", "saved_dali"])
+def test_a_loaded_model_is_saved_under_the_names_of_its_tensors(saved, request, tmp_path):
+    """A run that is continued looks for these: what has another name would silently begin anew."""
+    folder = request.getfixturevalue(saved)
+    AutoModel.from_pretrained(folder).save_pretrained(tmp_path)
+    names = []
+    for path in (folder, tmp_path):
+        with safe_open(path / "model.safetensors", "pt") as file:
+            names.append(set(file.keys()))
+    assert names[0] == names[1]
