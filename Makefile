@@ -23,6 +23,8 @@ LAUNCH := $(BIN)/accelerate launch --quiet --config_file configs/accelerate/one_
 VERSIONED := $(addprefix tests/,flat data models publishing contract \
 	$(addprefix training/test_,lora_training.py losses.py resuming.py train_hf.py trainer.py) \
 	conversion/test_conversion.py::test_golden_vectors_come_out_of_the_converted_checkpoint \
+	conversion/test_avcap_conversion.py::test_tokens_logits_and_loss_are_the_released_ones \
+	conversion/test_dali_conversion.py::test_logits_loss_and_captions_are_the_released_ones \
 	preparation/test_preparation.py::test_official_rows_and_films_become_a_manifest)
 # Commands of the pages and scores by Java, on which the versions of the libraries have no bearing.
 ONCE := --ignore tests/commands/test_documentation.py --ignore tests/evaluation/test_java_metrics.py

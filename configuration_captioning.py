@@ -9,9 +9,7 @@ import transformers
 from packaging.version import Version
 
 
-OLDEST_TRANSFORMERS = (
-    "5.10.4"  # older ones rename CLIP's tensors, or load of a folder only what its entry imports itself
-)
+OLDEST_TRANSFORMERS = "5.10.4"  # older ones rename CLIP's tensors, or load less of a folder than its code needs
 
 if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):  # before anything that an older one lacks
     # No ImportError: the other files take that for a sign that they are plain modules, and would hide the sentence.
