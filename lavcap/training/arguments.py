@@ -73,6 +73,10 @@ class TrainingArguments(MonitoringArguments, Seq2SeqTrainingArguments):
         default=True, metadata={"help": "Caption the validation clips and score them."}
     )
     generation_num_beams: int | None = field(default=1, metadata={"help": "Beams during training's evaluations."})
+    halve_lr_at: list[float] | None = field(
+        default=None,
+        metadata={"help": "Shares of the run after which the learning rate of the schedule is halved: 0.5 0.75."},
+    )
     report_to: None | str | list[str] = field(default="tensorboard", metadata={"help": "Where to log."})
     hub_strategy: str = field(default="end", metadata={"help": "When to push to the Hub: `end` or `every_save`."})
     cpu_threads: int | None = field(
@@ -129,6 +133,8 @@ def check_training_options(args: TrainingArguments):
     Raises:
         ValueError: names the field.
     """
+    if any(not 0 < share < 1 for share in args.halve_lr_at or ()):
+        raise ValueError(f"halve_lr_at is {args.halve_lr_at}, expected shares of the run between 0 and 1.")
     if args.label_smoothing_factor:
         raise ValueError(
             f"label_smoothing_factor is {args.label_smoothing_factor}, expected 0: with it the Trainer would put a "

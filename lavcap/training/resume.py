@@ -52,6 +52,7 @@ ARGUMENTS = (
     "learning_rate",
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
+    "halve_lr_at",
     "warmup_steps",
     "max_steps",
     "num_train_epochs",

@@ -6,7 +6,7 @@ run), `counts` (what losses are averaged over), `checkpoints` (how it saves), `c
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -154,6 +154,13 @@ class CaptioningTrainer(Seq2SeqTrainer):
         decayed = {name for group in groups if group["decay"] for name in group["names"]}
         return [name for name, _ in model.named_parameters() if name.removeprefix(PEFT_PREFIX) in decayed]
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        steps = [share * num_training_steps for share in getattr(self.args, "halve_lr_at", None) or ()]
+        if steps:
+            scheduler.lr_lambdas = [partial(_halved, factor, steps) for factor in scheduler.lr_lambdas]
+        return scheduler
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if model.training and num_items_in_batch is not None and self.args.n_gpu <= 1:
             inputs = inputs | {"num_clips_in_batch": self.counts.num_clips}
@@ -297,6 +304,11 @@ class ProvenanceCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             write_provenance(args.output_dir, self.provenance)
+
+
+def _halved(factor: Callable[[int], float], steps: Sequence[float], step: int) -> float:
+    """A schedule's factor, halved after each of some steps."""
+    return factor(step) * 0.5 ** sum(step >= each for each in steps)
 
 
 def _is_prompt(name: str) -> bool:

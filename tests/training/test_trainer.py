@@ -191,3 +191,15 @@ def test_a_run_that_was_interrupted_in_an_epoch_ends_with_the_same_model(
     moved = [name for name, start in model.state_dict().items() if not torch.equal(whole[name], start)]
     assert len(moved) > 50
     assert [name for name in whole if not torch.equal(parts[name], whole[name])] == []
+
+
+def test_the_rate_is_halved_where_it_should_be(trainer):
+    trainer.args.lr_scheduler_type, trainer.args.halve_lr_at = "constant", [0.5, 0.75]
+    trainer.create_optimizer()
+    scheduler = trainer.create_scheduler(8)
+    rates = []
+    for _ in range(8):
+        rates += scheduler.get_last_lr()[:1]
+        trainer.optimizer.step()
+        scheduler.step()
+    assert [rate / rates[0] for rate in rates] == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]
