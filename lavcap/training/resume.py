@@ -255,7 +255,7 @@ def run_settings(trainer: Trainer) -> dict[str, Any]:
     augmentation = getattr(trainer.data_collator, "augmentation", None)
     settings |= dataclasses.asdict(augmentation) if dataclasses.is_dataclass(augmentation) else {}
     settings = json.loads(json.dumps(settings | _of_model(trainer.model), default=_as_json))
-    if settings["lr_scheduler_type"].startswith("constant"):
+    if settings["lr_scheduler_type"].startswith("constant") and not settings["halve_lr_at"]:
         settings["max_steps"] = settings["num_train_epochs"] = None  # the end changes no step before it
     return settings
 
