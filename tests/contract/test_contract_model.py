@@ -186,6 +186,7 @@ class DaliTester:
         }
 
 
+@pytest.mark.slow  # most of what it goes through is LAVCap's
 @skipping(MODEL | DALI)
 class DaliModelTest(LavcapModelTest):
     all_model_classes = (DaliForConditionalGeneration,)
