@@ -16,13 +16,15 @@ class ProgressLog:
     Args:
         path: of the file; its folder is made.
         settings: of the work, kept in the first line; the records of other settings are refused.
+        error: what is raised.
 
     Raises:
-        ValueError: the file belongs to other settings.
+        error: the file belongs to other settings.
     """
 
-    def __init__(self, path: str | Path, settings: dict[str, Any]):
+    def __init__(self, path: str | Path, settings: dict[str, Any], error: type[Exception] = ValueError):
         self.path = Path(path)
+        self._error = error
         self.records: dict[str, dict[str, Any]] = {}
         if self.path.exists():
             self._read(settings)
@@ -52,9 +54,9 @@ class ProgressLog:
             if known.get(name) != value
         ]
         if differing:
-            raise ValueError(
+            raise self._error(
                 f"{self.path.parent.parent}: was begun with {'; '.join(differing)}; ask for the same, or name another "
-                "folder with --output."
+                "folder."
             )
         self.records = {line.pop("name"): line for line in lines if "name" in line}
 

@@ -65,7 +65,7 @@ def caption_data_set(
         "decoding": options,
     }
     dataset = ClipDataset(rows, processor, tolerant=True)
-    with ProgressLog(Path(output) / ".progress" / f"{split}.jsonl", settings) as log, tqdm(
+    with ProgressLog(Path(output) / ".progress" / f"{split}.jsonl", settings, DataError) as log, tqdm(
         total=len(rows), desc="Captioning", unit="clip"
     ) as progress:  # fmt: skip
         for indices in in_batches(range(len(rows)), batch_size):

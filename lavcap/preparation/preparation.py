@@ -92,7 +92,7 @@ def prepare(
     media = output / split  # clips of two splits may have one name
     shutil.rmtree(media / PARTIAL_FOLDER, ignore_errors=True)
     plans = _plan(source, media, settings)
-    with ProgressLog(output / ".progress" / f"{split}.jsonl", asdict(settings)) as log:
+    with ProgressLog(output / ".progress" / f"{split}.jsonl", asdict(settings), DataError) as log:
         left = [plan for plan in plans if plan.to_do(log)]
         with tqdm(total=len(left), desc=split, unit="clip", disable=not show_progress) as progress:
             keys = {plan.clip.id: plan.key for plan in left}

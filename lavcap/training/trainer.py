@@ -220,7 +220,7 @@ class CaptioningTrainer(Seq2SeqTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**full, num_items_in_batch=1, num_clips_in_batch=1)
         loss = self._evaluation.add(output, full)
-        if prediction_loss_only or not (self.args.predict_with_generate and self._captioner.can_generate()):
+        if prediction_loss_only or not (self.args.predict_with_generate and hasattr(self._captioner, "generate")):
             return loss, None, None
         clips = {name: value for name, value in full.items() if name not in ("labels", *prompt)}
         options = {"synced_gpus": shares_weights(self)} | (gen_kwargs or self._given_generation_options())

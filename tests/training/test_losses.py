@@ -22,6 +22,9 @@ class Level(PreTrainedModel):
         self.level = nn.Parameter(torch.zeros(1, 1))
         self.post_init()
 
+    def set_epoch(self, epoch):
+        pass
+
     def counted_clips(self, batch):
         return batch["audio_mask"]
 
