@@ -87,8 +87,8 @@ quick: install  ## run all quick tests, this project's and Transformers' own
 	$(BIN)/python scripts/fetch_library_tests.py
 	$(SHARED) -m "not slow"
 
-unit: install  ## run the quick tests of this project in one process each
-	$(SHARED) -m "not slow and not scale" --ignore tests/contract
+unit: install  ## run the quick tests of this project that start no processes of their own, in five minutes
+	$(SHARED) -m "not slow and not scale and not process" --ignore tests/contract
 
 contract: install  ## run Transformers' own common tests on this project's classes
 	$(BIN)/python scripts/fetch_library_tests.py

@@ -20,6 +20,9 @@ from conftest import ROOT
 from lavcap.models.lora import add_lora, save_adapter
 
 
+pytestmark = pytest.mark.process
+
+
 def run(*command: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
 

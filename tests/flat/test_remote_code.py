@@ -6,6 +6,9 @@ import torch
 from stranger import run_stranger
 
 
+pytestmark = pytest.mark.process
+
+
 LOAD = """
 import json, socket, sys
 

@@ -12,6 +12,9 @@ from lavcap.training.checkpoints import CheckpointError
 from lavcap.training.resume import find_checkpoint
 
 
+pytestmark = pytest.mark.process
+
+
 @pytest.mark.parametrize(
     "largest_file",
     [

@@ -38,6 +38,9 @@ from lavcap.training.resume import find_checkpoint
 from modeling_lavcap import LavcapForConditionalGeneration
 
 
+pytestmark = pytest.mark.process
+
+
 KILLED = -signal.SIGKILL
 
 
