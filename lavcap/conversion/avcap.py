@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from cavmae_captioning import CavMaeConfig
 from cavmae_weights_captioning import cavmae_fields, cavmae_weights, encoder_of, is_built
@@ -16,10 +16,9 @@ from configuration_avcap import AvcapConfig
 from git_captioning import GitTextConfig
 from git_weights_captioning import decoder_of, git_fields, git_weights
 from lavcap.conversion.avcap_options import AvcapOptions
-from lavcap.conversion.parts import Weights, format_parts
-from lavcap.files import whole_folder
+from lavcap.conversion.parts import Weights, write_model
 from modeling_avcap import AvcapForConditionalGeneration
-from parts_captioning import caption_decoding, cast
+from parts_captioning import caption_decoding
 from processing_avcap import AvcapProcessor
 from weights_captioning import WeightsError, load_strictly
 
@@ -64,7 +63,7 @@ def convert(
     try:
         if any(name.startswith(ENCODER) for name in plain):
             model = _captioner(plain, AvcapOptions.read(config), weights)
-            return _write(model, weights, output, dtype, tokenizer or TOKENIZER)
+            return write_model(model, weights, output, dtype, AvcapProcessor, tokenizer or TOKENIZER)
         if tokenizer is not None:
             raise ValueError("Got --tokenizer for a part of a captioner, which has none: leave it out.")
         if any(name.startswith("patch_embed_a.") for name in plain):
@@ -73,7 +72,7 @@ def convert(
             model = _decoder(plain, AvcapOptions.read(config, TEXT), weights)
     except WeightsError as error:
         raise WeightsError(f"{checkpoint}: {error}") from error
-    return _write(model, weights, output, dtype)
+    return write_model(model, weights, output, dtype)
 
 
 def _captioner(
@@ -122,39 +121,6 @@ def _decoder(
     weights.add(model.state_dict(), SOURCE, part or "decoder.")
     weights.unused |= unused
     return model
-
-
-def _write(
-    model: PreTrainedModel,
-    weights: Weights,
-    output: str | Path,
-    dtype: torch.dtype | None,
-    tokenizer: str | None = None,
-) -> str:
-    dtype = dtype or torch.float32
-    cast(model, dtype)
-    processor = None
-    if tokenizer is not None and (found := _load_tokenizer(tokenizer)) is not None:
-        processor = AvcapProcessor.from_config(model.config, found)
-    elif tokenizer is not None:
-        weights.notes.append(
-            f"no processor: the tokenizer {tokenizer} cannot be had here; where it can, add one by "
-            f"AvcapProcessor.from_config(model.config, AutoTokenizer.from_pretrained({tokenizer!r}))"
-            f".save_pretrained({str(output)!r})"
-        )
-    with whole_folder(output) as folder:
-        model.save_pretrained(folder)
-        if processor is not None:
-            processor.save_pretrained(folder)
-    parts = dict.fromkeys(name.partition(".")[0] for name in weights.sources)
-    return format_parts(weights, list(parts), dtype, output)
-
-
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase | None:
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError):
-        return None
 
 
 def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

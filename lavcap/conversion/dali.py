@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from cavmae_captioning import CavMaeConfig
 from cavmae_weights_captioning import cavmae_fields, cavmae_weights, is_built
@@ -18,10 +18,9 @@ from configuration_captioning import build_part
 from configuration_dali import CLIP_VIT_L_14_336, VICUNA_7B, DaliConfig
 from lavcap.commands import reject_unknown
 from lavcap.conversion.dali_names import PREFIX, PROJECTOR_NAMES, AudioBackbone, split_backbone, split_llava
-from lavcap.conversion.parts import Weights, format_parts
-from lavcap.files import whole_folder
+from lavcap.conversion.parts import Weights, write_model
 from modeling_dali import DaliForAlignment, DaliForConditionalGeneration
-from parts_captioning import caption_decoding, cast, read_part
+from parts_captioning import caption_decoding, read_part
 from processing_dali import DaliProcessor
 from weights_captioning import WEIGHT_SUFFIXES, WeightsError, check_values, load_strictly, read_weights, rename
 
@@ -74,11 +73,11 @@ def convert(
         weights = Weights()
         if llava is None:
             model = _aligned(backbone, options, weights)
-            return _write(model, weights, output, dtype)
+            return write_model(model, weights, output, dtype)
         model = _captioner(backbone, files, llava, options, weights)
     except WeightsError as error:
         raise WeightsError(f"{folder}: {error}") from error
-    return _write(model, weights, output, dtype, llava)
+    return write_model(model, weights, output, dtype, DaliProcessor, str(llava))
 
 
 # -------------------------------------------------------------------------------------------------------- internals
@@ -245,30 +244,3 @@ def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, p
 
 def _count(tensors: Mapping[str, torch.Tensor], layers: str) -> int:
     return len({name.removeprefix(layers).split(".")[0] for name in tensors if name.startswith(layers)})
-
-
-def _write(
-    model: PreTrainedModel,
-    weights: Weights,
-    output: str | Path,
-    dtype: torch.dtype | None,
-    llava: str | Path | None = None,
-) -> str:
-    dtype = dtype or torch.float32
-    cast(model, dtype)
-    processor = None
-    if llava is not None:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(llava)
-            processor = DaliProcessor.from_config(model.config, tokenizer)
-        except (OSError, ValueError) as error:
-            weights.notes.append(
-                f"no processor: no tokenizer in {llava} ({error}); where it can be had, add one by "
-                f"DaliProcessor.from_config(model.config, AutoTokenizer.from_pretrained(…)).save_pretrained({output})"
-            )
-    with whole_folder(output) as folder:
-        model.save_pretrained(folder)
-        if processor is not None:
-            processor.save_pretrained(folder)
-    parts = dict.fromkeys(name.partition(".")[0] for name in weights.sources)
-    return format_parts(weights, list(parts), dtype, output)

@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from lavcap.files import whole_folder
+from parts_captioning import cast
+from processing_captioning import CaptioningProcessor
 from weights_captioning import shorten
 
 
@@ -60,3 +64,44 @@ def format_parts(
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{part:<{widths[0]}}  {count:>{widths[1]}}  {text}" for part, count, text in rows]
     return "\n".join([*lines, *weights.notes, f"{str(dtype).removeprefix('torch.')}, written to {output}"])
+
+
+def write_model(
+    model: PreTrainedModel,
+    weights: Weights,
+    output: str | Path,
+    dtype: torch.dtype | None,
+    processor_class: type[CaptioningProcessor] | None = None,
+    tokenizer: str | None = None,
+) -> str:
+    """Write a converted model, of a captioner with its processor where the tokenizer can be had; [`format_parts`].
+
+    Args:
+        output: new folder; it appears when it is complete.
+        dtype: of the written weights; default: float32.
+        tokenizer: name on the Hub or folder.
+    """
+    dtype = dtype or torch.float32
+    cast(model, dtype)
+    processor = None
+    if processor_class is not None and (found := _load_tokenizer(tokenizer)) is not None:
+        processor = processor_class.from_config(model.config, found)
+    elif processor_class is not None:
+        weights.notes.append(
+            f"no processor: the tokenizer {tokenizer} cannot be had here; where it can, add one by "
+            f"{processor_class.__name__}.from_config(model.config, AutoTokenizer.from_pretrained({tokenizer!r}))"
+            f".save_pretrained({str(output)!r})"
+        )
+    with whole_folder(output) as folder:
+        model.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
+    parts = dict.fromkeys(name.partition(".")[0] for name in weights.sources)
+    return format_parts(weights, list(parts), dtype, output)
+
+
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase | None:
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        return None
