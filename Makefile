@@ -5,6 +5,7 @@ VENV ?= .venv
 FAMILY ?= lavcap
 DEMO ?= outputs/demo$(if $(filter-out lavcap,$(FAMILY)),-$(FAMILY))
 TOY := configs/toy$(if $(filter-out lavcap,$(FAMILY)),_$(FAMILY)).yaml
+WORLD := $(if $(filter dali,$(FAMILY)),natural,free)
 SEED ?= 42
 WORKERS ?= 2
 
@@ -44,17 +45,37 @@ $(VENV)/installed: setup.py pyproject.toml constraints.txt
 	$(PIP) --constraint constraints.txt --editable ".[demo,test]"
 	touch $@
 
-demo: install  ## the toy world: generate, train, evaluate, report, caption an unseen mp4 (FAMILY=lavcap or avcap)
-	@test -e $(TOY) || { echo "error: FAMILY is $(FAMILY), expected lavcap or avcap" >&2; exit 2; }
+demo: install  ## the toy world: generate, train, evaluate, report, caption an unseen mp4 (FAMILY=lavcap, avcap, dali)
+	@test -n "$(filter lavcap avcap dali,$(FAMILY))" || \
+		{ echo "error: FAMILY is $(FAMILY), expected lavcap, avcap or dali" >&2; exit 2; }
 	@test ! -e "$(DEMO)" || { echo "error: $(DEMO): holds another run; move it away, or: make demo DEMO=outputs/second" >&2; exit 2; }
-	$(BIN)/python scripts/make_toy_world.py --output "$(DEMO)/data" --seed $(SEED)
-	$(LAUNCH) train_hf.py $(TOY) --data_dir "$(DEMO)/data" --tokenizer_name "$(DEMO)/data/tokenizer" \
-		--output_dir "$(DEMO)/model" --seed $(SEED)
+	$(BIN)/python scripts/make_toy_world.py --world $(WORLD) --output "$(DEMO)/data" --seed $(SEED)
+	@$(MAKE) --no-print-directory train-$(FAMILY)
 	$(BIN)/python scripts/evaluate.py --model "$(DEMO)/model" --data_dir "$(DEMO)/data" --output "$(DEMO)/evaluation"
 	$(BIN)/python scripts/write_report.py --model "$(DEMO)/model" --data_dir "$(DEMO)/data" \
 		--evaluation "$(DEMO)/evaluation" --output "$(DEMO)"
 	@echo; echo "$(DEMO)/data/videos/new_clip.mp4, which is in no split:"
 	$(BIN)/python scripts/caption.py "$(DEMO)/data/videos/new_clip.mp4" --model "$(DEMO)/model"
+
+.PHONY: train-lavcap train-avcap train-dali
+
+train-lavcap train-avcap:
+	$(LAUNCH) train_hf.py $(TOY) --data_dir "$(DEMO)/data" --tokenizer_name "$(DEMO)/data/tokenizer" \
+		--output_dir "$(DEMO)/model" --seed $(SEED)
+
+STAGE = $(LAUNCH) train_hf.py configs/toy_dali/$(1).yaml --data_dir "$(DEMO)/$(or $(2),data)" --seed $(SEED)
+
+train-dali:  # a captioner of pictures, which comes to caption sounds
+	$(call STAGE,base) --tokenizer_name "$(DEMO)/data/tokenizer" --output_dir "$(DEMO)/base"
+	$(call STAGE,prefix) --model_name_or_path "$(DEMO)/base" --output_dir "$(DEMO)/prefix"
+	$(call STAGE,align) --model_name_or_path "$(DEMO)/prefix" --output_dir "$(DEMO)/align"
+	for split in train val; do \
+		$(BIN)/python scripts/caption.py --data_dir "$(DEMO)/data" --split $$split --seed $(SEED) --batch_size 50 \
+			--as_dataset "$(DEMO)/pseudo_captions" --model "$(DEMO)/prefix" --parts_from "$(DEMO)/align" \
+			--modalities audio video || exit; \
+	done
+	$(call STAGE,distil,pseudo_captions) --model_name_or_path "$(DEMO)/prefix" --parts_from "$(DEMO)/align" \
+		--output_dir "$(DEMO)/model"
 
 rehearsal: install  ## the way of a real data set in small: prepare, features, shards, train, LoRA, merge, evaluate
 	rm -rf $(REHEARSAL)
@@ -87,8 +108,8 @@ quick: install  ## run all quick tests, this project's and Transformers' own
 	$(BIN)/python scripts/fetch_library_tests.py
 	$(SHARED) -m "not slow"
 
-unit: install  ## run the quick tests of this project that start no processes of their own, in five minutes
-	$(SHARED) -m "not slow and not scale and not process" --ignore tests/contract
+unit: install  ## run the quick tests of this project that are no whole runs, in five minutes
+	$(SHARED) -m "not slow and not scale and not whole" --ignore tests/contract
 
 contract: install  ## run Transformers' own common tests on this project's classes
 	$(BIN)/python scripts/fetch_library_tests.py

@@ -55,6 +55,8 @@ class DaliConfig(SoftTokenConfig):
         projector_hidden_act (`str`): of the two-layer projectors.
         audio_projector (`str`): what sound goes through on its way to the language model: `"audio"`, a projector of
             its own, as after distillation; `"image"`, that of pictures, as before.
+        has_audio_projector (`bool`): whether the model has such a projector; a fresh one begins as a copy of that of
+            pictures, to be trained.
         use_prefix (`bool`): whether the learned vectors of prefix tuning follow a clip.
         has_prefix (`bool`): whether the model has such vectors; fresh ones are for training.
         num_prefix_tokens (`int`): how many there are.
@@ -85,6 +87,7 @@ class DaliConfig(SoftTokenConfig):
     vision_feature_layer: int = -2
     projector_hidden_act: str = "gelu"
     audio_projector: str = "audio"
+    has_audio_projector: bool = True
     use_prefix: bool = False
     has_prefix: bool = True
     num_prefix_tokens: int = 16
@@ -120,6 +123,11 @@ class DaliConfig(SoftTokenConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number.")
         if not self.entropy_weights:
             raise ValueError("entropy_weights is empty, expected at least one factor.")
+        if self.audio_projector == "audio" and not self.has_audio_projector:
+            raise ValueError(
+                "audio_projector is 'audio', but this model has no projector for sound: pass audio_projector='image', "
+                "or has_audio_projector=True to begin with a copy of that of pictures, for training."
+            )
         if self.use_prefix and not self.has_prefix:
             raise ValueError(
                 "use_prefix is True, but this model has no learned prefix: leave use_prefix out, or pass "

@@ -75,12 +75,6 @@ class DaliPreTrainedModel(PreTrainedModel):
         self.audio_projection = nn.Linear(config.audio_config.hidden_size, config.vision_config.hidden_size)
         self.vision_tower = AutoModel.from_config(config.vision_config)
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        super()._init_weights(module)
-        if getattr(module, "prefix", None) is not None and isinstance(module, DaliForConditionalGeneration):
-            init.normal_(module.prefix, std=self.config.prefix_init_std)
-
     @can_return_tuple
     def get_audio_features(
         self, input_features: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
@@ -182,13 +176,26 @@ class DaliForConditionalGeneration(SoftTokenModel, DaliPreTrainedModel):
         super().__init__(config)
         self._build_encoders(config)
         self.multi_modal_projector = DaliProjector(config)
-        self.audio_multi_modal_projector = DaliProjector(config)
+        if config.has_audio_projector:
+            self.audio_multi_modal_projector = DaliProjector(config)
         if config.has_prefix:
             self.prefix = nn.Parameter(torch.zeros(config.num_prefix_tokens, config.text_config.hidden_size))
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
         present = {type(module).__name__ for module in self.modules()}  # FSDP refuses to look for layers in vain
         self._no_split_modules = present.intersection(self._no_split_modules)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if module is self and self.config.has_prefix:
+            init.normal_(self.prefix, std=self.config.prefix_init_std)
+        if self.config.has_audio_projector:  # what it learns begins with what pictures have taught
+            for name, own in self.audio_multi_modal_projector.named_modules():
+                if own is module and isinstance(own, nn.Linear):
+                    pictures = self.multi_modal_projector.get_submodule(name)
+                    init.copy_(own.weight, pictures.weight)
+                    init.copy_(own.bias, pictures.bias)
 
     def get_soft_tokens(
         self,

@@ -95,7 +95,7 @@ def main():
         model=model,
         args=args,
         data_collator=collator,
-        eval_data_collator=EvaluationCollator(processor, widths[1]),
+        eval_data_collator=EvaluationCollator(processor, widths[1], augmentation.missing_modality),
         train_dataset=train_set,
         eval_dataset=validation_set,
         processing_class=processor,

@@ -67,6 +67,11 @@ class Augmentation:
             return "video"
         return "audio" if number >= 1 - self.video_only_rate else None
 
+    @property
+    def missing_modality(self) -> str | None:
+        """`"video"` or `"audio"` where no training clip shows it, else `None`."""
+        return "video" if self.audio_only_rate == 1 else "audio" if self.video_only_rate == 1 else None
+
     def instruction(self, draw: torch.Generator) -> str | None:
         """One of the instructions; `None` without any."""
         if not self.instructions:

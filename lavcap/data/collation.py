@@ -76,14 +76,21 @@ class EvaluationCollator:
 
     Args:
         processor, stored_size: as of [`TrainingCollator`].
+        missing_modality: what training shows of no clip, and no clip shows here.
     """
 
-    def __init__(self, processor: "CaptioningProcessor", stored_size: int | None = None):
+    def __init__(
+        self,
+        processor: "CaptioningProcessor",
+        stored_size: int | None = None,
+        missing_modality: str | None = None,
+    ):
         self.processor = processor
         self.blanks = Blanks(processor, stored_size)
+        self.missing_modality = missing_modality
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> BatchFeature:
-        masks = self.blanks.masks(items)
+        masks = self.blanks.masks(items, [self.missing_modality] * len(items))
         features = self.blanks.fill([item["features"] for item in items])
         batch = self.processor.batch(features, captions=_captions(items), **masks)
         prompt = self.processor.batch(features, **masks)

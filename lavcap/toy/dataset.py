@@ -1,10 +1,11 @@
 """The toy world on disk, in AudioCaps' layout or as people have AudioCaps, with the tokenizer of its captions."""
 
 import csv
+import inspect
 import json
 import multiprocessing
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from lavcap.data.wav import write_wav
 from lavcap.files import whole_folder
+from lavcap.toy.natural import NATURAL_SPLITS, sample_natural_clip
 from lavcap.toy.rendering import FRAMES_PER_CLIP, frame_times, render_frame, render_waveform, write_video
 from lavcap.toy.world import CAPTION_TEMPLATES, SAMPLING_RATE, SPLITS, ToyClip, sample_clip
 
@@ -25,11 +27,71 @@ VOCABULARY_SIZE = 512
 TOY_PROMPT = "USER: <Speech></Speech> Please describe the audio.\nASSISTANT:"
 
 
+# Worlds
+
+
+class _Split(NamedTuple):
+    """A split on disk: how many clips it has is what was asked for of another, or a number."""
+
+    size: str | int
+    has_sound: bool = True
+    has_picture: bool = True
+
+
+class _World(NamedTuple):
+    sample: Callable[[str, int, int], ToyClip]
+    names: tuple[str, ...]  # of all splits, in the order of their ids
+    splits: Mapping[str, _Split]  # those on disk
+    frames: int  # per clip
+    prompts: Callable[[], Sequence[str]]  # that the tokenizer has words for
+    vocabulary: int
+
+
+def _dali_prompts() -> list[str]:
+    from processing_dali import PROMPT, TRAINING_PROMPT, DaliProcessor  # workers need no torch
+
+    instruction = inspect.signature(DaliProcessor).parameters["instruction"].default
+    return [prompt.format(av="", instruction=instruction) for prompt in (PROMPT, TRAINING_PROMPT)]
+
+
+WORLDS = {
+    "free": _World(
+        sample_clip,
+        SPLITS,
+        {"train": _Split("train"), "val": _Split("val"), "test": _Split("test")},
+        FRAMES_PER_CLIP,
+        lambda: [TOY_PROMPT],
+        VOCABULARY_SIZE,
+    ),
+    "natural": _World(
+        sample_natural_clip,
+        NATURAL_SPLITS,
+        {
+            "pictures": _Split("train", has_sound=False),
+            "pictures_val": _Split("val", has_sound=False),
+            "prefix": _Split(16, has_sound=False),
+            "train": _Split("train"),
+            "val": _Split("val"),
+            "test": _Split("test", has_picture=False),
+        },
+        5,
+        _dali_prompts,
+        2 * VOCABULARY_SIZE,
+    ),
+}
+
+
 # Tokenizer
 
 
-def train_tokenizer(captions: Sequence[str]) -> Any:
-    """Byte-level BPE over `captions` and the prompt, as a `PreTrainedTokenizerFast` with `<pad>`, `<s>`, `</s>`."""
+def train_tokenizer(
+    captions: Sequence[str], prompts: Sequence[str] = (TOY_PROMPT,), size: int = VOCABULARY_SIZE
+) -> Any:
+    """Byte-level BPE over captions and prompts, as a `PreTrainedTokenizerFast` with `<pad>`, `<s>`, `</s>`.
+
+    Args:
+        size: most tokens that there may be.
+    """
     # Imported here because worker processes import this module and need no transformers.
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -38,12 +100,12 @@ def train_tokenizer(captions: Sequence[str]) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=size,
         special_tokens=["<pad>", "<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*captions, TOY_PROMPT], trainer)
+    tokenizer.train_from_iterator([*captions, *prompts], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -63,6 +125,7 @@ class _Job(NamedTuple):
     index: int
     seed: int
     with_video: bool
+    world: str = "free"
     raw: bool = False  # a film in `media/` instead of sound and frames
 
 
@@ -75,22 +138,31 @@ def write_toy_world(
     seed: int = 0,
     workers: int = 1,
     show_progress: bool = False,
+    world: str = "free",
 ) -> dict[str, int]:
     """Writes a world in AudioCaps' layout: media, annotations, truth, a few mp4 files and a tokenizer.
+
+    In the world `"free"` any object makes any sound; in the `"natural"` one each has its typical sound, there are
+    pictures without sound (`pictures`, `pictures_val`, `prefix`), as many as clips for training and validation and 16,
+    and the test has sound alone, see `lavcap/toy/natural.py`.
 
     `output_dir` must be absent or empty; it appears under its name when it is complete. With more than one worker the
     caller's main module must be importable without side effects, as for any spawned process. Returns what was written:
     clips by split, `videos`, `vocabulary` (tokens) and `unseen_events` (test events of held-out pairs).
     """
     output = Path(output_dir).resolve()
-    counts = {"train": train_clips, "val": validation_clips, "test": test_clips}
-    _check_request(output, counts, videos, seed, workers)
+    asked = {"train": train_clips, "val": validation_clips, "test": test_clips}
+    _check_request(output, asked, videos, seed, workers)
+    splits = WORLDS[world].splits
+    counts = {name: asked.get(split.size, split.size) for name, split in splits.items()}
     with whole_folder(output) as root:
-        _make_folders(root)
-        clips = _write_clips(_list_jobs(root, counts, videos, seed), workers, show_progress)
+        _make_folders(root, WORLDS[world])
+        clips = _write_clips(_list_jobs(root, counts, videos, seed, world), workers, show_progress)
         for split in counts:
             _write_annotations(root, split, [clip for clip in clips if clip.split == split])
-        tokenizer = train_tokenizer([caption for clip in clips if clip.split == "train" for caption in clip.captions])
+        learned = [clip for clip in clips if clip.split in ("train", "pictures", "prefix")]
+        texts = [caption for clip in learned for caption in clip.captions]
+        tokenizer = train_tokenizer(texts, WORLDS[world].prompts(), WORLDS[world].vocabulary)
         tokenizer.save_pretrained(root / "tokenizer")
     unseen = sum(event.unseen for clip in clips if clip.split == "test" for event in clip.events)
     return {**counts, "videos": videos + 1, "vocabulary": len(tokenizer), "unseen_events": unseen}
@@ -142,19 +214,21 @@ def _check_request(output: Path, counts: dict[str, int], videos: int, seed: int,
         raise ValueError(f"workers must be at least 1, got {workers}")
 
 
-def _make_folders(root: Path) -> None:
-    for split in ("train", "val", "test"):
-        (root / split / "waveforms").mkdir(parents=True)
-        for number in range(FRAMES_PER_CLIP):
-            (root / split / "frames" / f"frame_{number}").mkdir(parents=True)
+def _make_folders(root: Path, world: _World) -> None:
+    for name, split in world.splits.items():
+        if split.has_sound:
+            (root / name / "waveforms").mkdir(parents=True)
+        for number in range(split.has_picture * world.frames):
+            (root / name / "frames" / f"frame_{number}").mkdir(parents=True)
     (root / "videos").mkdir()
 
 
-def _list_jobs(root: Path, counts: dict[str, int], videos: int, seed: int) -> list[_Job]:
+def _list_jobs(root: Path, counts: dict[str, int], videos: int, seed: int, world: str) -> list[_Job]:
     """One job per clip, those with a video first because they take longest."""
-    jobs = [_Job(root, "new", 0, seed, True)]
-    for split in ("test", "val", "train"):
-        jobs += [_Job(root, split, index, seed, split == "test" and index < videos) for index in range(counts[split])]
+    jobs = [_Job(root, "new", 0, seed, True, world)]
+    for split in reversed(counts):
+        films = videos if split == "test" else 0
+        jobs += [_Job(root, split, index, seed, index < films, world) for index in range(counts[split])]
     return jobs
 
 
@@ -182,7 +256,8 @@ def _leave_interrupts_to_parent() -> None:
 
 
 def _write_clip(job: _Job) -> ToyClip:
-    clip = sample_clip(job.split, job.index, job.seed)
+    world = WORLDS[job.world]
+    clip = world.sample(job.split, job.index, job.seed)
     if job.raw:
         write_video(clip, job.root / "media" / f"{clip.stem}.mp4")
         return clip
@@ -190,9 +265,11 @@ def _write_clip(job: _Job) -> ToyClip:
         write_video(clip, job.root / "videos" / "new_clip.mp4")
         (job.root / "videos" / "new_clip.json").write_text(json.dumps(clip.to_dict(), indent=2) + "\n")
         return clip
-    samples = np.round(render_waveform(clip) * 32767).astype("<i2")
-    write_wav(str(job.root / job.split / "waveforms" / f"{clip.stem}.wav"), samples, SAMPLING_RATE)
-    for number, time in enumerate(frame_times()):
+    split = world.splits[job.split]
+    if split.has_sound:
+        samples = np.round(render_waveform(clip) * 32767).astype("<i2")
+        write_wav(str(job.root / job.split / "waveforms" / f"{clip.stem}.wav"), samples, SAMPLING_RATE)
+    for number, time in enumerate(frame_times(world.frames) if split.has_picture else ()):
         path = job.root / job.split / "frames" / f"frame_{number}" / f"{clip.stem}.jpg"
         Image.fromarray(render_frame(clip, time)).save(path, quality=FRAME_QUALITY, subsampling=0)
     if job.with_video:
@@ -212,7 +289,7 @@ def _write_rows(path: Path, clips: Sequence[ToyClip]) -> None:
 
 
 def _first_caption_id(clip: ToyClip, number: int) -> int:
-    return 1_000_000 * (1 + SPLITS.index(clip.split)) + number * len(CAPTION_TEMPLATES)
+    return 1_000_000 * (1 + WORLDS[clip.world].names.index(clip.split)) + number * len(CAPTION_TEMPLATES)
 
 
 def _write_annotations(root: Path, split: str, clips: Sequence[ToyClip]) -> None:
@@ -243,4 +320,7 @@ def _write_annotations(root: Path, split: str, clips: Sequence[ToyClip]) -> None
 
 def _describe_media(clip: ToyClip) -> dict[str, str]:
     heard = [event.sound for event in clip.events] + ([clip.background] if clip.background else [])
-    return {"labels": ",".join(heard), "audio_path": f"{clip.stem}.wav", "video_path": f"{clip.stem}.jpg"}
+    split = WORLDS[clip.world].splits[clip.split]
+    sound = {"audio_path": f"{clip.stem}.wav"} if split.has_sound else {}
+    picture = {"video_path": f"{clip.stem}.jpg"} if split.has_picture else {}
+    return {"labels": ",".join(heard), **sound, **picture}

@@ -1,6 +1,5 @@
 """Report of a run on the toy world: numbers by modality and by novelty, captions, loss curve, transport plan."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -16,8 +15,9 @@ from lavcap.evaluation.predictions import Prediction, read_predictions
 from lavcap.evaluation.results import format_table
 from lavcap.files import read_json
 from lavcap.models.loading import load_model
+from lavcap.toy.accuracy import accuracy_section, is_right
 from lavcap.toy.rendering import frame_times, render_frame
-from lavcap.toy.world import CLIP_SECONDS, SOUNDS, ToyClip, ToyEvent, caption_accuracy
+from lavcap.toy.world import CLIP_SECONDS, SOUNDS, ToyClip, ToyEvent
 
 
 matplotlib.use("Agg")
@@ -25,8 +25,6 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
 
-EVENT_PARTS = ("colour", "shape", "sound")
-NOVELTY = {False: "seen pairs", True: "unseen pairs"}
 EXAMPLES = 10
 EVENT_COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#e0a800"}
 
@@ -55,7 +53,7 @@ def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_d
         f"# {model.config.family} on the toy world",
         _training_section(model_dir, state, model),
         _scores_section(results),
-        _accuracy_section(accuracy_table(predictions, clips)),
+        accuracy_section(predictions, clips),
         _examples_section(predictions, clips),
         "## Loss\n\n![loss and CIDEr-D over training](loss_curve.png)",
     ]
@@ -68,29 +66,6 @@ def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_d
     path = output_dir / "report.md"
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return path
-
-
-def accuracy_table(predictions: Iterable[Prediction], clips: dict[str, ToyClip]) -> dict[str, dict[str, dict]]:
-    """Share of right colours, shapes and sounds: `{modality: {"seen pairs": {"events", "colour", …}, …}}`.
-
-    An event counts by its place in the order: the first colour of the caption against the first event. A part that
-    the caption does not name is wrong.
-    """
-    counts: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
-    for prediction in predictions:
-        for event in caption_accuracy(prediction.caption, clips[prediction.id])["events"]:
-            row = counts[prediction.modality][NOVELTY[event["unseen"]]]
-            row["events"] += 1
-            row["all three"] += all(event[part] for part in EVENT_PARTS)
-            for part in EVENT_PARTS:
-                row[part] += event[part]
-    return {
-        modality: {
-            kind: {name: value if name == "events" else value / row["events"] for name, value in row.items()}
-            for kind, row in sorted(rows.items())
-        }
-        for modality, rows in counts.items()
-    }
 
 
 def draw_loss_curve(history: Sequence[dict[str, Any]], terms: Iterable[str], path: Path):
@@ -208,36 +183,19 @@ def _scores_section(results: dict[str, Any]) -> str:
     )
 
 
-def _accuracy_section(table: dict[str, dict[str, dict]]) -> str:
-    lines = [
-        "## Right words",
-        "",
-        "Share of events whose colour, shape and sound are right and in the right place of the order. Unseen pairs "
-        "are objects with a sound that training never gave them.",
-        "",
-        "| modality | pairs | events | colour | shape | sound | all three |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for modality, rows in table.items():
-        for kind, row in rows.items():
-            shares = " | ".join(f"{row[name]:.1%}" for name in (*EVENT_PARTS, "all three"))
-            lines.append(f"| {modality} | {kind} | {row['events']} | {shares} |")
-    return "\n".join(lines)
-
-
 def _examples_section(predictions: Sequence[Prediction], clips: dict[str, ToyClip]) -> str:
     """Up to five failures, then the first clips of the split, ten captions in all."""
     modality = predictions[0].modality
     chosen = [prediction for prediction in predictions if prediction.modality == modality]
-    failures = [prediction for prediction in chosen if not _is_right(prediction, clips)]
+    failures = [prediction for prediction in chosen if not is_right(prediction, clips)]
     others = [prediction for prediction in chosen if prediction not in failures]
     wrong = failures[: EXAMPLES // 2]
     shown = wrong + others[: EXAMPLES - len(wrong)]
     lines = [
         "## Captions",
         "",
-        f"From {modality}. {len(failures)} of {len(chosen)} captions have a wrong colour, shape, sound or "
-        f"background; {len(wrong)} of them are shown first, then the first right ones of the split.",
+        f"From {modality}. {len(failures)} of {len(chosen)} captions say something wrong or leave something "
+        f"out; {len(wrong)} of them are shown first, then the first right ones of the split.",
         "",
         "| clip | caption | a reference | |",
         "|---|---|---|---|",
@@ -246,11 +204,6 @@ def _examples_section(predictions: Sequence[Prediction], clips: dict[str, ToyCli
         verdict = "wrong" if prediction in failures else "right"
         lines.append(f"| {prediction.id} | {prediction.caption} | {prediction.references[0]} | {verdict} |")
     return "\n".join(lines)
-
-
-def _is_right(prediction: Prediction, clips: dict[str, ToyClip]) -> bool:
-    accuracy = caption_accuracy(prediction.caption, clips[prediction.id])
-    return accuracy["background"] and all(event[part] for event in accuracy["events"] for part in EVENT_PARTS)
 
 
 def _plan_section(clip: ToyClip, mass: float) -> str:

@@ -58,6 +58,7 @@ _ID_LETTERS = {"train": "t", "val": "v", "test": "e", "new": "n"}
 _UNSEEN_CHANCE = {"train": (0.0, 0.0), "val": (0.0, 0.0), "test": (0.5, 0.5), "new": (1.0, 0.0)}  # per event
 
 EVENT_SECONDS = (1.0, 1.5)
+BACKGROUND_LEVELS = (0.010, 0.018)  # RMS, full scale 1
 EVENT_GAP = 0.1  # seconds, least distance between events and to the clip's ends
 PULSE_RATES = (2.5, 5.0)  # Hz
 ACTIVE_SIZE, PULSE_SIZE = 1.25, 0.15  # size factor while sounding, and what a full pulse adds
@@ -148,6 +149,7 @@ class ToyClip:
     backdrop: tuple[int, int, int]  # RGB
     noise_seed: int
     captions: tuple[str, ...]
+    world: str = "free"
 
     @property
     def stem(self) -> str:
@@ -180,25 +182,29 @@ def sample_clip(split: str, index: int, seed: int = 0) -> ToyClip:
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     looks = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     picks = rng.choice(len(looks), size=2 + rng.integers(3), replace=False)
-    objects = _sample_objects(rng, [looks[pick] for pick in picks])
-    spans, chances = _sample_spans(rng), _UNSEEN_CHANCE[split]
-    events = tuple(_sample_event(rng, *given) for given in zip(objects[:2], spans, chances, strict=True))
+    objects = sample_objects(rng, [looks[pick] for pick in picks])
+    spans, chances = sample_spans(rng), _UNSEEN_CHANCE[split]
+    events = []
+    for item, span, chance in zip(objects[:2], spans, chances, strict=True):
+        unseen = rng.random() < chance
+        sounds = [sound for sound in SOUNDS if ((item.colour, item.shape, sound) in UNSEEN_PAIRS) == unseen]
+        events.append(sample_event(rng, item, span, sounds))
     background = rng.choice([None, *BACKGROUNDS])
     captions = paraphrase_captions(events, background)
     return ToyClip(
         id=f"toy{_ID_LETTERS[split]}{index:07d}",
         split=split,
-        events=events,
+        events=tuple(events),
         distractors=tuple(objects[2:]),
         background=background,
-        background_level=_uniform(rng, 0.010, 0.018),
+        background_level=uniform(rng, *BACKGROUND_LEVELS),
         backdrop=tuple(int(value) for value in rng.integers(96, 128, size=3)),
         noise_seed=int(rng.integers(2**31)),
         captions=(captions[rng.integers(len(captions))],) if split == "train" else captions,
     )
 
 
-def _sample_objects(rng: np.random.Generator, looks: Sequence[tuple[str, str]]) -> list[ToyObject]:
+def sample_objects(rng: np.random.Generator, looks: Sequence[tuple[str, str]]) -> list[ToyObject]:
     """Objects of given colours and shapes in cells of their own on the board."""
     cells = rng.choice(BOARD_CELLS**2, size=len(looks), replace=False)
     return [
@@ -211,16 +217,16 @@ def _sample_object(rng: np.random.Generator, colour: str, shape: str, row: int, 
     return ToyObject(
         colour=colour,
         shape=shape,
-        x=_uniform(rng, -JITTER, JITTER) + (column + 0.5) / BOARD_CELLS,
-        y=_uniform(rng, -JITTER, JITTER) + (row + 0.5) / BOARD_CELLS,
-        radius=_uniform(rng, *RADII),
-        angle=_uniform(rng, -0.2, 0.2),
+        x=uniform(rng, -JITTER, JITTER) + (column + 0.5) / BOARD_CELLS,
+        y=uniform(rng, -JITTER, JITTER) + (row + 0.5) / BOARD_CELLS,
+        radius=uniform(rng, *RADII),
+        angle=uniform(rng, -0.2, 0.2),
         drift_x=round(speed * math.cos(direction), 5),
         drift_y=round(speed * math.sin(direction), 5),
     )
 
 
-def _sample_spans(rng: np.random.Generator) -> list[tuple[float, float]]:
+def sample_spans(rng: np.random.Generator) -> list[tuple[float, float]]:
     """Start and end (seconds) of two events that do not overlap, in order."""
     first, second = rng.uniform(*EVENT_SECONDS, size=2)
     slack = CLIP_SECONDS - first - second - 3 * EVENT_GAP
@@ -232,25 +238,24 @@ def _sample_spans(rng: np.random.Generator) -> list[tuple[float, float]]:
     ]
 
 
-def _sample_event(
-    rng: np.random.Generator, item: ToyObject, span: tuple[float, float], unseen_chance: float
+def sample_event(
+    rng: np.random.Generator, item: ToyObject, span: tuple[float, float], sounds: Sequence[str]
 ) -> ToyEvent:
-    unseen = rng.random() < unseen_chance
-    sounds = [sound for sound in SOUNDS if ((item.colour, item.shape, sound) in UNSEEN_PAIRS) == unseen]
+    """An object with one of the sounds, between the ends of a span (seconds)."""
     return ToyEvent(
         **asdict(item),
         sound=str(rng.choice(sounds)),
         start=span[0],
         end=span[1],
-        pulse_rate=_uniform(rng, *PULSE_RATES),
-        pitch=_uniform(rng, 0.88, 1.14),
-        tempo=_uniform(rng, 0.85, 1.2),
-        loudness=_uniform(rng, 0.09, 0.14),
+        pulse_rate=uniform(rng, *PULSE_RATES),
+        pitch=uniform(rng, 0.88, 1.14),
+        tempo=uniform(rng, 0.85, 1.2),
+        loudness=uniform(rng, 0.09, 0.14),
         noise_seed=int(rng.integers(2**31)),
     )
 
 
-def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return round(float(rng.uniform(low, high)), 4)
 
 
@@ -259,16 +264,23 @@ def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 def paraphrase_captions(events: Sequence[ToyEvent], background: str | None) -> tuple[str, ...]:
     """The captions of two events in order, one per template."""
+    return fill_templates(CAPTION_TEMPLATES, events, background)
+
+
+def fill_templates(
+    templates: Sequence[tuple[str, str]], events: Sequence[ToyEvent], background: str | None
+) -> tuple[str, ...]:
+    """Texts of pairs (events, background) of templates, in which `a` and `b` stand for the events in order."""
     words: dict[str, str] = {}
     for name, event in zip("ab", events, strict=True):
         does, doing = SOUNDS[event.sound]
         look = f"{event.colour} {event.shape}"
         words |= {name: f"a {look}", f"{name}_look": look, f"{name}_does": does, f"{name}_doing": doing}
     if background is None:
-        return tuple(main.format(**words) for main, _ in CAPTION_TEMPLATES)
+        return tuple(main.format(**words) for main, _ in templates)
     scene, scene_doing = BACKGROUNDS[background]
     words |= {"scene": scene, "scene_doing": scene_doing}
-    return tuple((main + rest).format(**words) for main, rest in CAPTION_TEMPLATES)
+    return tuple((main + rest).format(**words) for main, rest in templates)
 
 
 @dataclass(frozen=True)

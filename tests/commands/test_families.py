@@ -13,6 +13,8 @@ from stranger import run_inside, run_stranger
 from conftest import FLAT_FILES, ROOT
 
 
+pytestmark = pytest.mark.whole
+
 SECOND = {"model_type": "second", "text_config": TINY["model_config"]["text_config"]}
 AVCAP = {
     "model_type": "avcap",
@@ -165,7 +167,6 @@ def test_it_is_evaluated_and_captions_a_film(trained, family, toy_world, tmp_pat
     assert record["modalities"] == OF_A_FILM.get(family, "audio+video") and record["captioned"] == 4.0
 
 
-@pytest.mark.process
 def test_what_is_published_loads_for_a_stranger_and_holds_no_other_family(trained, family, toy_world, tmp_path):
     folder, _ = trained
     upload = tmp_path / "upload"

@@ -20,7 +20,7 @@ from conftest import ROOT
 from lavcap.models.lora import add_lora, save_adapter
 
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.whole
 
 
 def run(*command: object) -> subprocess.CompletedProcess:

@@ -247,6 +247,14 @@ def test_evaluation_draws_nothing(processor, items):
     assert torch.equal(batch["input_features"][0], items[0]["features"]["input_features"])
 
 
+@pytest.mark.parametrize(("kind", "lost"), [("audio", "video"), ("video", "audio")])
+def test_what_no_training_clip_shows_no_validation_clip_shows_either(processor, items, kind, lost):
+    missing = Augmentation(**{f"{kind}_only_rate": 1.0}).missing_modality
+    assert missing == lost and Augmentation(**{f"{kind}_only_rate": 0.9}).missing_modality is None
+    batch = EvaluationCollator(processor, missing_modality=missing)(items)
+    assert f"{kind}_mask" not in batch and not batch[f"{lost}_mask"].any()
+
+
 def test_masks_wider_than_the_filter_bank_are_refused(processor):
     with pytest.raises(ValueError, match="frequency_mask is 65, wider than the filter bank, which has 64"):
         TrainingCollator(processor, Augmentation(frequency_mask=65))

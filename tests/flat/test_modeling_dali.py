@@ -147,6 +147,7 @@ def test_entropic_transport_can_be_taken_in_its_place():
     [
         ({"audio_projector": "video"}, "'audio', 'image'"),
         ({"has_prefix": False, "use_prefix": True}, "no learned prefix"),
+        ({"has_audio_projector": False}, "no projector for sound"),
         ({"num_prefix_tokens": 0}, "positive"),
         ({"audio_config": {"mode": "audio_visual"}}, "expected 'audio'"),
         ({"entropy_weights": []}, "at least one"),
@@ -156,6 +157,16 @@ def test_entropic_transport_can_be_taken_in_its_place():
 def test_options_that_mean_nothing_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         tiny_dali_config(**fields)
+
+
+def test_a_fresh_projector_of_sound_begins_as_a_copy_of_that_of_pictures(tmp_path):
+    captioner = tiny_dali(has_audio_projector=False, audio_projector="image")
+    assert not hasattr(captioner, "audio_multi_modal_projector")
+    captioner.save_pretrained(tmp_path)
+    given = DaliForConditionalGeneration.from_pretrained(tmp_path, has_audio_projector=True, audio_projector="audio")
+    image = dict(captioner.multi_modal_projector.named_parameters())
+    for name, own in given.audio_multi_modal_projector.named_parameters():
+        assert torch.equal(own, image[name]) and own is not given.multi_modal_projector.get_parameter(name)
 
 
 def test_inputs_that_do_not_fit_are_named(model):

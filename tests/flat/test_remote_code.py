@@ -6,7 +6,7 @@ import torch
 from stranger import run_stranger
 
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.whole
 
 
 LOAD = """

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lavcap.evaluation.predictions import Prediction
-from lavcap.toy.report import accuracy_table, event_mass
+from lavcap.toy.accuracy import accuracy_table
+from lavcap.toy.report import event_mass
 from lavcap.toy.world import paraphrase_captions, sample_clip
 
 

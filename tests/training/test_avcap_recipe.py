@@ -13,6 +13,9 @@ from transformers import AutoModelForMultimodalLM
 from tiny_avcap import tiny_avcap
 
 
+pytestmark = pytest.mark.whole
+
+
 RECIPE = {
     "model_config": {"model_type": "avcap", "label_smoothing": 0.05},
     "num_beams": 1,

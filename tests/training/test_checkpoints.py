@@ -79,6 +79,7 @@ def test_the_best_checkpoint_outlives_rotation_a_kill_and_a_move(best_first, tmp
     assert all(torch.equal(first[name], best[name]) for name in best)
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_is_gone_is_said_and_sought_anew(best_first, caplog):
     assert exit_code(die_in_step, best_first, 5) == KILLED
     shutil.rmtree(best_first.output / "checkpoint-1")

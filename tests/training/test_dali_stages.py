@@ -15,6 +15,9 @@ from processing_dali import DaliProcessor
 from tiny_dali import tiny_dali
 
 
+pytestmark = pytest.mark.whole
+
+
 COMMON = {
     "max_steps": 4,
     "per_device_train_batch_size": 4,

@@ -12,16 +12,13 @@ from lavcap.training.checkpoints import CheckpointError
 from lavcap.training.resume import find_checkpoint
 
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "largest_file",
-    [
-        pytest.param(9_000, marks=pytest.mark.slow, id="code"),
-        pytest.param(100_000, id="weights"),
-        pytest.param(300_000, marks=pytest.mark.slow, id="optimizer"),
-    ],
+    [pytest.param(9_000, id="code"), pytest.param(100_000, id="weights"), pytest.param(300_000, id="optimizer")],
 )
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(run, runs, tmp_path, largest_file):
     assert exit_code(fill_disk, run, 6, largest_file, tmp_path / "answer") == 2

@@ -38,7 +38,7 @@ from lavcap.training.resume import find_checkpoint
 from modeling_lavcap import LavcapForConditionalGeneration
 
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.whole
 
 
 KILLED = -signal.SIGKILL

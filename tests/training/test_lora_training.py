@@ -14,6 +14,9 @@ from transformers import AutoTokenizer, BitsAndBytesConfig
 from modeling_lavcap import LavcapForConditionalGeneration
 
 
+pytestmark = pytest.mark.whole
+
+
 LORA = SMALL_LORA | {"lora_dropout": 0.1}
 
 

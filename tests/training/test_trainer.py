@@ -148,6 +148,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(toy_world, fitting_c
 EVERYTHING = Augmentation(16, 12, True, 0.2, 0.2, RELEASED_INSTRUCTIONS)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("streaming", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_that_was_interrupted_in_an_epoch_ends_with_the_same_model(
     toy_world, processor, model, tmp_path, streaming
