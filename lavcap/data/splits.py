@@ -103,15 +103,24 @@ def check_usable(rows: Dataset, processor: "CaptioningProcessor"):
     Raises:
         DataError: with the ids of these clips.
     """
-    wanted = [name for kind in processor.modalities for name in MEDIA_COLUMNS[kind] if name in rows.column_names]
-    present = zip(*(rows.data.column(name).is_valid().to_pylist() for name in wanted), strict=True)
-    lacking = [name for name, found in zip(rows["id"], present, strict=True) if not any(found)]
+    shown = shown_modalities(rows)
+    lacking = [name for name, kinds in zip(rows["id"], shown, strict=True) if kinds.isdisjoint(processor.modalities)]
     if lacking:
         taken = " and no ".join(processor.modalities)
         raise DataError(
             f"{len(lacking)} of {len(rows)} clips have no {taken}, and the model takes nothing else; leave out their "
             f"rows: {', '.join(lacking)}"
         )
+
+
+def shown_modalities(rows: Dataset) -> list[set[str]]:
+    """Modalities of each clip."""
+    shown: list[set[str]] = [set() for _ in range(len(rows))]
+    for kind, names in MEDIA_COLUMNS.items():
+        for name in set(names).intersection(rows.column_names):
+            for kinds, found in zip(shown, rows.data.column(name).is_valid().to_pylist(), strict=True):
+                kinds.update([kind] * found)
+    return shown
 
 
 def one_row_per_caption(dataset: Dataset) -> Dataset:

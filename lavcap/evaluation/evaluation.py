@@ -9,9 +9,9 @@ from lavcap.data.dataset import ClipDataset
 from lavcap.data.manifest import read_facts, take_rows
 from lavcap.data.precomputed_features import check_features_fit
 from lavcap.data.shards import stored_example
-from lavcap.data.splits import check_media, read_split
-from lavcap.evaluation.names import MODALITIES, OTHER_VIDEO
-from lavcap.evaluation.predict import decoding_settings, predict, usable_modalities
+from lavcap.data.splits import check_media, read_split, shown_modalities
+from lavcap.evaluation.names import MODALITIES
+from lavcap.evaluation.predict import available_modalities, decoding_settings, predict, usable_modalities
 from lavcap.evaluation.predictions import check_references
 from lavcap.evaluation.results import TEST_MARKS
 from lavcap.evaluation.scoring import Scores, Scoring
@@ -68,7 +68,7 @@ class Evaluation:
         )
         if "video" in self.processor.modalities:
             check_features_fit(self.model, self.processor, data_dir, split, stored_example(rows))
-        self.modalities = _choose_modalities(modalities, self.processor, len(rows))
+        self.modalities = _choose_modalities(modalities, self.processor, shown_modalities(rows))
         self.rows, self.batch_size, self.decoding = rows, batch_size, generation_options(**decoding)
 
     def score(self, scoring: Scoring) -> Scores:
@@ -98,7 +98,10 @@ class Evaluation:
         return run | {name: self.provenance[name] for name in TEST_MARKS if self.provenance.get(name)}
 
 
-def _choose_modalities(asked: Sequence[str] | None, processor: CaptioningProcessor, clips: int) -> Sequence[str]:
+def _choose_modalities(
+    asked: Sequence[str] | None, processor: CaptioningProcessor, shown: Sequence[set[str]]
+) -> Sequence[str]:
+    """What is asked for, by default all that there is, given the modalities that each clip shows."""
     usable = usable_modalities(processor)
     if unknown := [modality for modality in asked or () if modality not in MODALITIES]:
         raise ValueError(f"--modalities {' '.join(unknown)}: unknown; expected some of {', '.join(MODALITIES)}.")
@@ -109,5 +112,4 @@ def _choose_modalities(asked: Sequence[str] | None, processor: CaptioningProcess
         )
     if asked:
         return list(dict.fromkeys(asked))
-    # A lone clip has no other one to take frames from.
-    return [modality for modality in usable if clips > 1 or modality != OTHER_VIDEO]
+    return available_modalities(processor, shown)

@@ -102,6 +102,14 @@ def usable_modalities(processor: CaptioningProcessor) -> tuple[str, ...]:
     return MODALITIES if len(processor.modalities) == 2 else processor.modalities
 
 
+def available_modalities(processor: CaptioningProcessor, shown: Sequence[set[str]]) -> list[str]:
+    """Of what a model can be evaluated from, what some clips have, given the modalities that each clip shows."""
+    clips = {kind: sum(kind in kinds for kinds in shown) for kind in ("audio", "video")}
+    clips["audio+video"] = sum(len(kinds) == 2 for kinds in shown)
+    clips[OTHER_VIDEO] = clips["audio+video"] - 1  # a lone clip has no other one to take frames from
+    return [modality for modality in usable_modalities(processor) if clips[modality] > 0]
+
+
 def decoding_settings(model: CaptioningModel, options: dict[str, Any]) -> dict[str, Any]:
     """How captions are decoded: the model's settings, and what was asked for instead."""
     settings = {name: getattr(model.generation_config, name) for name in DECODING} | options

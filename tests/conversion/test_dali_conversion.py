@@ -1,13 +1,21 @@
 """The released files of DALI give the released numbers, through the converter and Auto classes."""
 
 import json
+import re
 
 import pytest
 import torch
 from avcap_golden import below
 from dali_golden import FILES, read_golden, write_alignment, write_released
+from safetensors.torch import load_file, save_file
 from stranger import run_inside
-from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor
+from transformers import (
+    AutoModel,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from cavmae_weights_captioning import cavmae_weights
 from lavcap.conversion.dali_names import split_backbone
@@ -202,6 +210,60 @@ def test_any_file_may_be_missing(tmp_path, kept, has_prefix):
     if not has_prefix:
         with pytest.raises(ValueError, match="no learned prefix"):
             AutoModelForMultimodalLM.from_pretrained(output, use_prefix=True)
+
+
+@pytest.fixture(scope="module")
+def llava(tokenizer) -> LlavaForConditionalGeneration:
+    """The library's own, small."""
+    vision = {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    text = {"model_type": "llama", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
+    config = LlavaConfig(
+        vision_config=vision | {"num_attention_heads": 4, "image_size": 28, "patch_size": 14, "projection_dim": 16},
+        text_config=text | {"num_attention_heads": 3, "num_key_value_heads": 3, "vocab_size": len(tokenizer) + 2},
+        image_token_index=len(tokenizer) + 1,
+    )
+    return LlavaForConditionalGeneration(config).eval()
+
+
+LAYOUTS = {  # of the library's keys, by what each pattern becomes
+    "as the library writes it": {},
+    "before Transformers 5": {
+        r"^model\.language_model\.": "language_model.model.",
+        r"^lm_head\.": "language_model.lm_head.",
+        r"^model\.": "",
+    },
+    "since Transformers 5": {
+        r"^language_model\.model\.": "model.language_model.",
+        r"^language_model\.lm_head\.": "lm_head.",
+        r"^(?=vision_tower|multi_modal_projector)": "model.",
+    },
+    "without vision_model": {r"vision_tower\.vision_model\.": "vision_tower."},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_picture_gives_the_logits_of_the_library_s_llava(llava, tokenizer, tmp_path, layout):
+    llava.save_pretrained(tmp_path / "llava")
+    tokenizer.save_pretrained(tmp_path / "llava")
+    file = tmp_path / "llava" / "model.safetensors"
+    tensors = load_file(file)
+    for pattern, ours in LAYOUTS[layout].items():
+        tensors = {re.sub(pattern, ours, name): tensor for name, tensor in tensors.items()}
+    save_file(tensors, file, {"format": "pt"})
+    (tmp_path / "dali").mkdir()
+    torch.save({"model.audio_tower.prefix": torch.randn(4, 24)}, tmp_path / "dali" / FILES["prefix"])
+    done = run_converter(
+        "--checkpoint", tmp_path / "dali", "--llava", tmp_path / "llava", "--output", tmp_path / "out"
+    )
+    assert done.returncode == 0, done.stderr
+    model = AutoModelForMultimodalLM.from_pretrained(tmp_path / "out", audio_projector="image")
+    pixels, words = torch.randn(2, 3, 28, 28), torch.randint(5, 200, (2, 9))
+    ids = [torch.cat([words[:, :3], torch.full((2, 4), token), words[:, 3:]], dim=1) for token in
+           (llava.config.image_token_id, model.config.av_token_id)]  # fmt: skip
+    with torch.no_grad():
+        expected = llava(input_ids=ids[0], pixel_values=pixels).logits
+        found = model(ids[1], pixel_values_videos=pixels[:, None]).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

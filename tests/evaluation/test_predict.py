@@ -7,6 +7,7 @@ import torch
 
 from lavcap.evaluation.names import OTHER_VIDEO
 from lavcap.evaluation.predict import (
+    available_modalities,
     has_modality,
     keep_modality,
     other_clips,
@@ -107,6 +108,21 @@ def test_a_lone_clip_has_no_other(monkeypatch, seen):
     assert other_clips(1) == other_clips(0) == []
     with pytest.raises(ValueError, match=r"None of the 1 clips has audio\+other_video"):
         predict(None, Processor, Clips(), OTHER_VIDEO, 2)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ([{"audio", "video"}] * 2, ["audio+video", "audio", "video", OTHER_VIDEO]),
+        ([{"audio", "video"}, {"audio"}], ["audio+video", "audio", "video"]),
+        ([{"audio"}, {"video"}], ["audio", "video"]),
+        ([{"audio"}] * 3, ["audio"]),
+    ],
+)
+def test_by_default_a_model_is_given_what_the_clips_have(processor, shown, expected):
+    assert available_modalities(processor, shown) == expected
+    processor = type("Deaf", (), {"modalities": ("video",)})
+    assert available_modalities(processor, shown) == [kind for kind in expected if kind == "video"]
 
 
 def test_frames_of_another_clip_change_what_the_model_sees(model, processor, toy_world):
