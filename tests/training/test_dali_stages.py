@@ -1,7 +1,9 @@
 """DALI's stages through the training command: prefix, alignment, distillation, each from the folder of the last."""
 
 import json
+import shlex
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ import yaml
 from safetensors.torch import load_file
 from stranger import run_inside
 
+from conftest import ROOT
 from lavcap.data.splits import load_split
+from lavcap.toy.dataset import write_toy_world
 from modeling_dali import DaliForAlignment, DaliForConditionalGeneration
 from processing_dali import DaliProcessor
 from tiny_dali import tiny_dali
@@ -179,3 +183,28 @@ def test_the_audio_projector_alone_is_distilled(prefixed, aligned, train):
 def test_recipes_that_cannot_be_meant_end_in_one_line(base, train, fields, message):
     with pytest.raises(AssertionError, match=message):
         train("refused", fields, model_name_or_path=str(base))
+
+
+@pytest.mark.slow
+def test_the_demo_goes_from_pictures_to_captions_of_sounds(tmp_path):
+    """Its commands, as make would run them, with few clips and steps."""
+    demo = ("make", "--dry-run", "--no-print-directory", "train-dali", "FAMILY=dali", f"DEMO={tmp_path}")
+    shown = subprocess.run(demo, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    write_toy_world(tmp_path / "data", 16, 4, 4, videos=1, world="natural")
+    loop = "for split in train val; do "
+    for line in shown.replace("\\\n", "").splitlines():
+        for split in ("train", "val") if loop in line else (None,):
+            command = line.replace(loop, "").partition(" || exit")[0].replace("$split", str(split))
+            words = shlex.split(command)
+            place = next(number for number, word in enumerate(words) if word.endswith(".py"))
+            few = ("--max_steps", 2, "--eval_steps", 2) if words[place] == "train_hf.py" else ("--max_new_tokens", 8)
+            done = run_inside(*words[place:], *few)
+            assert done.returncode == 0, done.stderr
+    done = run_inside("scripts/evaluate.py", "--model", tmp_path / "model", "--data_dir", tmp_path / "data",
+                      "--output", tmp_path / "evaluation", "--metrics", "cider_d", "--bootstrap", 0)  # fmt: skip
+    assert done.returncode == 0 and list(json.loads((tmp_path / "evaluation" / "results.json").read_text())
+                                         ["modalities"]) == ["audio"], done.stderr  # fmt: skip
+    options = ("--model", tmp_path / "model", "--data_dir", tmp_path / "data", "--evaluation", tmp_path / "evaluation")
+    done = run_inside("scripts/write_report.py", *options, "--output", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    assert "exceptional sounds named" in (tmp_path / "report" / "report.md").read_text()
