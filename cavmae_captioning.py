@@ -33,7 +33,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 MODALITIES = {"audio_visual": ("audio", "video"), "audio": ("audio",), "video": ("video",)}  # by mode
 POSITION_GRIDS = ("space_time", "square")
-PATCHED = ("num_mel_bins", "max_frames", "image_size")  # sizes that are cut into patches
+PATCHED = {"audio": ("num_mel_bins", "max_frames"), "video": ("image_size",)}  # sizes that are cut into patches
 TUBELET = 2  # frames that a patch of several frames covers
 
 
@@ -91,11 +91,12 @@ class CavMaeConfig(PreTrainedConfig):
         check_choice("video_position_grid", self.video_position_grid, POSITION_GRIDS)
         if self.num_video_frames < 1:
             raise ValueError(f"num_video_frames is {self.num_video_frames}, expected at least 1.")
-        sizes = (("hidden_size", "num_attention_heads"), *((name, "patch_size") for name in PATCHED))
-        check_multiples(self, "audio_visual_config.", sizes)
+        patched = (name for modality in self.modalities for name in PATCHED[modality])
+        sizes = (("hidden_size", "num_attention_heads"), *((name, "patch_size") for name in patched))
+        check_multiples(self, "CavMaeConfig.", sizes)
         if self.hidden_size % 4:
             raise ValueError(
-                f"audio_visual_config.hidden_size is {self.hidden_size}, expected a multiple of 4: a quarter of it "
+                f"CavMaeConfig.hidden_size is {self.hidden_size}, expected a multiple of 4: a quarter of it "
                 "each are sines and cosines of the row and of the column of a patch."
             )
 

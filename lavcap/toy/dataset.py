@@ -31,11 +31,12 @@ TOY_PROMPT = "USER: <Speech></Speech> Please describe the audio.\nASSISTANT:"
 
 
 class _Split(NamedTuple):
-    """A split on disk: how many clips it has is what was asked for of another, or a number."""
+    """A split on disk: how many clips it has is what was asked for of another, a number of times, or a number."""
 
     size: str | int
     has_sound: bool = True
     has_picture: bool = True
+    times: int = 1
 
 
 class _World(NamedTuple):
@@ -67,14 +68,14 @@ WORLDS = {
         sample_natural_clip,
         NATURAL_SPLITS,
         {
-            "pictures": _Split("train", has_sound=False),
+            "pictures": _Split("train", has_sound=False, times=3),
             "pictures_val": _Split("val", has_sound=False),
             "prefix": _Split(16, has_sound=False),
             "train": _Split("train"),
             "val": _Split("val"),
             "test": _Split("test", has_picture=False),
         },
-        5,
+        1,
         _dali_prompts,
         2 * VOCABULARY_SIZE,
     ),
@@ -143,8 +144,8 @@ def write_toy_world(
     """Writes a world in AudioCaps' layout: media, annotations, truth, a few mp4 files and a tokenizer.
 
     In the world `"free"` any object makes any sound; in the `"natural"` one each has its typical sound, there are
-    pictures without sound (`pictures`, `pictures_val`, `prefix`), as many as clips for training and validation and 16,
-    and the test has sound alone, see `lavcap/toy/natural.py`.
+    pictures without sound (`pictures`, three times as many as clips for training, `pictures_val`, as many as for
+    validation, and `prefix`, 16), and the test has sound alone, see `lavcap/toy/natural.py`.
 
     `output_dir` must be absent or empty; it appears under its name when it is complete. With more than one worker the
     caller's main module must be importable without side effects, as for any spawned process. Returns what was written:
@@ -154,7 +155,7 @@ def write_toy_world(
     asked = {"train": train_clips, "val": validation_clips, "test": test_clips}
     _check_request(output, asked, videos, seed, workers)
     splits = WORLDS[world].splits
-    counts = {name: asked.get(split.size, split.size) for name, split in splits.items()}
+    counts = {name: split.times * asked.get(split.size, split.size) for name, split in splits.items()}
     with whole_folder(output) as root:
         _make_folders(root, WORLDS[world])
         clips = _write_clips(_list_jobs(root, counts, videos, seed, world), workers, show_progress)

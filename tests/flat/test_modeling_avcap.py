@@ -224,6 +224,12 @@ def test_options_that_mean_nothing_are_refused(kind, fields, message):
         kind(**fields)
 
 
+def test_sizes_of_a_modality_that_is_not_encoded_may_be_anything():
+    assert CavMaeConfig(mode="audio", patch_size=64).audio_grid == (2, 16)
+    with pytest.raises(ValueError, match=r"image_size is 224, expected a multiple of patch_size \(64\)"):
+        CavMaeConfig(mode="video", patch_size=64)
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3, 5, 7, 8, 20])
 def test_every_number_of_frames_can_be_built(frames):
     config = CavMaeConfig(

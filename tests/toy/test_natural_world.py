@@ -83,7 +83,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("natural") / "world"
     written = write_toy_world(folder, 16, 3, 4, videos=1, seed=3, world="natural")
     assert [written[split] for split in ("pictures", "pictures_val", "prefix", "train", "val", "test")] == [
-        16, 3, 16, 16, 3, 4,
+        48, 3, 16, 16, 3, 4,
     ]  # fmt: skip
     return folder
 
@@ -100,7 +100,8 @@ def test_splits_have_the_media_that_they_are_for(world, split, sound, picture):
     clip = ToyClip.from_dict(truth[rows[0]["id"]])
     assert clip == sample_natural_clip(split, 0, seed=3) and clip.world == "natural"
     if picture:
-        with Image.open(rows[0]["frames"][2]["path"]) as frame:  # of five, the middle of the clip
+        assert len(rows[0]["frames"]) == 1
+        with Image.open(rows[0]["frames"][0]["path"]) as frame:  # the middle of the clip
             error = np.abs(np.asarray(frame).astype(int) - render_frame(clip, 2.0)).mean()
         assert error < 4
 
