@@ -1,8 +1,8 @@
 """A world in which a picture tells what would be heard, as pictures of the real one do: for DALI.
 
-Every kind of object (a colour and a shape) has its typical sound, and a sound two or three kinds. Two objects with
-different sounds are seen, both are heard, one after the other; one time in ten an object makes a sound that is typical
-of others. Rain, wind or an engine may be heard, and gives the picture its tint.
+There are six kinds of objects, of which neither colour nor shape alone tells all, and each has its typical sound. Two
+of different kinds are seen, both are heard, one after the other; one time in ten an object makes a sound that is
+typical of another kind. Rain, wind or an engine may be heard, and gives the picture its tint.
 
 Captions say what is heard, as nobody can hear a colour, and in no order, as no picture shows one. Those of the split
 `pictures` say what would be heard by the looks of it: half of them name the objects, too.
@@ -17,8 +17,6 @@ import numpy as np
 from lavcap.toy.world import (
     BACKGROUND_LEVELS,
     BACKGROUNDS,
-    COLOURS,
-    SHAPES,
     SOUNDS,
     ToyClip,
     ToyEvent,
@@ -32,8 +30,14 @@ from lavcap.toy.world import (
 
 
 EXCEPTION_SHARE = 0.1  # of the objects that do not make their typical sound
-KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
-TYPICAL_SOUNDS = {kind: tuple(SOUNDS)[number % len(SOUNDS)] for number, kind in enumerate(KINDS)}
+TYPICAL_SOUNDS = {  # of the kinds of objects, each a colour and a shape
+    ("red", "circle"): "beep",
+    ("red", "star"): "buzz",
+    ("blue", "circle"): "chirp",
+    ("blue", "square"): "click",
+    ("yellow", "star"): "ring",
+    ("green", "triangle"): "whistle",
+}
 TINTS = {None: (112, 112, 112), "rain": (88, 104, 136), "wind": (100, 130, 104), "engine": (136, 112, 88)}  # RGB
 TINT_RANGE = 8  # of 255, by which a channel may be darker or lighter
 
@@ -61,7 +65,8 @@ def sample_natural_clip(split: str, index: int, seed: int = 0) -> ToyClip:
     if split not in NATURAL_SPLITS:
         raise ValueError(f"unknown split {split!r}, expected one of {', '.join(NATURAL_SPLITS)}")
     rng = np.random.default_rng([seed, len(NATURAL_SPLITS), NATURAL_SPLITS.index(split), index])
-    objects = sample_objects(rng, _sample_kinds(rng))
+    kinds = list(TYPICAL_SOUNDS)
+    objects = sample_objects(rng, [kinds[pick] for pick in rng.choice(len(kinds), size=2, replace=False)])
     typical = [TYPICAL_SOUNDS[item.colour, item.shape] for item in objects]
     others = [sound for sound in SOUNDS if sound not in typical]
     sounds = [others if rng.random() < EXCEPTION_SHARE else [sound] for sound in typical]
@@ -82,13 +87,6 @@ def sample_natural_clip(split: str, index: int, seed: int = 0) -> ToyClip:
         captions=captions,
         world="natural",
     )
-
-
-def _sample_kinds(rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Two kinds of different typical sounds."""
-    first = KINDS[rng.integers(len(KINDS))]
-    others = [kind for kind in KINDS if TYPICAL_SOUNDS[kind] != TYPICAL_SOUNDS[first]]
-    return [first, others[rng.integers(len(others))]]
 
 
 def _captions(
