@@ -280,12 +280,13 @@ def finish(run: Run, resume: bool = False):
 
 
 def start_server():
-    """Start the process that others are forked from; it finds this module by the environment alone."""
+    """Start the process that others are forked from; it finds this module by the environment alone.
+
+    A module that it cannot import is none that it complains of: each process would import all of them by itself.
+    """
     PROCESSES.set_forkserver_preload(["interrupted_runs"])
     path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (*map(str, (Path(__file__).parent, ROOT / "tests", ROOT)), path))
-    )
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), *sys.path)))
     try:
         forkserver.ensure_running()
     finally:

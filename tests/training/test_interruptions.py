@@ -98,6 +98,10 @@ def test_the_loss_of_a_run_is_that_of_all_its_steps(run, tmp_path, logging_steps
     assert untimed(found) == untimed(expected) and expected["train_loss"] > 1 and expected["total_flos"] > 0
 
 
+def test_processes_are_forked_from_one_that_has_imported_everything():
+    assert exit_code(exec, "import sys; sys.exit('interrupted_runs' not in sys.modules)") == 0
+
+
 def test_the_time_of_a_run_is_that_of_all_its_parts(finished, caplog):
     path = finished.output / "checkpoint-7" / RECORD
     manifest = json.loads(path.read_text())
