@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from lavcap.data.wav import write_wav
 from lavcap.files import whole_folder
-from lavcap.toy.natural import NATURAL_SPLITS, sample_natural_clip
+from lavcap.toy.natural import sample_natural_clip
 from lavcap.toy.rendering import FRAMES_PER_CLIP, frame_times, render_frame, render_waveform, write_video
-from lavcap.toy.world import CAPTION_TEMPLATES, SAMPLING_RATE, SPLITS, ToyClip, sample_clip
+from lavcap.toy.world import CAPTION_TEMPLATES, SAMPLING_RATE, ToyClip, sample_clip
 
 
 FRAME_QUALITY = 92  # of JPEG
@@ -41,8 +41,7 @@ class _Split(NamedTuple):
 
 class _World(NamedTuple):
     sample: Callable[[str, int, int], ToyClip]
-    names: tuple[str, ...]  # of all splits, in the order of their ids
-    splits: Mapping[str, _Split]  # those on disk
+    splits: Mapping[str, _Split]  # on disk, in the order of their captions' ids
     frames: int  # per clip
     prompts: Callable[[], Sequence[str]]  # that the tokenizer has words for
     vocabulary: int
@@ -58,7 +57,6 @@ def _dali_prompts() -> list[str]:
 WORLDS = {
     "free": _World(
         sample_clip,
-        SPLITS,
         {"train": _Split("train"), "val": _Split("val"), "test": _Split("test")},
         FRAMES_PER_CLIP,
         lambda: [TOY_PROMPT],
@@ -66,7 +64,6 @@ WORLDS = {
     ),
     "natural": _World(
         sample_natural_clip,
-        NATURAL_SPLITS,
         {
             "pictures": _Split("train", has_sound=False, times=3),
             "pictures_val": _Split("val", has_sound=False),
@@ -290,7 +287,7 @@ def _write_rows(path: Path, clips: Sequence[ToyClip]) -> None:
 
 
 def _first_caption_id(clip: ToyClip, number: int) -> int:
-    return 1_000_000 * (1 + WORLDS[clip.world].names.index(clip.split)) + number * len(CAPTION_TEMPLATES)
+    return 1_000_000 * (1 + list(WORLDS[clip.world].splits).index(clip.split)) + number * len(CAPTION_TEMPLATES)
 
 
 def _write_annotations(root: Path, split: str, clips: Sequence[ToyClip]) -> None:
