@@ -23,10 +23,10 @@ import peft.peft_model
 import torch
 import transformers.modeling_utils
 from model_parts import LORA as SMALL_LORA
+from stranger import import_path
 from transformers import set_seed
 
 import train_hf
-from conftest import ROOT
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.data.collation import EvaluationCollator, TrainingCollator
 from lavcap.data.dataset import ClipDataset
@@ -286,7 +286,7 @@ def start_server():
     """
     PROCESSES.set_forkserver_preload(["interrupted_runs"])
     path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), *sys.path)))
+    os.environ["PYTHONPATH"] = import_path()
     try:
         forkserver.ensure_running()
     finally:

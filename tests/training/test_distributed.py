@@ -20,6 +20,7 @@ import pytest
 import yaml
 from model_parts import LORA
 from safetensors.torch import load_file
+from stranger import import_path
 from tiny_models import tiny_model
 
 from conftest import ROOT
@@ -100,8 +101,7 @@ def workplace(tmp_path_factory, toy_world, saved_model, tokenizer) -> Path:
 def run(*command: object):
     """Run a command to its end; processes that wait for each other for good are ended."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    places = filter(None, (str(ROOT / "tests" / "fixtures"), str(ROOT), os.environ.get("PYTHONPATH")))
-    options["env"] = os.environ | {"PYTHONPATH": os.pathsep.join(places)}  # `launched.py` takes models of the tests
+    options["env"] = os.environ | {"PYTHONPATH": import_path()}  # `launched.py` takes models of the tests
     started = subprocess.Popen([sys.executable, *map(str, command)], start_new_session=True, **options)
     try:
         _, errors = started.communicate(timeout=LONGEST)
