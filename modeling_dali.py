@@ -219,7 +219,7 @@ class DaliForConditionalGeneration(SoftTokenModel, DaliPreTrainedModel):
         if self.config.use_prefix:
             tokens = parts[0][0]
             prefix = self.prefix.to(tokens.dtype).expand(len(tokens), -1, -1)
-            parts.append((prefix, presence(None, tokens)))
+            parts.append((prefix, torch.stack([present for _, present in parts]).any(dim=0)))
         return SoftTokens(*pack_tokens(*parts))
 
     @can_return_tuple

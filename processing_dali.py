@@ -149,7 +149,7 @@ class DaliProcessor(SoftTokenProcessor):
     def num_soft_tokens(self, audio: bool, video: bool, video_tokens: int | None = None) -> int:
         frames = self.num_video_frames if video_tokens is None else video_tokens
         tokens = audio * self.num_audio_tokens + video * frames * self.num_video_tokens
-        return tokens + self.use_prefix * self.num_prefix_tokens
+        return tokens + (self.num_prefix_tokens if self.use_prefix and tokens else 0)
 
     def load_clip(
         self,

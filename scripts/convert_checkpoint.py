@@ -12,8 +12,9 @@ safetensors; what it lacks comes from --text-model and --audio-encoder. CED: its
 tower; it needs no --config. AVCap, CAV-MAE alone, GIT alone: sizes are read off the tensors; 12 heads, frames of 224
 pixels and the mode `captioning` are taken unless --config, a JSON file, says otherwise. CAV-MAE becomes an encoder and
 GIT a text decoder, which a recipe can start from. DALI: a folder with audio_backbone.pth, prefix.bin and
-prefixMLP.bin, of which any may be missing, onto LLaVA; without --llava the encoders alone, to align them. Every tensor
-must find its place and every place its tensor, or nothing is written. Ends with a table of what went where.
+prefixMLP.bin, of which any may be missing, onto LLaVA; without --llava the encoders alone, to align them. CAV-MAE with
+--llava becomes a DALI whose alignment begins with it. Every tensor must find its place and every place its tensor, or
+nothing is written. Ends with a table of what went where.
 """
 
 import sys

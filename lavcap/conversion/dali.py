@@ -52,7 +52,8 @@ def convert(
     """Write the released files as a folder for `from_pretrained`; the table of what went where.
 
     Args:
-        checkpoint: folder with some of `audio_backbone.pth`, `prefix.bin` and `prefixMLP.bin`.
+        checkpoint: folder with some of `audio_backbone.pth`, `prefix.bin` and `prefixMLP.bin`; or the file of a
+            CAV-MAE, from which the audio tower's alignment begins.
         config: JSON with the released sizes; default: read off the tensors and LLaVA's configuration, with the heads
             that were published.
         output: new folder; it appears when it is complete.
@@ -65,7 +66,13 @@ def convert(
         ValueError: options that are unknown, or files that are missing.
     """
     folder, options = Path(checkpoint), _read_options(config)
-    files = {stem: read_weights(file) for stem in STEMS if (file := _file(folder, stem)) is not None}
+    found = {BACKBONE: folder} if folder.is_file() else {stem: _file(folder, stem) for stem in STEMS}
+    files = {stem: read_weights(file) for stem, file in found.items() if file is not None}
+    if not files:
+        expected = ", ".join(f"{stem}.*" for stem in STEMS)
+        raise ValueError(
+            f"{folder}: holds none of {expected}, expected some of them, or a CAV-MAE's file in its place."
+        )
     if BACKBONE not in files and llava is None:
         raise ValueError(f"{folder}: holds no {BACKBONE}.pth, expected it, or --llava to start an alignment from.")
     try:
@@ -225,11 +232,10 @@ def _fill_encoders(
     named, unused = cavmae_weights(backbone.encoder)
     config: CavMaeConfig = model.config.audio_config
     built = {name: tensor for name, tensor in named.items() if is_built(name, config)}
-    if backbone.encoder:
-        _fill(model.audio_tower, built, BACKBONE, "audio_tower", weights)
-        _fill(model.audio_projection, backbone.projection, BACKBONE, "audio_projection", weights)
-    else:
-        for part in ("audio_tower", "audio_projection"):
+    for part, tensors in {"audio_tower": built, "audio_projection": backbone.projection}.items():
+        if tensors:
+            _fill(getattr(model, part), tensors, BACKBONE, part, weights)
+        else:
             fresh = getattr(model, part).to_empty(device="cpu").apply(model._init_weights)
             weights.add(fresh.state_dict(), "nothing: fresh, to be aligned", f"{part}.")
     _fill(model.vision_tower, vision, vision_source, "vision_tower", weights)

@@ -23,22 +23,20 @@ def convert(
     """Write a released checkpoint as a folder for `from_pretrained`; the table of what went where.
 
     Args:
-        checkpoint: a folder of DALI, see `dali.convert`; or a file of AVCap, CAV-MAE or GIT, see `avcap.convert`, or
-            of LAVCap or CED, see `lavcap.convert`.
+        checkpoint: a folder of DALI, or a CAV-MAE to go onto `llava`, see `dali.convert`; or a file of AVCap, CAV-MAE
+            or GIT, see `avcap.convert`, or of LAVCap or CED, see `lavcap.convert`.
         config: file with the released options.
         sources, lora: for LAVCap; tokenizer: for AVCap; llava: for DALI.
 
     Raises:
         ValueError: an option that the checkpoint's family has no use for.
     """
-    if dali.is_dali(checkpoint):
+    if llava is not None or dali.is_dali(checkpoint):
         if sources != Sources() or lora != "merge" or tokenizer is not None:
             raise ValueError(
                 f"--checkpoint {checkpoint}: DALI, which takes --config, --llava, --dtype and --output only."
             )
         return dali.convert(checkpoint, config, output, llava, dtype)
-    if llava is not None:
-        raise ValueError(f"Got --llava for {checkpoint}, expected a folder of DALI, or no --llava.")
     tensors = read_weights(checkpoint)
     if avcap.is_avcap(tensors):
         if sources != Sources() or lora != "merge":

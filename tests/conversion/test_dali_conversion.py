@@ -212,6 +212,38 @@ def test_any_file_may_be_missing(tmp_path, kept, has_prefix):
             AutoModelForMultimodalLM.from_pretrained(output, use_prefix=True)
 
 
+def test_an_alignment_begins_with_a_cav_mae(tmp_path):
+    """Sources as of the published `cav-mae-scale++.pth`: both halves and the decoder of its pretraining."""
+    released, llava, config = write_released(tmp_path, "audio_backbone")
+    parts = split_backbone(torch.load(released / FILES["audio_backbone"]))
+    pretrained = {f"module.{name}": tensor for name, tensor in parts.encoder.items()}
+    halves = {name.replace("_a", "_v"): tensor for name, tensor in pretrained.items() if ".blocks_a." in name}
+    left = {"module.decoder_blocks.0.norm1.weight": torch.ones(1), "module.mask_token": torch.zeros(1)}
+    torch.save(pretrained | halves | left, tmp_path / "cav-mae-scale++.pth")
+    to = ("--llava", llava, "--config", config, "--output", tmp_path / "out")
+    done = run_converter("--checkpoint", tmp_path / "cav-mae-scale++.pth", *to)
+    assert done.returncode == 0, done.stderr
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    named, _ = cavmae_weights(parts.encoder)
+    assert torch.equal(weights["audio_tower.audio_pos_embed"], named["audio_pos_embed"])
+    assert weights["audio_projection.weight"].std() > 0 and "fresh, to be aligned" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["an empty folder", "a file of LAVCap"])
+def test_what_llava_is_not_joined_to_is_named(tmp_path, kind):
+    _, llava, config = write_released(tmp_path)
+    strange = tmp_path / "strange"
+    if kind == "an empty folder":
+        strange.mkdir()
+    else:
+        torch.save({"model": {"prompt_tokens": torch.zeros(1)}}, strange)
+    done = run_converter(
+        "--checkpoint", strange, "--llava", llava, "--config", config, "--output", tmp_path / "out"
+    )  # fmt: skip
+    assert done.returncode == 2 and str(strange) in done.stderr and "CAV-MAE" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def llava(tokenizer) -> LlavaForConditionalGeneration:
     """The library's own, small."""
