@@ -17,12 +17,12 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 
 try:  # inside a package: the Hub's module cache
     from .inputs_captioning import to_numpy
-    from .media_captioning import to_mono
     from .options_captioning import as_batch
+    from .sounds_captioning import to_mono
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from inputs_captioning import to_numpy
-    from media_captioning import to_mono
     from options_captioning import as_batch
+    from sounds_captioning import to_mono
 
 
 FRAME_SECONDS = 0.025  # length of an analysis window

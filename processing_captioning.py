@@ -25,32 +25,36 @@ from transformers.utils import logging
 
 try:  # inside a package: the Hub's module cache
     from .configuration_captioning import CaptioningConfig
-    from .inputs_captioning import ClipInputs, is_path, sort_by_clip, to_frames, to_numpy
-    from .media_captioning import (
-        Clip,
-        StoredFile,
-        even_indices,
-        list_images,
-        read_clip,
-        read_images,
-        resample,
-        to_mono,
+    from .inputs_captioning import (
+        ClipInputs,
+        as_files,
+        is_file,
+        sort_by_clip,
+        to_features,
+        to_frames,
+        to_samples,
     )
+    from .media_captioning import Clip, even_indices, read_clip
     from .options_captioning import NO_OPTIONS, CallOptions, as_batch, sort_options
+    from .pictures_captioning import read_images
+    from .sounds_captioning import cancel, resample, to_mono
+    from .sources_captioning import as_source, list_images
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_captioning import CaptioningConfig
-    from inputs_captioning import ClipInputs, is_path, sort_by_clip, to_frames, to_numpy
-    from media_captioning import (
-        Clip,
-        StoredFile,
-        even_indices,
-        list_images,
-        read_clip,
-        read_images,
-        resample,
-        to_mono,
+    from inputs_captioning import (
+        ClipInputs,
+        as_files,
+        is_file,
+        sort_by_clip,
+        to_features,
+        to_frames,
+        to_samples,
     )
+    from media_captioning import Clip, even_indices, read_clip
     from options_captioning import NO_OPTIONS, CallOptions, as_batch, sort_options
+    from pictures_captioning import read_images
+    from sounds_captioning import cancel, resample, to_mono
+    from sources_captioning import as_source, list_images
 
 
 logger = logging.get_logger(__name__)
@@ -180,7 +184,7 @@ class CaptioningProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        media: str | Path | Sequence[str | Path] | None = None,
+        media: Any = None,
         images: Any = None,
         text: str | Sequence[str] | None = None,
         videos: Any = None,
@@ -192,11 +196,14 @@ class CaptioningProcessor(ProcessorMixin):
         """Prepare one clip or a list of clips.
 
         Args:
-            media: path of a file with sound, picture or both, or of a folder of frames. Or, apart:
-            audio: path, samples `(samples,)` or `(channels, samples)`, or `{"array": …, "sampling_rate": …}`. Any
-                rate and number of channels: samples are resampled and mixed down, which is said once.
-            videos: path, folder, list of images or of their paths, or array `(video_frames, height, width, 3)`:
-                uint8, or floating point in [0, 1]. Channels may come first. Frames are taken at even distances.
+            media: a file with sound, picture or both: its path, a `file://` or `data:` address, its bytes, an open
+                binary file, or `{"bytes", "path"}` as of an undecoded column of `datasets`; or a folder of frames.
+                Or, apart:
+            audio: a file; samples `(samples,)` or `(channels, samples)`; `{"array": …, "sampling_rate": …}`, or a
+                pair of rate and samples. Any rate and number of channels: samples are resampled and mixed down, which
+                is said once.
+            videos: a file, a folder, a list of pictures or of their files, or array `(video_frames, height, width,
+                3)`: uint8, or floating point in [0, 1]. Channels may come first. Frames are taken at even distances.
             images: a still picture for each clip, or a list of the frames of each; in place of `videos`.
             video_features: projected image embeddings, `(video_frames, hidden)`.
                 In a list, `None` stands for a clip that lacks the modality.
@@ -228,10 +235,10 @@ class CaptioningProcessor(ProcessorMixin):
         if media is not None:
             if given := [name for name, part in parts.items() if part is not None]:
                 raise ValueError(f"Got media together with {', '.join(given)}: pass the clip once.")
-            paths = [media] if is_path(media) else media
             self._check_modalities(modalities or ())
             wanted = {kind: modalities and kind in modalities for kind in ("audio", "video")}
-            clips = [self.load_clip(path, **wanted, num_frames=options.videos.get("num_frames")) for path in paths]
+            frames = options.videos.get("num_frames")
+            clips = [self.load_clip(source, **wanted, num_frames=frames) for source in as_files(media)]
             features = self._clip_features(clips, options)
         else:
             rows = sort_by_clip(**parts)
@@ -240,12 +247,12 @@ class CaptioningProcessor(ProcessorMixin):
             features = self._clip_features([self._clip(row, options) for row in rows], options)
             for row, found in zip(rows, features, strict=True):
                 if row.video_features is not None:
-                    found["video_features"] = torch.as_tensor(row.video_features, dtype=torch.float32)
+                    found["video_features"] = to_features(row.video_features)
         return as_batch(self.batch(features, text, captions, **options.text), options.return_tensors)
 
     def load_clip(
         self,
-        path: str | Path,
+        medium: Any,
         audio: bool | None = None,
         video: bool | None = None,
         num_frames: int | None = None,
@@ -255,19 +262,23 @@ class CaptioningProcessor(ProcessorMixin):
         A single-modality baseline decodes its modality only.
 
         Args:
+            medium: a file with sound, picture or both, or a folder of frames, as the call takes them.
             audio, video: whether to take the sound, the picture; default: where there is one.
             num_frames: to take at even distances; default: those that the model takes.
         """
         extractor = self.feature_extractor
         audio, video = audio is not False, video is not False
         audio, video = audio and "audio" in self.modalities, video and "video" in self.modalities
-        if video and num_frames is None and not isinstance(path, StoredFile) and Path(path).is_dir():
-            images = list_images(path)
+        source = as_source(medium)
+        if video and num_frames is None and isinstance(source, Path) and source.is_dir():
+            images = list_images(source)
             return Clip(None, read_images(images, self.choose_frames(len(images))), None)
         candidates = num_frames or self.num_candidate_frames
         rate = None if extractor.keeps_rate else extractor.sampling_rate
-        clip = read_clip(path, rate, candidates, self.window, audio, video, channels=extractor.channels)
-        self._warn_if_long(str(path), clip.duration)
+        clip = read_clip(source, rate, candidates, self.window, audio, video, channels=extractor.channels)
+        self._warn_if_long(str(source), clip.duration)
+        for note in clip.notes:
+            logger.warning_once(f"{source} {note}.")
         if clip.frames is not None and num_frames is None:
             clip = replace(clip, frames=clip.frames[self.choose_frames(candidates)])
         return clip
@@ -373,19 +384,16 @@ class CaptioningProcessor(ProcessorMixin):
     def _waveform(self, audio, sampling_rate: int | None) -> tuple[np.ndarray | None, int | None]:
         if audio is None:
             return None, None
-        if is_path(audio):
+        if is_file(audio):
             clip = self.load_clip(audio, video=False)
             return clip.waveform, clip.sampling_rate
         rate = self.feature_extractor.sampling_rate
-        if isinstance(audio, dict):
-            audio, sampling_rate = audio["array"], audio["sampling_rate"]
-        sampling_rate = rate if sampling_rate is None else sampling_rate
-        if sampling_rate <= 0:
-            raise ValueError(f"sampling_rate is {sampling_rate}, expected samples per second, such as 44100.")
-        samples = to_numpy(audio)
+        samples, sampling_rate = to_samples(audio, rate if sampling_rate is None else sampling_rate)
         waveform = to_mono(samples, self.feature_extractor.channels)
         rate = sampling_rate if self.feature_extractor.keeps_rate else rate
         self._say_changed(min(samples.shape) if samples.ndim == 2 else 1, sampling_rate, rate)
+        if samples.ndim == 2 and cancel(_peak(to_mono(samples, "first")), _peak(waveform)):
+            logger.warning_once("audio has channels that cancel each other, so that their mean is silence; pass one.")
         self._warn_if_long("audio", len(waveform) / sampling_rate)
         return resample(waveform[: int(self.window * sampling_rate)], sampling_rate, rate), rate
 
@@ -393,7 +401,7 @@ class CaptioningProcessor(ProcessorMixin):
         count, everything = options.get("num_frames"), options.get("do_sample_frames") is False
         if video is None:
             return None
-        if is_path(video):
+        if is_file(video):
             if everything:
                 raise ValueError("do_sample_frames is False for a file, expected frames: of files frames are sampled.")
             return self.load_clip(video, audio=False, num_frames=count).frames
@@ -463,6 +471,10 @@ def check_words(config: CaptioningConfig, words: int):
             f"The tokenizer has {words} tokens and the language model {config.text_config.vocab_size}, expected "
             "at most as many: take the tokenizer of the language model."
         )
+
+
+def _peak(waveform: np.ndarray) -> float:
+    return float(np.abs(waveform).max(initial=0.0))
 
 
 def _same_shape(name: str, tensor: torch.Tensor, template: torch.Tensor) -> torch.Tensor:

@@ -3,8 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -153,13 +152,13 @@ class DaliProcessor(SoftTokenProcessor):
 
     def load_clip(
         self,
-        path: str | Path,
+        medium: Any,
         audio: bool | None = None,
         video: bool | None = None,
         num_frames: int | None = None,
     ) -> Clip:
         """As [`CaptioningProcessor.load_clip`]; by default of a file with both only `film_modalities` are taken."""
-        clip = super().load_clip(path, audio, video, num_frames)
+        clip = super().load_clip(medium, audio, video, num_frames)
         if audio is not None or video is not None or clip.waveform is None or clip.frames is None:
             return clip
         taken = self.film_modalities

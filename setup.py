@@ -28,7 +28,7 @@ setup(
         "safetensors>=0.5",
         "huggingface_hub>=1.5",
         "jinja2>=3.1",  # fills the model card
-        "av>=14.2",
+        "av>=17.0",  # before, films in BT.709 had other colours
         "numpy>=1.26",
         "packaging>=23",
         "pillow>=10",

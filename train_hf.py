@@ -56,7 +56,7 @@ from lavcap.training.publisher import check_hub_options, open_hub
 from lavcap.training.recipe import parse_recipe
 from lavcap.training.resume import check_checkpoint, find_checkpoint
 from lavcap.training.trainer import CaptioningTrainer, ProvenanceCallback
-from media_captioning import MediaError
+from sources_captioning import MediaError
 
 
 def main():

@@ -3,12 +3,13 @@
 
     python scripts/caption.py clip.mp4 --model outputs/demo/model
     python scripts/caption.py clips/ sound.wav --model outputs/demo/model --json
+    ffmpeg -i https://… -f matroska - | python scripts/caption.py - --model outputs/demo/model
     python scripts/caption.py --data_dir data/audioset --split train --as_dataset data/pseudo_captions --model my_dali
 
 Prints one caption per clip, after its path and a tab if there are several clips. With `--json`, one object per line:
 `clip`, `caption`, `modalities` (`audio+video`, `audio` or `video`), `duration` in seconds, `captioned` (seconds that
 were looked at); or `clip` and `error`. A clip that cannot be used is reported on standard error, the others are
-captioned, and the exit status is 2.
+captioned, and the exit status is 2. `-` is standard input; `/dev/stdin` and `<(command)` of a shell are read, too.
 
 With `--as_dataset` the clips of a data set are captioned, and the captions are a data set to train on, which names the
 media of the first. Sampling depends on `--seed` alone; an interrupted run is completed by the same command.
@@ -17,20 +18,20 @@ media of the first. Sampling depends on `--seed` alone; an interrupted run is co
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lavcap.commands import Parser, add_model_options, errors_in_one_line, not_negative, positive
 
 
 if TYPE_CHECKING:
-    from media_captioning import Clip, MediaError
+    from media_captioning import Clip
     from processing_captioning import CaptioningProcessor
+    from sources_captioning import MediaError, Source
 
 
 def main() -> int:
     parser = Parser(__doc__)
-    parser.add_argument("clips", nargs="*", help="media files, folders of frames, or folders of clips")
+    parser.add_argument("clips", nargs="*", help="media files, folders of frames, folders of clips, or -")
     parser.add_argument("--model", required=True, help="folder of a trained model, or its name on the Hub")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--instruction", help="what to ask the model; default: the instruction it was trained with")
@@ -94,7 +95,7 @@ def _caption_all(args: argparse.Namespace) -> int:
     from lavcap.data.batches import in_batches
     from lavcap.models.captioning import caption_features, generation_options
     from lavcap.models.loading import load_model
-    from media_captioning import MediaError
+    from sources_captioning import MediaError
 
     clips, failed = _expand(args.clips, args.json)
     several = len(clips) + failed > 1
@@ -120,10 +121,10 @@ def _caption_all(args: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _expand(paths: list[str], as_json: bool) -> tuple[list[Path], int]:
+def _expand(paths: list[str], as_json: bool) -> tuple[list["Source"], int]:
     """Clips that the arguments mean, and the number of arguments that mean none."""
     from lavcap.models.captioning import list_clips
-    from media_captioning import MediaError
+    from sources_captioning import MediaError
 
     clips, failed = [], 0
     for path in paths:
@@ -135,13 +136,13 @@ def _expand(paths: list[str], as_json: bool) -> tuple[list[Path], int]:
     return clips, failed
 
 
-def _report(path: str | Path, error: "MediaError", as_json: bool):
+def _report(path: "str | Source", error: "MediaError", as_json: bool):
     print(f"error: {error}", file=sys.stderr)
     if as_json:
         print(json.dumps({"clip": str(path), "error": str(error)}), flush=True)
 
 
-def _record(path: Path, clip: "Clip", caption: str, window: float) -> dict:
+def _record(path: "Source", clip: "Clip", caption: str, window: float) -> dict:
     captioned = None if clip.duration is None else round(min(clip.duration, window), 3)
     duration = None if clip.duration is None else round(clip.duration, 3)
     return {

@@ -12,7 +12,9 @@ from tqdm.auto import tqdm
 
 from lavcap.data.precomputed_features import read_stored_features
 from lavcap.data.schema import STORED_FEATURES, DataError
-from media_captioning import Clip, MediaError, StoredFile, read_images
+from media_captioning import Clip
+from pictures_captioning import read_images
+from sources_captioning import MediaError, StoredFile
 
 
 if TYPE_CHECKING:

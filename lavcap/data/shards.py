@@ -19,7 +19,8 @@ from lavcap.data.precomputed_features import read_stored_features
 from lavcap.data.schema import SHARD_COLUMNS, STORED_FEATURES, DataError
 from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
 from lavcap.files import whole_file
-from media_captioning import AUDIO_SUFFIXES, read_clip
+from media_captioning import read_clip
+from sources_captioning import AUDIO_SUFFIXES
 
 
 LONGEST_AUDIO = 60.0  # seconds of a film's sound that a shard takes; windows of models are shorter

@@ -12,16 +12,9 @@ from PIL import Image
 from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
 from lavcap.files import whole_file
 from lavcap.preparation.media import Media, MediaFile
-from media_captioning import (
-    MEDIA_SUFFIXES,
-    Clip,
-    MediaError,
-    StoredFile,
-    even_indices,
-    read_clip,
-    read_duration,
-    read_images,
-)
+from media_captioning import Clip, even_indices, read_clip, read_duration
+from pictures_captioning import read_images
+from sources_captioning import MEDIA_SUFFIXES, MediaError, StoredFile
 
 
 FRAME_SAMPLER = "centres of equal parts"  # how frames are chosen of a clip: `media_captioning.even_indices`

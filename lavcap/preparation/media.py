@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from media_captioning import StoredFile
+from sources_captioning import StoredFile
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,8 @@ from pathlib import Path
 from lavcap.data.schema import DataError
 from lavcap.preparation.annotations import stem_of
 from lavcap.preparation.media import Media, MediaFile
-from media_captioning import (
-    AUDIO_SUFFIXES,
-    IMAGE_SUFFIXES,
-    MEDIA_SUFFIXES,
-    MediaError,
-    even_indices,
-    list_images,
-)
+from media_captioning import even_indices
+from sources_captioning import AUDIO_SUFFIXES, IMAGE_SUFFIXES, MEDIA_SUFFIXES, MediaError, list_images
 
 
 WINDOW_NAME = re.compile(r"(?P<base>.+)_(?P<start>\d+)_(?P<end>\d+)", re.DOTALL)  # milliseconds

@@ -41,7 +41,7 @@ from lavcap.preparation.pool import CLIP_TIMEOUT, cut_clips
 from lavcap.preparation.report import Report, write_reports
 from lavcap.preparation.sources import ExpectedClip, Source, signature, window_stem
 from lavcap.progress_log import ProgressLog
-from media_captioning import StoredFile
+from sources_captioning import StoredFile
 
 
 SILENCE = 10 ** (-80 / 20)  # -80 dB of full scale

@@ -25,7 +25,7 @@ from lavcap.preparation.annotations import (
 )
 from lavcap.preparation.media import Media
 from lavcap.preparation.media_index import MediaIndex
-from media_captioning import StoredFile
+from sources_captioning import StoredFile
 
 
 SPLIT_NAMES = {"val": ("validation", "valid", "dev", "eval"), "validation": ("val", "valid", "dev", "eval")}

@@ -11,7 +11,7 @@ from stranger import run_inside
 from lavcap.data.batches import in_batches
 from lavcap.models.captioning import list_clips
 from lavcap.models.loading import load_model
-from media_captioning import MediaError
+from sources_captioning import MediaError
 
 
 def caption(saved_model, *arguments: object) -> subprocess.CompletedProcess:

@@ -22,8 +22,8 @@ from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import check_usable, load_split, one_row_per_caption, read_split
 from lavcap.data.streaming import ClipStream
 from lavcap.training.data import DataArguments, TrainingRows, as_model_inputs
-from media_captioning import MediaError
 from processing_lavcap import LavcapProcessor
+from sources_captioning import MediaError
 
 
 def extract(data_dir: Path, *options: object, split: str = "val") -> subprocess.CompletedProcess:

@@ -20,7 +20,7 @@ from lavcap.data.schema import DataError
 from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import load_split
 from lavcap.data.streaming import ClipStream
-from media_captioning import StoredFile
+from sources_captioning import StoredFile
 
 
 @pytest.fixture(scope="module")

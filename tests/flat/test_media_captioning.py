@@ -10,17 +10,10 @@ import pytest
 from media_files import write_floats, write_media
 from PIL import Image
 
-from media_captioning import (
-    MediaError,
-    StoredFile,
-    even_indices,
-    list_images,
-    read_clip,
-    read_duration,
-    read_images,
-    resample,
-    to_mono,
-)
+from media_captioning import even_indices, read_clip, read_duration
+from pictures_captioning import read_images
+from sounds_captioning import Sound, resample, to_mono
+from sources_captioning import MediaError, StoredFile, list_images
 
 
 RATE, FRAMES, WINDOW = 16000, 5, 4.0
@@ -162,14 +155,10 @@ def test_sound_of_any_number_of_channels_is_averaged(tmp_path, channels):
 
 
 def test_what_comes_before_a_window_is_not_decoded(tmp_path, monkeypatch):
-    import media_captioning
-
     path, decoded = write_film(tmp_path / "film.mp4"), []
-    parts = media_captioning._mono_parts
+    take = Sound.take
     monkeypatch.setattr(
-        media_captioning,
-        "_mono_parts",
-        lambda frames, rate: parts((decoded.append(f.time) or f for f in frames), rate),
+        Sound, "take", lambda sound, timed: take(sound, (decoded.append(each[1].time) or each for each in timed))
     )
     read_clip(path, RATE, FRAMES, 2.0, start=15.0)
     assert min(decoded) > 15 - 4 and max(decoded) < 15 + 3
@@ -231,18 +220,6 @@ def test_late_sound_is_preceded_by_silence(tmp_path):
         container.mux(sound.encode(frame))
     waveform = read(path).waveform
     assert np.flatnonzero(np.abs(waveform) > 0.1)[0] == pytest.approx(RATE, abs=100)
-
-
-def test_a_turned_picture_is_read_upright(tmp_path):
-    class Turned:
-        rotation = 90
-
-        def to_ndarray(self, **options):
-            return np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
-
-    from media_captioning import _upright
-
-    assert _upright(Turned(), 2, 1).shape == (2, 1, 3)
 
 
 def test_frames_of_a_folder_are_taken_in_the_order_of_their_numbers(tmp_path):

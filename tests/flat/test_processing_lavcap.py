@@ -11,8 +11,9 @@ from media_files import write_media
 from PIL import Image
 from tiny_models import tiny_config
 
-from media_captioning import MediaError, read_clip
+from media_captioning import read_clip
 from processing_lavcap import LavcapProcessor
+from sources_captioning import MediaError
 
 
 AUDIO_TOKENS, VIDEO_TOKENS = 3, 4

@@ -11,7 +11,7 @@ from lavcap.preparation.annotations import read_annotations, stem_of
 from lavcap.preparation.media import MediaFile
 from lavcap.preparation.media_index import MediaIndex
 from lavcap.preparation.sources import Reading, from_dataset, from_files, from_layout
-from media_captioning import StoredFile
+from sources_captioning import StoredFile
 
 
 OFFICIAL = "audiocap_id,youtube_id,start_time,caption\n"

@@ -26,8 +26,8 @@ from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import load_split
 from lavcap.data.streaming import ClipStream
 from lavcap.training.broken_clips import BrokenClips, TrainingStopped
-from media_captioning import MediaError
 from processing_lavcap import LavcapProcessor
+from sources_captioning import MediaError
 
 
 @pytest.fixture

@@ -1,0 +1,521 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Containers of media, read by PyAV: how they are opened, which of their streams are meant, and what time it is."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+try:  # inside a package: the Hub's module cache
+    from .bounds_captioning import (
+        LOST_SHARE,
+        MAX_OPENING_BYTES,
+        MAX_PIXELS,
+        MAX_SEARCHED_BYTES,
+        Deadline,
+        check_rate,
+        check_size,
+    )
+    from .sounds_captioning import LOUDEST_SAMPLE
+    from .sources_captioning import MediaError, Source, StoredFile, check_file, first_bytes, one_line
+except ImportError:  # as a plain module: a clone, or after `pip install`
+    from bounds_captioning import (
+        LOST_SHARE,
+        MAX_OPENING_BYTES,
+        MAX_PIXELS,
+        MAX_SEARCHED_BYTES,
+        Deadline,
+        check_rate,
+        check_size,
+    )
+    from sounds_captioning import LOUDEST_SAMPLE
+    from sources_captioning import MediaError, Source, StoredFile, check_file, first_bytes, one_line
+
+
+# Demuxers that may read a file, by FFmpeg's names: none that opens another file or a socket.
+FORMATS = (
+    *("aac", "ac3", "aiff", "amr", "amrnb", "amrwb", "asf", "au", "avi", "caf", "eac3", "flac", "flv", "gif"),
+    *("matroska", "webm", "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "mp3", "mpeg", "mpegts", "ogg", "srt", "w64"),
+    *("wav", "webvtt"),
+)
+# Containers that store how long they are; elsewhere the duration is a guess from the bit rate.
+EXACT_CONTAINERS = frozenset({"avi", "flac", "matroska", "mov", "mp4", "wav", "webm"})
+# Containers whose packets say when they are after a jump; elsewhere the time would be a guess from the bit rate.
+SEEKABLE_CONTAINERS = frozenset({"avi", "flac", "matroska", "mov", "mp4", "ogg", "wav", "webm"})
+FROM_ZERO = frozenset({"matroska", "webm"})  # their duration is the time of the end, also where the start is not 0
+UNTIMED_CONTAINERS = frozenset({"avi"})  # the times of packets are guesses from the bit rate
+CUT_SHORT_SECONDS = 0.5  # streams of a sound file may end this much before the container says
+LEAD_SECONDS = 1.0  # decoded before a window and dropped: codecs need what came before, streams are out of step
+JUMP_SECONDS = 0.5  # by which a clock goes back where another recording begins in the same file
+BUFFER_BYTES = 2**18
+MAX_FAILED_READS = 1000  # of a damaged file
+SENSES = {"audio": "sound", "video": "picture"}
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is wanted of a file, in seconds from the start of its container."""
+
+    start: float
+    end: float
+
+
+@dataclass
+class Reading:
+    """The reading of one clip.
+
+    Args:
+        source: its file.
+        window: what is wanted of it.
+        kinds: of its streams, `"audio"` and `"video"`.
+        notes: what there is to say of it, each to follow its name.
+    """
+
+    source: Source
+    window: Window
+    kinds: tuple[str, ...] = ("audio", "video")
+    notes: list[str] = field(default_factory=list)
+    losses: dict[str, "Loss"] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.deadline = Deadline(self.source)
+
+    def check_losses(self):
+        """Note packets that no decoder took.
+
+        Raises:
+            MediaError: these are too many.
+        """
+        for kind, loss in self.losses.items():
+            packets = f"{loss.lost} of {loss.lost + loss.taken} packets of its {SENSES[kind]}"
+            if loss.lost > LOST_SHARE * (loss.taken + loss.lost):
+                raise MediaError(
+                    f"{self.source}: {packets} cannot be decoded ({loss.reason}); copy the file again, or convert it."
+                )
+            if loss.lost:
+                self.notes.append(f"{packets}, {loss.seconds:.2f} s, cannot be decoded and are left out")
+
+
+@dataclass
+class Loss:
+    """Packets of a stream that were decoded, and those that were not, with their seconds and a reason."""
+
+    taken: int = 0
+    lost: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+
+
+@dataclass
+class Track:
+    """What the packets of a stream cover, in seconds from the start of the container.
+
+    Args:
+        times: of its packets within the window.
+        end: of the last packet.
+        complete: followed to its end, not only past the end of the window.
+        offsets: what is added to its time stamps, section by section: a clock that goes back begins another one.
+    """
+
+    times: list[float] = field(default_factory=list)
+    end: float = 0.0
+    complete: bool = True
+    offsets: list[float] = field(default_factory=lambda: [0.0])
+
+
+@contextmanager
+def decoding(source: Source) -> Iterator[None]:
+    """Whatever a decoder makes of a strange file becomes that file's error: the other clips must not suffer."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except Exception as error:
+        raise MediaError(f"{source}: cannot be decoded ({one_line(error)}); convert it, to mp4 or wav say.") from error
+
+
+@contextmanager
+def opened(reading: Reading) -> Iterator[Any]:
+    """A container of a known format, which reads nothing but its own bytes."""
+    import av
+
+    source = reading.source
+    if isinstance(source, Path):
+        check_file(source)
+    options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none", "max_pixels": str(MAX_PIXELS)}
+    options["correct_ts_overflow"] = "0"  # FFmpeg would take a clock that goes back for one that ran over
+    try:
+        _check_riff_size(source)
+        with (
+            _Bytes(source, reading.deadline) as reading.bytes,
+            av.open(reading.bytes, options=options, buffer_size=BUFFER_BYTES) as container,
+        ):
+            yield container
+    except (av.FFmpegError, OSError) as error:
+        # FFmpeg's word for a format that is not among those above.
+        reason = "no format of ours" if isinstance(error, av.error.ArgumentError) else one_line(error.strerror)
+        raise MediaError(
+            f"{source}: not readable as media, or damaged ({reason}); check that it plays, or copy it again."
+        ) from error
+
+
+def choose_streams(reading: Reading, container: Any) -> dict[str, Any]:
+    """The wanted streams that the container holds, by modality: the default one, or the first that can be decoded.
+
+    Raises:
+        MediaError: there is none, or one that asks for too much.
+    """
+    found, missing = {}, []
+    for kind in reading.kinds:
+        streams = [stream for stream in container.streams if stream.type == kind and not _is_aside(stream)]
+        usable = [stream for stream in streams if stream.codec_context is not None]
+        if usable:
+            found[kind] = min(usable, key=lambda stream: not _is_default(stream))
+        elif streams:
+            missing.append(f"{SENSES[kind]} that no decoder here knows ({_codec_name(container, streams[0])})")
+    if not found:
+        sought = "no " + " and no ".join(SENSES[kind] for kind in reading.kinds)
+        sought = "neither sound nor picture" if len(reading.kinds) == 2 else sought
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
+        also = f", {missing[0]}" if missing else ""
+        raise MediaError(f"{reading.source}: holds {sought} (found {kinds}{also}); pass a clip that has some.")
+    if "audio" in found:
+        check_rate(reading.source, found["audio"].codec_context.sample_rate)
+    if "video" in found:
+        check_size(reading.source, found["video"].codec_context.width, found["video"].codec_context.height)
+    reading.notes += [f"holds {each}, which is left out" for each in missing]
+    return found
+
+
+def note_choice(reading: Reading, container: Any, streams: dict[str, Any]):
+    """Say which of several streams was taken."""
+    for kind, taken in streams.items():
+        alike = [stream for stream in container.streams if stream.type == kind]
+        alike = [stream for stream in alike if kind == "audio" or not _is_aside(stream)]
+        if len(alike) > 1:
+            number = alike.index(taken) + 1
+            default = ", the default one," if _is_default(taken) else ""
+            reading.notes.append(
+                f"holds {len(alike)} tracks of {SENSES[kind]}, of which number {number}{default} is taken"
+            )
+
+
+def follow(reading: Reading, container: Any, streams: dict[str, Any]) -> dict[str, Track]:
+    """Follow the packets of some streams, without decoding, to the end of the window or of the container."""
+    clock = _Clock(_origin(container))
+    tracks = {kind: Track() for kind in streams}
+    by_index = {stream.index: kind for kind, stream in streams.items()}
+    stops_early = container.duration is not None
+    for packet in _packets(reading, container, *streams.values()):
+        if packet is not None and packet.pts is not None:
+            kind = by_index[packet.stream.index]
+            start = clock.add(kind, packet)
+            # Packets come in decoding order, a little out of step: a second more is enough.
+            tracks[kind].complete = not (stops_early and start > reading.window.end + 1)
+            if not any(track.complete for track in tracks.values()):
+                break
+    for kind, track in tracks.items():
+        track.offsets = clock.offsets(kind)
+        times = clock.times(kind)
+        track.times = [time for time in times if time < reading.window.end]
+        track.end = clock.end(kind)
+        if _is_any(container, frozenset({"mov"})) and times and streams[kind].duration:
+            # A packet of a variable rate lasts until the next one is decoded, which is not the next one shown.
+            stream = streams[kind]
+            stated = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _origin(container)
+            track.end = max(min(track.end, stated), max(times))
+    return tracks
+
+
+def duration_of(reading: Reading, container: Any, tracks: dict[str, Track]) -> float:
+    """Length of the file in seconds, as the container says or as its packets add up.
+
+    Raises:
+        MediaError: they end long before the container says.
+    """
+    found = max(track.end for track in tracks.values())
+    stated = stated_duration(container) or found
+    exact = _is_any(container, EXACT_CONTAINERS)
+    followed = all(track.complete for track in tracks.values())
+    everything = {stream.type for stream in container.streams} <= set(tracks)
+    if exact and followed and everything and stated - found > CUT_SHORT_SECONDS:
+        raise MediaError(
+            f"{reading.source}: is cut short, {found:.1f} s of the {stated:.1f} s that it declares; copy the file "
+            "again."
+        )
+    if _is_any(container, frozenset({"mov"})):
+        return stated
+    return found if followed and not exact else max(stated, found)
+
+
+def stated_duration(container: Any) -> float | None:
+    """Length in seconds that the container tells; a guess where it is none of [`EXACT_CONTAINERS`]."""
+    if not container.duration:
+        return None
+    start = max(0.0, _origin(container)) if _is_any(container, FROM_ZERO) else 0.0
+    return container.duration / 1e6 - start
+
+
+def is_exact(container: Any) -> bool:
+    return _is_any(container, EXACT_CONTAINERS)
+
+
+def jump(container: Any, window: Window) -> bool:
+    """Go to a keyframe before the window, if there is a reason to and a way; else stay at the beginning."""
+    import av
+
+    target = window.start - LEAD_SECONDS
+    if target <= 0 or not _is_any(container, SEEKABLE_CONTAINERS):
+        return False
+    with suppress(av.FFmpegError):
+        container.seek(int((target + _origin(container)) * 1e6))
+        return True
+    return False
+
+
+@contextmanager
+def frames_of(reading: Reading, kind: str, track: Track) -> Iterator[Iterator[tuple[float | None, Any]]]:
+    """Decoded frames of a stream with their times, in seconds from the start of the container.
+
+    They begin before the window, or at the beginning of a file whose index led behind it. A frame without a time
+    follows the one before it.
+    """
+    for jumping in (True, False):
+        with opened(reading) as container:
+            jumped = jumping and jump(container, reading.window)
+            stream = choose_streams(Reading(reading.source, reading.window, (kind,)), container)[kind]
+            if kind == "video":
+                stream.thread_type = "AUTO"
+            timed = _timed(reading, container, stream, track.offsets)
+            first = next(timed, None)
+            if not jumped or (first is not None and (first[0] or 0.0) <= reading.window.start):
+                yield chain([first] if first else [], timed)
+                return
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+class _NoEnd(MediaError):
+    """Bytes without a packet."""
+
+
+class _Bytes:
+    """A file's bytes, as FFmpeg asks for them: no other file, within the clip's time, and only so many at a time."""
+
+    def __init__(self, source: Source, deadline: Deadline):
+        self.name = Path(str(source)).name  # by its ending FFmpeg tells formats that begin alike
+        self._source, self._deadline, self._left = source, deadline, MAX_OPENING_BYTES
+
+    def __enter__(self) -> "_Bytes":
+        source = self._source
+        self._file = io.BytesIO(source.data) if isinstance(source, StoredFile) else source.open("rb", buffering=0)
+        return self
+
+    def __exit__(self, *error: object):
+        self._file.close()
+
+    def allow(self, count: int):
+        """So many may be read from here on."""
+        self._left = count
+
+    def read(self, size: int) -> bytes:
+        self._deadline.check()
+        data = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise _NoEnd(
+                f"{self._source}: holds many MiB without sound or picture; check that it plays, or copy it again."
+            )
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+class _Clock:
+    """Time stamps of packets as seconds from the start of a container.
+
+    Where a stream's clock goes back, as in files that were put one behind the other, a section begins, in which the
+    other streams follow; it comes after all that was before.
+    """
+
+    def __init__(self, origin: float):
+        self.origin = origin
+        self._packets: dict[str, list[tuple[int, float]]] = {}  # section and start, by kind
+        self._visited: dict[str, list[int]] = {}  # sections, in order
+        self._latest: dict[str, float] = {}
+        self._ends: dict[tuple[str, int], float] = {}
+        self._starts: list[float] = []  # of sections, by their own clock
+
+    def add(self, kind: str, packet: Any) -> float:
+        """Take a packet that has a time; its start, as far as is known by now."""
+        base = float(packet.time_base)
+        start = packet.pts * base - self.origin
+        stamp = start if packet.dts is None else packet.dts * base - self.origin
+        if kind not in self._visited:
+            self._visited[kind] = [0]
+        elif stamp < self._latest[kind] - JUMP_SECONDS:
+            own = self._visited[kind][-1]
+            self._visited[kind].append(max(own + 1, len(self._starts) - 1))
+        self._latest[kind] = stamp
+        section = self._visited[kind][-1]
+        while len(self._starts) <= section:
+            self._starts.append(start)
+        self._starts[section] = min(self._starts[section], start)
+        self._packets.setdefault(kind, []).append((section, start))
+        end = start + (packet.duration or 0) * base
+        self._ends[kind, section] = max(self._ends.get((kind, section), end), end)
+        return start + self._section_offsets()[section]
+
+    def offsets(self, kind: str) -> list[float]:
+        """What is added to the time stamps of a stream, section by section."""
+        offsets = self._section_offsets()
+        return [offsets[section] for section in self._visited.get(kind, [0])]
+
+    def times(self, kind: str) -> list[float]:
+        """Starts of a stream's packets."""
+        offsets = self._section_offsets()
+        return [start + offsets[section] for section, start in self._packets.get(kind, ())]
+
+    def end(self, kind: str) -> float:
+        """Of a stream's last packet."""
+        offsets = self._section_offsets()
+        return max((end + offsets[section] for (own, section), end in self._ends.items() if own == kind), default=0.0)
+
+    def _section_offsets(self) -> list[float]:
+        offsets = [0.0]
+        for section in range(1, len(self._starts)):
+            before = max((end for (_, own), end in self._ends.items() if own == section - 1), default=0.0)
+            offsets.append(offsets[-1] + before - self._starts[section])
+        return offsets
+
+
+def _timed(reading: Reading, container: Any, stream: Any, offsets: list[float]) -> Iterator[tuple[float | None, Any]]:
+    """Frames with their times; packets that no decoder takes are left out and counted."""
+    origin, section, latest = _origin(container), 0, None
+    untimed = stream.type == "audio" and _is_any(container, UNTIMED_CONTAINERS)
+    for frame in _decoded(reading, container, stream):
+        time = None if frame.time is None else frame.time - origin
+        if time is not None:
+            if latest is not None and time < latest - JUMP_SECONDS and section + 1 < len(offsets):
+                section += 1
+            first, latest = latest is None, time
+            time = None if untimed and not first else time + offsets[section]
+        yield time, frame
+
+
+def _decoded(reading: Reading, container: Any, stream: Any) -> Iterator[Any]:
+    import av
+
+    loss = reading.losses[stream.type] = Loss()
+    for packet in _packets(reading, container, stream):
+        try:
+            frames = stream.decode(packet)
+        except av.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
+            loss.lost, loss.reason = loss.lost + 1, one_line(error.strerror)
+            loss.seconds += float((packet.duration or 0) * (packet.time_base or 0))
+            continue
+        loss.taken += 1
+        for frame in frames:
+            if _is_noise(stream, frame):
+                loss.lost, loss.reason = loss.lost + 1, "it gives noise far beyond full scale"
+                loss.seconds += frame.samples / frame.sample_rate
+            else:
+                yield frame
+
+
+def _is_noise(stream: Any, frame: Any) -> bool:
+    """Whether a codec made of damage what no recording holds; what is stored as samples is left to be refused."""
+    if stream.type != "audio" or stream.codec_context.name.startswith("pcm_") or "flt" not in frame.format.name:
+        return False
+    return not np.abs(frame.to_ndarray()).max(initial=0.0) <= LOUDEST_SAMPLE  # NaN is neither
+
+
+def _packets(reading: Reading, container: Any, *streams: Any) -> Iterator[Any]:
+    """Packets of some streams, and at the end an empty one of each, or `None`.
+
+    Where a file is damaged, reading goes on behind that; where nothing more comes for long, it ends.
+    """
+    import av
+
+    found = 0
+    for _ in range(MAX_FAILED_READS):
+        reading.bytes.allow(MAX_SEARCHED_BYTES)
+        try:
+            for packet in container.demux(*streams):
+                reading.deadline.check()
+                found += 1
+                yield packet
+                reading.bytes.allow(MAX_SEARCHED_BYTES)
+            return
+        except av.error.InvalidDataError:
+            continue
+        except _NoEnd:
+            if not found:
+                raise
+            yield None
+            return
+
+
+def _check_riff_size(source: Source):
+    """FFmpeg trims a RIFF file (wav, avi) to what is there, so its header is compared with the file here."""
+    head, size = first_bytes(source, 8)
+    declared = int.from_bytes(head[4:8], "little") + 8
+    streamed = declared - 8 in (0, 0xFFFFFFFF)  # written without knowing the length
+    if head[:4] == b"RIFF" and not streamed and size < declared:
+        raise MediaError(
+            f"{source}: is cut short, {size:,} of the {declared:,} bytes that it declares; copy the file again."
+        )
+
+
+def _is_aside(stream: Any) -> bool:
+    """Whether a stream is none of what is heard and seen: words that describe pictures, a record's sleeve."""
+    import av
+
+    marks = av.stream.Disposition
+    aside = {
+        "audio": marks.visual_impaired | marks.descriptions,
+        "video": marks.attached_pic | marks.timed_thumbnails,
+    }
+    return bool(stream.disposition & aside[stream.type])
+
+
+def _is_default(stream: Any) -> bool:
+    import av
+
+    return bool(stream.disposition & av.stream.Disposition.default)
+
+
+def _codec_name(container: Any, stream: Any) -> str:
+    """The four characters by which the container calls a codec, which FFmpeg tells in its description alone."""
+    import av
+
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        described = container.dumps_format()
+    finally:
+        av.logging.set_level(level)
+    found = re.search(rf"Stream #0:{stream.index}\b.*?: (?:Audio|Video): (\w+)(?: \(([^/)]+) /)?", described)
+    return (found[2] if found and found[2] else found[1] if found else "unknown").strip()
+
+
+def _origin(container: Any) -> float:
+    return (container.start_time or 0) / 1e6  # FFmpeg counts a container's time in microseconds
+
+
+def _is_any(container: Any, formats: frozenset[str]) -> bool:
+    return not formats.isdisjoint(container.format.name.split(","))
