@@ -91,6 +91,11 @@ class AdapterMixin:
             )
         return super().from_pretrained(name, *args, **kwargs)
 
+    def get_submodule(self, target: str) -> nn.Module:
+        """As [`nn.Module.get_submodule`]; prompt tuning of PEFT finds the embeddings of words under BERT's name for
+        them, where it would guess among the weights of the first encoder."""
+        return self.get_input_embeddings() if target == "embeddings.word_embeddings" else super().get_submodule(target)
+
     @classmethod
     def _from_adapter(cls, name: str | Path, base: str | None, args: tuple, parts: dict[str, Any], kwargs: dict):
         """A folder that holds an adapter and no weights of its own."""

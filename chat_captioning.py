@@ -2,7 +2,7 @@
 """Conversations about a clip: the clip that is in the messages, and the template of their turns."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -59,6 +59,27 @@ def chat_template(clip: str, end: str, answered: str, system: str | None = None)
     begin = f'{{%- if messages[0].role != "system" -%}}{{{{- "{system}" -}}}}{{%- endif -%}}\n' if system else ""
     pieces = {"SYSTEM": begin, "CLIP": clip, "END": end, "ANSWERED": answered}
     return re.sub("|".join(pieces), lambda found: pieces[found[0]], _CHAT_TEMPLATE)
+
+
+# What the library's method takes itself, whatever the template has.
+OPTIONS = {
+    *("tools", "documents", "add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask"),
+    "sanitize_control_tokens",
+}
+
+
+def check_options(options: Iterable[str], template: str | None):
+    """Refuse options of a conversation that neither the library nor the template knows.
+
+    Raises:
+        TypeError: with their names.
+    """
+    known = OPTIONS | set(re.findall(r"\w+", template or ""))
+    if unknown := sorted(set(options) - known):
+        raise TypeError(
+            f"Got {', '.join(unknown)} for a conversation, but neither the processor nor its template knows that: "
+            "leave it out. The sound of video files is taken with load_audio_from_video=True."
+        )
 
 
 def clips_of(messages: Sequence[dict[str, Any]], load_audio_from_video: bool = False) -> dict[str, Any]:

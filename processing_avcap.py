@@ -13,14 +13,14 @@ try:  # inside a package: the Hub's module cache
     from .feature_extraction_captioning import FilterBankFeatureExtractor
     from .media_captioning import even_indices
     from .processing_captioning import CaptioningProcessor, check_words, imagenet_image_processor, register_processor
-    from .text_captioning import TextOptions, broadcast, pad_rows
+    from .text_captioning import TextOptions, broadcast, check_caption, pad_rows
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_avcap import FRAME_SAMPLINGS, AvcapConfig
     from configuration_captioning import check_choice
     from feature_extraction_captioning import FilterBankFeatureExtractor
     from media_captioning import even_indices
     from processing_captioning import CaptioningProcessor, check_words, imagenet_image_processor, register_processor
-    from text_captioning import TextOptions, broadcast, pad_rows
+    from text_captioning import TextOptions, broadcast, check_caption, pad_rows
 
 
 class AvcapFeatureExtractor(FilterBankFeatureExtractor):
@@ -171,6 +171,8 @@ class AvcapProcessor(CaptioningProcessor):
             rows = [[begin, *row] for row in pieces]
             ids, mask = pad_rows(rows, pad, options, side="left")
             return {"input_ids": ids, "attention_mask": mask}
+        for caption in words:
+            check_caption(caption, self.tokenizer.convert_ids_to_tokens(end))
         ends = [[*row[: self.max_caption_tokens], end] for row in pieces]
         ids, mask = pad_rows([[begin, *row] for row in ends], pad, options, side="right")
         labels, _ = pad_rows([[-100, *row] for row in ends], -100, options, side="right")

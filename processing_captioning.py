@@ -175,9 +175,10 @@ class CaptioningProcessor(ProcessorMixin):
         """Captions from what `generate` returns, each in one line.
 
         Args:
-            output_ids: `(batch, sequence)`.
+            output_ids: `(batch, sequence)`, or an output of `generate` that has them as `sequences`.
             inputs: what was given to `generate`; the prompt is cut off by its length. Default: nothing is cut.
         """
+        output_ids = getattr(output_ids, "sequences", output_ids)
         start = 0 if inputs is None else inputs["input_ids"].shape[1]
         texts = self.tokenizer.batch_decode(output_ids[:, start:], skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]

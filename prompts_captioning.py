@@ -9,17 +9,17 @@ from transformers import BatchFeature
 
 
 try:  # inside a package: the Hub's module cache
-    from .chat_captioning import clips_of
+    from .chat_captioning import check_options, clips_of
     from .configuration_captioning import CaptioningConfig
     from .options_captioning import as_batch, known_options, sort_options
     from .processing_captioning import CaptioningProcessor, check_words
-    from .text_captioning import TextOptions, broadcast, pad_rows
+    from .text_captioning import TextOptions, broadcast, check_caption, pad_rows
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from chat_captioning import clips_of
+    from chat_captioning import check_options, clips_of
     from configuration_captioning import CaptioningConfig
     from options_captioning import as_batch, known_options, sort_options
     from processing_captioning import CaptioningProcessor, check_words
-    from text_captioning import TextOptions, broadcast, pad_rows
+    from text_captioning import TextOptions, broadcast, check_caption, pad_rows
 
 
 class SoftTokenProcessor(CaptioningProcessor):
@@ -103,6 +103,8 @@ class SoftTokenProcessor(CaptioningProcessor):
             raise ValueError("return_assistant_tokens_mask is not supported: for training pass captions to the call.")
         options = {name: kwargs.pop(name) for name in list(kwargs) if name in known_options(self.image_processor)}
         variables = {"instruction": self.instruction, "av_token": self.av_token}
+        templates = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        check_options(kwargs, templates.get(chat_template or "default", chat_template))
         prompt = super().apply_chat_template(conversation, chat_template, tokenize=False, **variables | kwargs)
         if not tokenize:
             return prompt
@@ -169,8 +171,7 @@ class SoftTokenProcessor(CaptioningProcessor):
         return start + before + [self.av_token_id] * count + sum(after, [])
 
     def _answer_ids(self, caption: str) -> list[int]:
-        if self.av_token in caption:
-            raise ValueError(f"The caption holds the placeholder {self.av_token}, expected words: {caption!r}")
+        check_caption(caption, self.av_token, self.tokenizer.eos_token)
         return self.tokenizer(caption, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
 

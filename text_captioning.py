@@ -32,7 +32,21 @@ def broadcast(name: str, texts: str | Sequence[str], count: int) -> list[str]:
     texts = [texts] * count if isinstance(texts, str) else list(texts)
     if len(texts) != count:
         raise ValueError(f"Got {len(texts)} {name} for {count} clips, expected one per clip or a single one.")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"Got {type(text).__name__} as number {number} of {name}, expected text for every clip.")
     return texts
+
+
+def check_caption(caption: str, *marks: str | None):
+    """Refuse a caption that holds what is no word: a placeholder, or the token that ends captions.
+
+    Raises:
+        ValueError: with what it holds.
+    """
+    for mark in marks:
+        if mark and mark in caption:
+            raise ValueError(f"The caption {caption!r:.200} holds {mark!r}, expected words alone.")
 
 
 def pad_rows(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from clips import clip_inputs
 from model_parts import assemble, write_parts
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from stranger import run_stranger
 from tiny_models import tiny_model
@@ -408,3 +408,38 @@ def test_an_adapter_alone_is_loaded_as_remote_code_too(trained, tmp_path):
     module, logits = run_stranger(REMOTE, *arguments, folder=tmp_path, HF_HOME=str(tmp_path)).printed
     assert module.startswith("transformers_modules.")
     torch.testing.assert_close(torch.tensor(logits), trained[2][0, -1])
+
+
+def test_a_batch_may_have_an_adapter_for_each_clip():
+    settings = {"target_modules": r".*language_model.*\.[qv]_proj", "init_lora_weights": False}
+    model = get_peft_model(tiny_model(), LoraConfig(**settings, task_type="CAUSAL_LM")).eval()
+    model.add_adapter("other", LoraConfig(**settings))
+    inputs, names = clip_inputs(model), ["default", "other"]
+    for options in ({"num_beams": 1}, {"num_beams": 3}):
+        options |= {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+        alone = []
+        for name in names:
+            model.set_adapter(name)
+            alone.append(model.generate(**inputs, **options))
+        assert not torch.equal(*alone)
+        mixed = model.generate(**inputs, **options, adapter_names=names)
+        assert torch.equal(mixed, torch.stack([alone[0][0], alone[1][1]]))
+
+
+def test_prompt_tuning_puts_its_vectors_before_the_prompt():
+    base = tiny_model(text_config={"vocab_size": 304})  # the placeholder, 300, has a row of its own
+    inputs = clip_inputs(base)
+    virtual = torch.tensor([[11, 12, 13]] * len(inputs["input_ids"]))
+    with torch.no_grad():
+        longer = inputs | {
+            "input_ids": torch.cat([virtual, inputs["input_ids"]], dim=1),
+            "attention_mask": torch.cat([torch.ones_like(virtual), inputs["attention_mask"]], dim=1),
+        }
+        expected = base(**longer).logits
+    model = get_peft_model(base, PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")).eval()
+    with torch.no_grad():
+        model.prompt_encoder["default"].embedding.weight.copy_(base.get_input_embeddings().weight[11:14])
+        torch.testing.assert_close(model(**inputs).logits, expected)
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "num_beams": 1, "do_sample": False}
+    captions = model.generate(**inputs, **options)
+    assert torch.equal(captions[:, -4:], base.generate(**longer, **options)[:, -4:])

@@ -216,3 +216,35 @@ def test_the_captioning_command_reads_pipes_within_its_bounds(film, monkeypatch,
     monkeypatch.setattr("bounds_captioning.CLIP_SECONDS", 0.5)
     with pytest.raises(MediaError, match=r"takes more than 0\.5 s"):
         captioning.list_clips([piped(b"x" * 20, ends=False)])
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        (["rain falls", None], "Got NoneType as number 1 of captions, expected text for every clip"),
+        (["rain falls", 3], "Got int as number 1 of captions"),
+        (["rain</s> falls", "rain"], "holds '</s>', expected words alone"),
+        (["<av> rain", "rain"], "holds '<av>', expected words alone"),
+    ],
+)
+def test_captions_that_are_no_words_are_one_line(processor, captions, message):
+    with pytest.raises(ValueError, match=message):
+        processor(audio=[np.zeros(1600)] * 2, captions=captions)
+
+
+def test_an_option_that_no_template_knows_is_named(processor, film):
+    ask = [{"role": "user", "content": [{"type": "video", "path": str(film)}, {"type": "text", "text": "What?"}]}]
+    with pytest.raises(TypeError, match=r"use_audio_in_video .* taken with load_audio_from_video=True"):
+        processor.apply_chat_template(ask, tokenize=True, return_dict=True, use_audio_in_video=True)
+    heard = processor.apply_chat_template(ask, tokenize=True, return_dict=True, load_audio_from_video=True)
+    assert "input_features" in heard
+
+
+def test_an_output_of_generate_is_decoded_as_its_ids(processor, model):
+    inputs = processor(audio=np.zeros(1600))
+    ids = model.generate(**inputs, max_new_tokens=4)
+    output = model.generate(**inputs, max_new_tokens=4, return_dict_in_generate=True)
+    assert processor.decode_captions(output, inputs) == processor.decode_captions(ids, inputs)
