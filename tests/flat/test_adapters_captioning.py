@@ -427,7 +427,7 @@ def test_a_batch_may_have_an_adapter_for_each_clip():
 
 
 def test_prompt_tuning_puts_its_vectors_before_the_prompt():
-    base = tiny_model(text_config={"vocab_size": 304})  # the placeholder, 300, has a row of its own
+    base = tiny_model(av_token_id=299)  # a row of the embeddings
     inputs = clip_inputs(base)
     virtual = torch.tensor([[11, 12, 13]] * len(inputs["input_ids"]))
     with torch.no_grad():
