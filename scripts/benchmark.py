@@ -147,7 +147,7 @@ def _size(folder: Path) -> int:
 
 
 def _processor() -> "CaptioningProcessor":
-    from lavcap.models.loading import DEFAULT_FAMILY, config_class, processor_class
+    from lavcap.models.families import DEFAULT_FAMILY, config_class, processor_class
     from lavcap.toy.dataset import train_tokenizer
 
     config = config_class(DEFAULT_FAMILY)()
@@ -157,7 +157,7 @@ def _processor() -> "CaptioningProcessor":
 def _random_clip(folder: Path) -> Path:
     from transformers import CLIPVisionModelWithProjection
 
-    from lavcap.models.loading import DEFAULT_FAMILY, config_class
+    from lavcap.models.families import DEFAULT_FAMILY, config_class
 
     CLIPVisionModelWithProjection(config_class(DEFAULT_FAMILY)().vision_config).save_pretrained(folder)
     return folder

@@ -118,7 +118,7 @@ def _random_model(recipe: dict[str, Any], device: str) -> "CaptioningModel":
     """Drawn where it is trained: on an accelerator that takes seconds for a 7B. What it encodes is stored already."""
     import torch
 
-    from lavcap.models.loading import DEFAULT_FAMILY, config_class, model_class
+    from lavcap.models.families import DEFAULT_FAMILY, config_class, model_class
     from parts_captioning import as_dtype, cast
 
     family = recipe["model_config"].get("model_type", DEFAULT_FAMILY)
@@ -137,7 +137,7 @@ def _random_batch(model: "CaptioningModel", size: int, device: str) -> "dict[str
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from lavcap.models.loading import processor_class
+    from lavcap.models.families import processor_class
 
     words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "word": 2}, unk_token="word"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -16,7 +16,8 @@ from lavcap.evaluation.predictions import check_references
 from lavcap.evaluation.results import TEST_MARKS
 from lavcap.evaluation.scoring import Scores, Scoring
 from lavcap.models.captioning import generation_options
-from lavcap.models.loading import check_model_name, load_model
+from lavcap.models.families import check_model_name
+from lavcap.models.loading import load_model
 from lavcap.models.weight_files import fingerprint
 from lavcap.provenance import read_provenance
 from processing_captioning import CaptioningProcessor

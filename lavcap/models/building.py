@@ -15,8 +15,7 @@ from transformers.utils import is_bitsandbytes_available, logging
 from adapters_captioning import ADAPTER_SETTINGS, ASSEMBLY_OPTIONS, BASE_PARTS
 from configuration_captioning import CaptioningConfig
 from lavcap.commands import parse_object, reject_unknown
-from lavcap.models.kernel_advice import KERNEL_ADVICE
-from lavcap.models.loading import (
+from lavcap.models.families import (
     DEFAULT_FAMILY,
     check_model_name,
     check_name,
@@ -27,6 +26,7 @@ from lavcap.models.loading import (
     processor_class,
     type_of,
 )
+from lavcap.models.kernel_advice import KERNEL_ADVICE
 from lavcap.models.lora import add_lora, freeze, load_lora, train_in_float32
 from modeling_captioning import CaptioningModel
 from parts_captioning import WITHOUT_BEAMS, as_dtype, find_file, read_json

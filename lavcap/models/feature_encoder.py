@@ -11,7 +11,8 @@ from transformers import CLIPVisionModelWithProjection
 
 from lavcap.data.dataset import as_file
 from lavcap.data.precomputed_features import FeatureFacts, encoder_name, weights_digest
-from lavcap.models.loading import check_name, choose_device, is_captioner, load_model
+from lavcap.models.families import check_name, is_captioner
+from lavcap.models.loading import choose_device, load_model
 from media_captioning import even_indices
 from parts_captioning import find_file, load_part, published_name, read_json
 from pictures_captioning import read_images

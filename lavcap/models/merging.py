@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from adapters_captioning import ADAPTER_SETTINGS
 from lavcap.files import whole_folder
-from lavcap.models.loading import load_processor, model_class, type_of
+from lavcap.models.families import load_processor, model_class, type_of
 from lavcap.models.lora import load_lora
+from lavcap.models.saved_weights import check_saved_weights
 from lavcap.provenance import PROVENANCE_FILE
 from modeling_captioning import CaptioningModel
 from parts_captioning import find_file
@@ -55,6 +56,7 @@ def merge_adapter(
     """
     if find_file(name, ADAPTER_SETTINGS, {}) is None:
         raise ValueError(f"{name}: holds no {ADAPTER_SETTINGS}, expected the folder of a model trained with LoRA.")
+    check_saved_weights(name)
     processor, kind = load_processor(name), model_class(type_of(name))
     base = kind.base_of_adapter(name, **({"dtype": dtype} if dtype else {}), **parts)
     adapted = load_lora(base, name).eval()

@@ -12,7 +12,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from configuration_captioning import CaptioningConfig
 from lavcap.files import read_json, whole_folder
-from lavcap.models.loading import check_model_name, config_class, load_processor
+from lavcap.models.families import check_model_name, config_class, load_processor
+from lavcap.models.saved_weights import check_decoding, check_finite_files, check_saved_weights
 from lavcap.models.weight_files import ADAPTER_SETTINGS, count_parameters, find_weights, fingerprint
 from lavcap.provenance import PROVENANCE_FILE
 from lavcap.publishing.card import RESULTS, CardFacts, check_results, write_card
@@ -181,6 +182,9 @@ def _own_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; pass a model that is on this machine.")
     weights = find_weights(folder)
+    check_saved_weights(folder)
+    check_finite_files(weights.values())
+    check_decoding(folder)
     there = {file.name: file for file in sorted(folder.iterdir()) if file.is_file()}
     missing = [name for name in SETTINGS_FILES if name not in there]
     missing += [] if any(name in there for name in TOKENIZERS) else [TOKENIZERS[0]]

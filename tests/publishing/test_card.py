@@ -7,7 +7,7 @@ import yaml
 from published_models import NAME, card_of, error_of, push, write
 from safetensors.torch import load_file, save_file
 
-from lavcap.models.loading import load_config
+from lavcap.models.families import load_config
 from lavcap.models.weight_files import fingerprint
 from lavcap.publishing.card import CardFacts, is_untouched, write_card
 from lavcap.publishing.files import Publication, collect_files

@@ -25,7 +25,8 @@ def test_a_dry_run_writes_the_model_its_code_and_the_card_and_nothing_else(folde
 
 
 def test_paths_of_this_machine_are_not_published(folder, results):
-    change(folder / "config.json", text_config={"_name_or_path": "/home/somebody/secret/llama", "model_type": "llama"})
+    told = json.loads((folder / "config.json").read_text())["text_config"]
+    change(folder / "config.json", text_config=told | {"_name_or_path": "/home/somebody/secret/llama"})
     write(folder / "training_data.json", {"data_dir": "/home/somebody/secret/AudioCaps", "train_split": "train"})
     write(folder / "results.json", results | {"weights": fingerprint(folder)})
     files = collect_files(folder, Publication(NAME))

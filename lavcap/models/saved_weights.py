@@ -1,0 +1,135 @@
+"""Whether the weight files of a saved model are those of the model that its configuration describes.
+
+The library makes up what is missing, with a warning in a log, and takes values as they are: a model that lost a tensor
+still writes captions, worse ones. Here such a folder is refused.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
+from lavcap.models.families import load_config, model_class
+from lavcap.models.weight_files import find_weights
+from parts_captioning import find_file, read_json
+from weights_captioning import WeightsError, shorten
+
+
+FLOATING = ("F", "BF")  # how safetensors' names of such dtypes begin
+NOT_OF_DECODING = {"transformers_version", "_from_model_config"}
+
+
+def check_saved_weights(name_or_path: str | Path):
+    """Compare names, shapes and dtypes of a saved model's weights with what its configuration describes.
+
+    Headers alone are read. Quantised weights have other shapes and are not looked at.
+
+    Args:
+        name_or_path: folder, or name on the Hub, with a whole model, an adapter, or both.
+
+    Raises:
+        WeightsError: some are missing, unknown, of another shape, or no floating-point numbers; or a file is damaged.
+        ValueError: a file is missing.
+    """
+    files = find_weights(name_or_path)
+    adapter = files.pop(ADAPTER_WEIGHTS, None)
+    if adapter is not None:
+        _refuse(name_or_path, "are no floating-point numbers", _not_floating(_headers([adapter])))
+        base = read_json(find_file(name_or_path, ADAPTER_SETTINGS, {})).get("base_model_name_or_path")
+        if not files and base and Path(base).is_dir() and base != str(name_or_path):
+            check_saved_weights(base)
+    config = load_config(name_or_path)
+    if not files or getattr(config, "quantization_config", None) is not None:
+        return
+    kind = model_class(config.model_type, (config.architectures or [None])[0])
+    with torch.device("meta"):
+        model = kind(config)
+    _compare(name_or_path, model, _headers(files.values()))
+
+
+def check_finite(name: str | Path, tensors: Iterable[tuple[str, torch.Tensor]]):
+    """Refuse weights with values that are NaN or infinite.
+
+    Raises:
+        WeightsError: with their names.
+    """
+    _refuse(
+        name,
+        "hold NaN or infinite values",
+        [each for each, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()],
+    )
+
+
+def check_finite_files(files: Iterable[Path]):
+    """As [`check_finite`], tensor by tensor of some files."""
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            check_finite(file, ((name, opened.get_tensor(name)) for name in opened.keys()))  # noqa: SIM118
+
+
+def check_decoding(name_or_path: str | Path):
+    """Refuse a `generation_config.json` that is empty or no JSON: the library would decode by its own defaults.
+
+    Raises:
+        ValueError: with what was found.
+    """
+    file = find_file(name_or_path, "generation_config.json", {})
+    if file is None:
+        return
+    told = read_json(file)
+    if not isinstance(told, dict) or not told.keys() - NOT_OF_DECODING:
+        raise ValueError(f"{file}: holds no options of decoding, expected those of the model; copy or save it again.")
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+def _headers(files: Iterable[Path]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every tensor of some files."""
+    found: dict[str, Any] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+                found |= {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{file}: is cut short or damaged ({error}); save or copy the model again.") from error
+    return found
+
+
+def _compare(name: str | Path, model: nn.Module, found: dict[str, tuple[tuple[int, ...], str]]):
+    own = model.state_dict(keep_vars=True)
+    stored = {id(own[each]) for each in own.keys() & found.keys()}  # of tied tensors one is stored
+    missing = [each for each, tensor in own.items() if id(tensor) not in stored]
+    _refuse(name, "are missing", _without(missing, model._keys_to_ignore_on_load_missing))
+    unknown = sorted(found.keys() - own.keys())
+    _refuse(name, f"are none of a {type(model).__name__}", _without(unknown, model._keys_to_ignore_on_load_unexpected))
+    known = {each: header for each, header in found.items() if each in own}
+    shapes = [
+        f"{each} {list(shape)} for {list(own[each].shape)}"
+        for each, (shape, _) in known.items()
+        if shape != own[each].shape
+    ]
+    _refuse(name, "have another shape than config.json describes", shapes)
+    floating = {each: header for each, header in known.items() if own[each].is_floating_point()}
+    _refuse(name, "are no floating-point numbers", _not_floating(floating))
+
+
+def _not_floating(headers: dict[str, tuple[tuple[int, ...], str]]) -> list[str]:
+    return [name for name, (_, dtype) in headers.items() if not dtype.startswith(FLOATING)]
+
+
+def _without(names: list[str], patterns: Iterable[str] | None) -> list[str]:
+    return [name for name in names if not any(re.search(pattern, name) for pattern in patterns or ())]
+
+
+def _refuse(name: str | Path, fault: str, tensors: list[str]):
+    if tensors:
+        raise WeightsError(
+            f"{name}: {len(tensors)} of its tensors {fault} ({shorten(tensors)}); copy or train the model again."
+        )
