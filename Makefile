@@ -89,7 +89,8 @@ rehearsal: install  ## the way of a real data set in small: prepare, features, s
 	$(LAUNCH) train_hf.py $(REHEARSED) --data_dir $(REHEARSAL)/prepared --max_steps 2 --output_dir $(REHEARSAL)/start
 	$(BIN)/python scripts/extract_visual_features.py --data_dir $(REHEARSAL)/prepared --split train val test \
 		--model $(REHEARSAL)/start
-	$(BIN)/python scripts/write_shards.py --data_dir $(REHEARSAL)/prepared --split train --output $(REHEARSAL)/shards
+	$(BIN)/python scripts/write_shards.py --data_dir $(REHEARSAL)/prepared --media $(REHEARSAL)/raw/media \
+		--split train --output $(REHEARSAL)/shards
 	$(LAUNCH) train_hf.py $(REHEARSED) --model_name_or_path $(REHEARSAL)/start --data_dir $(REHEARSAL)/shards \
 		--validation_data_dir $(REHEARSAL)/prepared --streaming true --cache_features false --instructions released \
 		--frequency_mask 16 --time_mask 64 --max_steps 6 --output_dir $(REHEARSAL)/model

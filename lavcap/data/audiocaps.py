@@ -9,9 +9,8 @@
 The folders `waveforms` and `frames` may also stand directly in `<data_dir>`.
 """
 
-import math
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +19,9 @@ from datasets import Dataset
 from lavcap.data.references import as_text, coco_annotations, join_annotations
 from lavcap.data.schema import CLIP_COLUMNS, DataError, stored_features_of
 from lavcap.files import read_json
+
+
+LATEST_START = 1_000_000  # seconds: 11 days
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,18 @@ def _to_row(number: int, row: Any) -> LayoutRow:
         raise ValueError("no caption")
     if texts["audio_path"] is None and texts["video_path"] is None:
         raise ValueError("neither audio_path nor video_path")
+    for name in ("audio_path", "video_path"):
+        if texts[name] is not None and not _is_inside(texts[name]):
+            raise ValueError(f"{name} {texts[name]!r} leads out of the data set, expected a path below its folder")
     ids = (row.get(name) for name in ("audiocap_id", "youtube_id"))
     annotation, youtube_id = (None if value in (None, "") else str(value) for value in ids)
     return LayoutRow(number, annotation, youtube_id, to_start(row.get("start_time")), **texts)
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a relative path stays below the folder that it is taken from."""
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    return not path.startswith(("/", "\\")) and ".." not in parts and ":" not in parts[0]
 
 
 def _optional_text(value: Any, name: str) -> str | None:
@@ -174,8 +185,8 @@ def to_start(value: Any) -> float | None:
         start = float(text)
     except ValueError:
         raise ValueError(f"start_time is {text!r}, expected seconds") from None
-    if not math.isfinite(start) or start < 0:
-        raise ValueError(f"start_time is {text}, expected seconds from 0 on")
+    if not 0 <= start <= LATEST_START:  # NaN is neither
+        raise ValueError(f"start_time is {text:.40}, expected seconds from 0 to {LATEST_START:,}")
     return start
 
 

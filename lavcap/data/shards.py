@@ -103,6 +103,25 @@ def write_shards(
     write_facts(output, split, facts | {"embedded": True})
 
 
+def check_folders(rows: Dataset, folders: Sequence[str | Path]):
+    """Refuse rows whose media lie elsewhere than below some folders: shards hold their bytes, and are passed on.
+
+    Raises:
+        DataError: with the first of these files.
+    """
+    roots = [Path(folder).resolve() for folder in folders]
+    for row in rows.select_columns(["id", "audio", "frames"]):
+        for medium in (row["audio"], *(row["frames"] or [])):
+            if medium is None or medium["bytes"] is not None:
+                continue
+            path = Path(medium["path"]).resolve()
+            if not any(path.is_relative_to(root) for root in roots):
+                raise DataError(
+                    f"{path}: of clip {row['id']}, lies outside of {', '.join(map(str, roots))}; if its bytes may go "
+                    f"into the shards, allow it: --media {path.parent}."
+                )
+
+
 # -------------------------------------------------------------------------------------------------------- internals
 
 

@@ -128,6 +128,14 @@ def test_what_is_wrong_with_several_splits_is_said_at_once(world):
         ("[]", "expected a list of rows, one per clip, found list of 0"),
         ('[{"audio_path": "a.wav"}, 3]', r"2 of 2 rows cannot be used: row 0 \(no caption\), row 1 \(a int"),
         ('[{"caption": "rain"}]', r"row 0 \(neither audio_path nor video_path\)"),
+        ('[{"caption": "rain", "audio_path": "../../a.wav"}]', r"audio_path '../../a\.wav' leads out of the data set"),
+        ('[{"caption": "rain", "audio_path": "/etc/a.wav"}]', r"audio_path '/etc/a\.wav' leads out of the data set"),
+        ('[{"caption": "rain", "video_path": "x/../../a.jpg"}]', r"video_path .* leads out of the data set"),
+        ('[{"caption": "rain", "audio_path": "C:\\\\a.wav"}]', "leads out of the data set"),
+        (
+            '[{"caption": "rain", "audio_path": "a.wav", "start_time": 1e300}]',
+            "start_time is 1e.300, expected seconds",
+        ),
         (
             '[{"caption": "rain", "audio_path": "a.wav", "start_time": "x"}]',
             r"row 0 \(start_time is 'x', expected sec",

@@ -96,7 +96,7 @@ def workplace(tmp_path_factory, toy_world, saved_model, tokenizer) -> Path:
         fields = {"lora": None, "instructions": None, "model_name_or_path": str(folder / name)} | fields
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe | fields))
     command = ("scripts/write_shards.py", "--split", "train", "--rows_per_shard", "12")
-    run(*command, "--data_dir", folder / "data", "--output", folder / "shards")
+    run(*command, "--data_dir", folder / "data", "--media", toy_world, "--output", folder / "shards")
     return folder
 
 
