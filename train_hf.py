@@ -41,8 +41,10 @@ from lavcap.training.arguments import (
     DataArguments,
     TrainingArguments,
     build_augmentation,
+    check_clips,
     check_monitoring,
     check_optimizer,
+    check_ranges,
     check_training_options,
     early_stopping,
 )
@@ -63,6 +65,7 @@ def main():
     with errors_in_one_line():
         kinds = (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments)
         model_args, data_args, augmentation_args, args = parse_recipe(kinds)
+        check_ranges(model_args, data_args)
         check_hub_options(args)
         check_monitoring(args)
         check_training_options(args)
@@ -71,6 +74,8 @@ def main():
         use_cpu_cores(args)
         augmentation = build_augmentation(augmentation_args)
         rows = load_rows(data_args)
+        if not isinstance(rows.train, list):  # shards, whose rows are not counted
+            check_clips(args, len(rows.train))
 
         with whole_weights(args):
             model, processor = build_model(model_args)
@@ -91,17 +96,18 @@ def main():
     provenance = inherited_provenance(provenance, filter(None, (model_args.model_name_or_path, checkpoint, output)))
 
     scores = ValidationScores(processor, rows.validation["id"], rows.validation["captions"], args.sample_captions)
-    trainer = CaptioningTrainer(
-        model=model,
-        args=args,
-        data_collator=collator,
-        eval_data_collator=EvaluationCollator(processor, widths[1], augmentation.missing_modality),
-        train_dataset=train_set,
-        eval_dataset=validation_set,
-        processing_class=processor,
-        compute_metrics=scores,
-        callbacks=[ProvenanceCallback(provenance), *early_stopping(args)],
-    )
+    with errors_in_one_line((ValueError, TypeError, OSError, ImportError, NotImplementedError)):
+        trainer = CaptioningTrainer(
+            model=model,
+            args=args,
+            data_collator=collator,
+            eval_data_collator=EvaluationCollator(processor, widths[1], augmentation.missing_modality),
+            train_dataset=train_set,
+            eval_dataset=validation_set,
+            processing_class=processor,
+            compute_metrics=scores,
+            callbacks=[ProvenanceCallback(provenance), *early_stopping(args)],
+        )
     trainer.add_callback(SampleCaptions(trainer, scores))
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(TrainingProgress())

@@ -1,15 +1,48 @@
 """The fields of a recipe beside those of the model, and what of them is refused before any work."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments, Trainer, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    get_scheduler,
+)
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.evaluation.names import QUICK_METRICS
+from lavcap.models.families import check_name
+
+
+# Numbers of a recipe, from the least to the greatest; the library takes others for what they are and fails later.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, 2**20)),
+    **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps"), (1, 2**20)),
+    **dict.fromkeys(("dataloader_num_workers", "dataloader_prefetch_factor"), (0, 1024)),
+    **dict.fromkeys(("learning_rate", "adam_epsilon", "max_grad_norm"), (0.0, 1e38)),
+    "weight_decay": (0.0, 1.0),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), (0.0, 1 - 1e-12)),
+    "num_train_epochs": (1e-9, 1e9),
+    "warmup_steps": (0, 10**12),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), (1e-9, 10**12)),
+    "save_total_limit": (1, 10**6),
+    **dict.fromkeys(("generation_num_beams", "num_beams"), (1, 256)),
+    **dict.fromkeys(("generation_max_length", "max_new_tokens"), (1, 2**20)),
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
+    "cpu_threads": (1, 4096),
+    **dict.fromkeys(("shuffle_buffer", "max_train_clips", "max_validation_clips"), (1, 10**12)),
+    "max_broken_share": (0.0, 1.0),
+    "max_nonfinite_steps": (1, 10**9),
+    "sample_captions": (0, 10**6),
+    "early_stopping_patience": (1, 10**9),
+}
 
 
 @dataclass
@@ -109,12 +142,7 @@ def check_monitoring(args: Any):
     Raises:
         ValueError: names the field.
     """
-    if not 0 <= args.max_broken_share <= 1:
-        raise ValueError(f"max_broken_share is {args.max_broken_share}, expected a share from 0 to 1.")
-    for name, least in (("max_nonfinite_steps", 1), ("sample_captions", 0), ("early_stopping_patience", 1)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}, expected at least {least}.")
+    check_ranges(args)
     _check_best_metric(args)
     available = get_available_reporting_integrations()
     for name in args.report_to or ():
@@ -127,12 +155,53 @@ def check_monitoring(args: Any):
             )
 
 
+def check_ranges(*groups: Any):
+    """Refuse numbers outside of [`RANGES`].
+
+    Args:
+        groups: data classes of a recipe.
+
+    Raises:
+        ValueError: names the field, and what was expected.
+    """
+    for group in groups:
+        for name, (least, most) in RANGES.items():
+            value = getattr(group, name, None)
+            if isinstance(value, (int, float)) and not least <= value <= most:  # NaN is neither
+                expected = f"at least {least:g}" if most > 2**16 else f"{least:g} to {most:g}"
+                raise ValueError(f"{name} is {value}, expected {expected}.")
+        steps = getattr(group, "max_steps", -1)
+        if steps != -1 and steps < 1:
+            raise ValueError(f"max_steps is {steps}, expected at least 1, or -1 for num_train_epochs.")
+
+
+def check_clips(args: TrainingArguments, clips: int):
+    """Refuse a run that would not take a step: the last batch is dropped, and it is the only one.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    batch = args.per_device_train_batch_size * args.world_size
+    if args.dataloader_drop_last and clips < batch:
+        raise ValueError(
+            f"dataloader_drop_last leaves nothing of {clips} rows to train on: a step takes {batch} "
+            "(per_device_train_batch_size times processes); leave it out, or take smaller batches."
+        )
+
+
 def check_training_options(args: TrainingArguments):
     """Refuse fields of the Trainer's that a captioner cannot be trained with.
 
     Raises:
         ValueError: names the field.
     """
+    if args.fp16 and args.device.type == "cpu":
+        raise ValueError(
+            "fp16 is on, but a CPU does not train in it, and would say nothing; take bf16, or leave it out."
+        )
+    _check_schedule(args)
+    if isinstance(args.generation_config, (str, Path)):
+        check_name(args.generation_config)
     if any(not 0 < share < 1 for share in args.halve_lr_at or ()):
         raise ValueError(f"halve_lr_at is {args.halve_lr_at}, expected shares of the run between 0 and 1.")
     if args.label_smoothing_factor:
@@ -163,6 +232,19 @@ def check_optimizer(args: TrainingArguments, model: nn.Module):
 
 
 # -------------------------------------------------------------------------------------------------------- internals
+
+
+def _check_schedule(args: Any):
+    """Refuse options that the learning rate's schedule does not have: it is made when a run begins."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    options = {"scheduler_specific_kwargs": dict(args.lr_scheduler_kwargs or {})}
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, num_warmup_steps=1, num_training_steps=100, **options)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"lr_scheduler_kwargs is {args.lr_scheduler_kwargs}, which {args.lr_scheduler_type} does not take "
+            f"({' '.join(str(error).split())})."
+        ) from error
 
 
 def _check_best_metric(args: Any):

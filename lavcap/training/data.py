@@ -53,9 +53,6 @@ def load_rows(args: DataArguments) -> TrainingRows:
         raise DataError("Got no data_dir: name a prepared data set, or one in AudioCaps' layout.")
     if args.streaming and (args.cache_features or args.max_train_clips):
         raise DataError("Got streaming with cache_features or max_train_clips, which a stream does not have.")
-    for name in ("shuffle_buffer", "max_train_clips", "max_validation_clips"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise DataError(f"{name} is {getattr(args, name)}, expected at least 1.")
     validation_dir = args.validation_data_dir or args.data_dir
     if args.streaming:
         train: Dataset | list[Path] = find_shards(args.data_dir, args.train_split)

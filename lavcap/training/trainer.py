@@ -24,7 +24,7 @@ from lavcap.data.streaming import ClipStream
 from lavcap.models.building import plain
 from lavcap.models.lora import PEFT_PREFIX
 from lavcap.provenance import write_provenance
-from lavcap.training.broken_clips import BrokenClips
+from lavcap.training.broken_clips import BrokenClips, TrainingStopped
 from lavcap.training.checkpoint_writer import CheckpointWriter
 from lavcap.training.checkpoints import CheckpointError, last_checkpoint
 from lavcap.training.data import seeded, stream_loader
@@ -96,8 +96,20 @@ class CaptioningTrainer(Seq2SeqTrainer):
         with self.checkpoints.full_disk_is_told():
             try:
                 result = super().train(checkpoint and str(checkpoint), *args, **kwargs)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                raise TrainingStopped(
+                    f"There is not enough memory for steps of {self.args.per_device_train_batch_size} clips: halve "
+                    "per_device_train_batch_size and double gradient_accumulation_steps, or turn on "
+                    "gradient_checkpointing. Checkpoints stay, and training goes on from the last one."
+                ) from error
             finally:
                 settle(self.callback_handler.callbacks)
+        if not self.state.global_step:
+            raise TrainingStopped(
+                "Training took no step: check max_steps, num_train_epochs and the rows of the split."
+            )
         return result._replace(training_loss=result.metrics["train_loss"])
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
@@ -309,6 +321,10 @@ class ProvenanceCallback(TrainerCallback):
 def _halved(factor: Callable[[int], float], steps: Sequence[float], step: int) -> float:
     """A schedule's factor, halved after each of some steps."""
     return factor(step) * 0.5 ** sum(step >= each for each in steps)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _is_prompt(name: str) -> bool:

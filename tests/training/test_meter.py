@@ -282,7 +282,7 @@ def test_validation_clips_that_are_broken_are_not_scored(processor, clips):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_broken_share": 1.5}, "max_broken_share is 1.5, expected a share from 0 to 1"),
+        ({"max_broken_share": 1.5}, "max_broken_share is 1.5, expected 0 to 1"),
         ({"max_nonfinite_steps": 0}, "max_nonfinite_steps is 0, expected at least 1"),
         ({"early_stopping_patience": 2, "eval_strategy": "epoch"}, "which needs metric_for_best_model"),
         ({"early_stopping_patience": 2, "metric_for_best_model": "cider_d"}, "which needs eval_strategy"),
