@@ -13,6 +13,7 @@ from lavcap.data.dataset import ClipDataset
 from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import load_split, one_row_per_caption
 from lavcap.data.streaming import ClipStream
+from lavcap.training.broken_clips import TrainingStopped
 from lavcap.training.in_training_evaluation import ValidationScores
 from lavcap.training.trainer import CaptioningTrainer
 from processing_lavcap import LavcapProcessor
@@ -204,3 +205,43 @@ def test_the_rate_is_halved_where_it_should_be(trainer):
         trainer.optimizer.step()
         scheduler.step()
     assert [rate / rates[0] for rate in rates] == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_weights_decay_and_biases_norms_and_scales_do_not(trainer):
+    trainer.args.weight_decay, trainer.args.learning_rate = 0.5, 0.1
+    trainer.create_optimizer()
+    decay = {id(each): group["weight_decay"] for group in trainer.optimizer.param_groups for each in group["params"]}
+    trained = {name: each for name, each in trainer.model.named_parameters() if each.requires_grad}
+    assert decay.keys() == {id(each) for each in trained.values()}
+    decayed = {name for name, each in trained.items() if decay[id(each)]}
+    assert set(decay.values()) == {0.0, 0.5}
+    assert decayed == {name for name, each in trained.items() if each.ndim > 1 and "norm" not in name}
+    still = {name: each.clone() for name, each in trained.items()}
+    for each in trained.values():
+        each.grad = torch.zeros_like(each)
+    trainer.optimizer.step()  # without a gradient decay alone moves
+    assert {name for name, each in trained.items() if not torch.equal(each, still[name])} == decayed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"),
+    ],
+    ids=["of a device", "of the machine"],
+)
+def test_memory_that_is_not_there_is_one_line_with_what_to_do(trainer, monkeypatch, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(type(trainer.model), "forward", fail)
+    with pytest.raises(TrainingStopped, match="not enough memory for steps of 3 clips: halve") as raised:
+        trainer.train()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_without_a_step_is_none(trainer):
+    trainer.args.num_train_epochs, trainer.args.max_steps = 0.0, -1
+    with pytest.raises(TrainingStopped, match="took no step"):
+        trainer.train()
