@@ -61,7 +61,7 @@ def read_json(path: str | Path | None) -> dict:
         return {}
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error}); copy or save it again.") from error
 
 

@@ -52,7 +52,7 @@ def _shards_of(path: Path) -> list[Path]:
     try:
         names = dict.fromkeys(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
         shards = [path.parent / name for name in names]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not an index of weight files, expected a JSON object with weight_map.") from error
     if any(shard.name.endswith(".index.json") or not shard.is_file() for shard in shards):
         raise WeightsError(f"{path}: names {shorten(names)}, expected weight files beside it; copy them there.")

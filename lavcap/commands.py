@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ def parse_object(text: str, name: str) -> dict[str, Any]:
     """Object from JSON text given on the command line."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{name} is not readable as JSON ({error}); mend it, or write it in the recipe.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{name} is a {type(value).__name__}, expected an object of fields.")
@@ -86,13 +87,20 @@ def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError
 
     `kinds` are the exceptions that bad input raises.
 
-    With `LAVCAP_TRACEBACK=1` in the environment bad input shows its traceback too.
+    What a console cannot show, such as the name of a file, is shown by its code; a reader that has had enough, such as
+    `head`, ends the command without a word. With `LAVCAP_TRACEBACK=1` in the environment bad input shows its traceback
+    too.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say at the end either
+        sys.exit(128 + signal.SIGPIPE)
     except kinds as error:
         if os.environ.get("LAVCAP_TRACEBACK"):
             raise

@@ -33,7 +33,7 @@ def read_json(
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: no such file; {absent}.") from None
-    except (OSError, ValueError) as fault:
+    except (OSError, RecursionError, ValueError) as fault:
         raise error(f"{path}: not readable as JSON ({fault}); {advice}.") from fault
 
 

@@ -68,6 +68,6 @@ def _line(content: dict[str, Any]) -> str:
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         content = json.loads(line) if line.endswith("\n") else None
-    except ValueError:
+    except (RecursionError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -78,7 +78,7 @@ class AvcapOptions:
             if part is not None and options.keys().isdisjoint(SECTIONS):
                 options = {"encoder" if part == "av_encoder." else "decoder": options}
             return cls(options)
-        except (OSError, ValueError) as error:
+        except (OSError, RecursionError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
 
     def _section(self, name: str) -> dict[str, Any]:

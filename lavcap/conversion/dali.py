@@ -102,7 +102,7 @@ def _read_options(path: str | Path | None) -> dict[str, Any]:
         if not isinstance(options, dict):
             raise ValueError(f"holds {type(options).__name__}, expected an object of options.")
         reject_unknown("an option of DALI", options, OPTIONS)
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     return options
 

@@ -291,7 +291,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: neither YAML nor JSON ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path}: holds no options, expected the released YAML with its `model` section, or JSON.")

@@ -15,7 +15,7 @@ def coco_annotations(content: bytes) -> list | None:
     """Annotations of the content of a file in COCO's layout; `None` if it has another one."""
     try:
         layout = json.loads(content.decode("utf-8-sig"))
-    except ValueError:
+    except (RecursionError, ValueError):
         return None
     annotations = layout.get("annotations") if isinstance(layout, dict) else None
     return annotations if isinstance(annotations, list) else None

@@ -1,7 +1,6 @@
 """The files that hold a model's weights: which they are, whether they are whole, and what tells them from others."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
-from parts_captioning import find_file
+from parts_captioning import find_file, read_json
 
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -27,7 +26,7 @@ def find_weights(name_or_path: str | Path) -> dict[str, Path]:
     names = [name for name in (ADAPTER_WEIGHTS, WHOLE) if find_file(name_or_path, name, {})]
     index = find_file(name_or_path, INDEX, {})
     if index and WHOLE not in names:
-        names += sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+        names += sorted(set(_weight_map(index).values()))
     has_settings = find_file(name_or_path, ADAPTER_SETTINGS, {}) is not None
     absent = ADAPTER_WEIGHTS if has_settings else ADAPTER_SETTINGS
     if has_settings == (ADAPTER_WEIGHTS in names):
@@ -38,6 +37,19 @@ def find_weights(name_or_path: str | Path) -> dict[str, Path]:
     if missing := [name for name, file in files.items() if file is None]:
         raise ValueError(f"{name_or_path}: lacks {', '.join(missing)}, which {INDEX} names; copy the model again.")
     return {name: Path(file) for name, file in files.items()}
+
+
+def _weight_map(index: str | Path) -> dict[str, str]:
+    """Files of the tensors of a model in shards.
+
+    Raises:
+        ValueError: the index is damaged.
+    """
+    told = read_json(index)
+    names = told.get("weight_map") if isinstance(told, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index}: not an index of weight files, expected a JSON object with weight_map.")
+    return names
 
 
 def fingerprint(name_or_path: str | Path) -> str | None:

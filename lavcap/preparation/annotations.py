@@ -212,7 +212,7 @@ def _table_rows(reader: Any, header: list[str]) -> Iterator[tuple[str, Any]]:
 def _json_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, Any]]]:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}); write it again.") from error
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list) and value and _is_object(value[0])]
@@ -236,7 +236,7 @@ def _jsonl_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str
         if line.strip():
             try:
                 records.append((f"line {number}", json.loads(line)))
-            except ValueError as error:
+            except (RecursionError, ValueError) as error:
                 records.append((f"line {number}", f"not readable as JSON ({error})"))
     return _names(record for _, record in records), iter(records)
 

@@ -42,7 +42,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such recipe; the recipes of this project are in configs/.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not readable as YAML ({' '.join(str(error).split())}); mend it.") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{path}: holds a {type(recipe).__name__}, expected `field: value` lines.")

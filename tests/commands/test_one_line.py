@@ -1,0 +1,69 @@
+"""What ends a command early, or cannot be read or shown, is one line or none, and never a traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from lavcap.commands import parse_object
+from lavcap.data.references import coco_annotations
+from lavcap.files import read_json
+from lavcap.models.weight_files import find_weights
+from lavcap.preparation.annotations import read_annotations
+from lavcap.training.recipe import parse_recipe
+from train_hf import TrainingArguments
+from weights_captioning import read_weights
+
+
+DEEP = "[" * 100_000
+READERS = {
+    "a JSON file": (".json", lambda path: read_json(path, "mend it")),
+    "annotations": (".json", read_annotations),
+    "lines of annotations": (".jsonl", read_annotations),
+    "a recipe": (".yaml", lambda path: parse_recipe((TrainingArguments,), [str(path)])),
+    "an option": (".json", lambda path: parse_object(path.read_text(), "--lora")),
+    "an index of weights": (".index.json", read_weights),
+    "an index of a model": (".index.json", lambda path: find_weights(path.parent)),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_what_is_nested_too_deeply_is_refused_as_other_damage_is(tmp_path, kind):
+    suffix, read = READERS[kind]
+    path = tmp_path / f"model.safetensors{suffix}"
+    path.write_text(DEEP)
+    with pytest.raises(ValueError) as raised:
+        read(path)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
+
+
+def test_references_that_are_nested_too_deeply_are_in_no_known_layout():
+    assert coco_annotations(DEEP.encode()) is None
+
+
+PRINTS = """
+import sys
+sys.path.insert(0, {root!r})
+from lavcap.commands import errors_in_one_line
+with errors_in_one_line():
+    for number in range(100_000):
+        print("r\\udce4in \\u96e8", number)
+"""
+
+
+def run_printing(encoding: str, shell: str) -> subprocess.CompletedProcess:
+    command = f"{sys.executable} -c '{PRINTS.format(root=str(ROOT)).replace(chr(39), chr(34))}' {shell}"
+    environment = {"PYTHONIOENCODING": encoding, "PATH": "/usr/bin:/bin"}
+    return subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_name_that_a_console_cannot_show_is_shown_by_its_codes(encoding):
+    done = run_printing(encoding, "> /dev/null")
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_reader_that_has_had_enough_ends_a_command_without_a_word():
+    done = run_printing("utf-8", "| head -n 1")
+    assert done.stdout.startswith("r\\udce4in") and done.stderr == "" and done.returncode in (0, 141)
