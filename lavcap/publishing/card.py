@@ -16,6 +16,7 @@ from lavcap.evaluation.results import TEST_MARKS, format_results
 from lavcap.files import read_json
 from lavcap.provenance import read_provenance
 from lavcap.publishing.family_text import describe_family
+from lavcap.publishing.paths import without_paths
 
 
 TEMPLATE = "model_card.md"
@@ -258,7 +259,7 @@ def _weights(facts: CardFacts) -> str:
 
 
 def _training(facts: CardFacts) -> list[tuple[str, Any]]:
-    provenance, folder = read_provenance(facts.trained), facts.trained
+    provenance, folder = without_paths(read_provenance(facts.trained)), facts.trained
     state, run = (_optional_json(folder / name) for name in ("trainer_state.json", "train_results.json"))
     data_dir = provenance.get("data_dir")
     data = f"{Path(data_dir).name}, split {provenance['train_split']}" if data_dir else NOT_RECORDED

@@ -18,6 +18,7 @@ from lavcap.models.weight_files import ADAPTER_SETTINGS, count_parameters, find_
 from lavcap.provenance import PROVENANCE_FILE
 from lavcap.publishing.card import RESULTS, CardFacts, check_results, write_card
 from lavcap.publishing.family_text import described_families
+from lavcap.publishing.paths import without_paths
 from parts_captioning import published_name
 
 
@@ -97,14 +98,14 @@ def collect_files(folder: str | Path, publication: Publication, trained: str | P
         check_language_model(config, publication)
     weights = [file for name, file in files.items() if name.endswith(".safetensors")]
     content = {name: _read(file) for name, file in files.items() if name.endswith("config.json")}
-    content = {name: _without_paths(each) for name, each in (content | {"config.json": fields}).items()}
+    content = {name: without_paths(each) for name, each in (content | {"config.json": fields}).items()}
     adapter = content.get(ADAPTER_SETTINGS, {})
     if adapter:
         adapter["base_model_name_or_path"] = _base_of(folder, config, has_base, publication)
     if (trained / PROVENANCE_FILE).is_file():
-        content[PROVENANCE_FILE] = _without_paths(_read(trained / PROVENANCE_FILE))
+        content[PROVENANCE_FILE] = without_paths(_read(trained / PROVENANCE_FILE))
     results = read_results(trained, publication.evaluation)
-    content |= {RESULTS: _without_paths(results)} if results else {}
+    content |= {RESULTS: without_paths(results)} if results else {}
     facts = CardFacts(
         repo_id=publication.repo_id,
         revision=publication.revision,
@@ -225,15 +226,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _as_json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _without_paths(value: Any) -> Any:
-    """The same with absolute paths cut to their last part: the rest tells of a machine, and helps nobody."""
-    if isinstance(value, dict):
-        return {name: _without_paths(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(each) for each in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 # ------------------------------------------------------------------------------------------------------------ base

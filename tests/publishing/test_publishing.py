@@ -1,8 +1,10 @@
 """What is published of a model and of an adapter, and what is refused."""
 
 import json
+import os
 import re
 import shutil
+import sys
 
 import pytest
 from huggingface_hub import ModelCard
@@ -24,15 +26,30 @@ def test_a_dry_run_writes_the_model_its_code_and_the_card_and_nothing_else(folde
     assert push(folder, NAME, "--dry_run", tmp_path / "upload").returncode == 2
 
 
-def test_paths_of_this_machine_are_not_published(folder, results):
+def test_paths_of_this_machine_are_not_published(folder, results, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/some body")
     told = json.loads((folder / "config.json").read_text())["text_config"]
-    change(folder / "config.json", text_config=told | {"_name_or_path": "/home/somebody/secret/llama"})
-    write(folder / "training_data.json", {"data_dir": "/home/somebody/secret/AudioCaps", "train_split": "train"})
-    write(folder / "results.json", results | {"weights": fingerprint(folder)})
+    change(folder / "config.json", text_config=told | {"_name_or_path": "/home/some body/secret/llama"})
+    change(folder / "processor_config.json", note="kept in /home/some body/secret/notes.txt")
+    recipe = {"data_dir": "somewhere/AudioCaps", "model_name_or_path": "me/start", "output_dir": "/srv/secret/run"}
+    data = {"data_dir": "/home/some body/secret/AudioCaps", "train_split": "train", "recipe": recipe}
+    write(folder / "training_data.json", data)
+    skipped = f"spice.jar is not in {sys.prefix}/lib (see https://example.org/a/b), nor in '/opt/secret/lib/c', 1/2"
+    row = results["modalities"]["audio"] | {"skipped": {"spice": skipped}}
+    changed = results | {"skipped": {"spice": skipped}, "modalities": {"audio+video": row, "audio": row}}
+    write(folder / "results.json", changed | {"weights": fingerprint(folder), "data_dir": "somewhere/AudioCaps"})
     files = collect_files(folder, Publication(NAME))
-    everything = b"".join(content for content in files.values() if isinstance(content, bytes))
-    assert b"somebody" not in everything and b"AudioCaps" in everything and b"llama" in everything
+    everything = b"".join(
+        content if isinstance(content, bytes) else content.read_bytes()
+        for name, content in files.items()
+        if not name.endswith((".py", ".safetensors"))
+    )
+    for secret in ("some body", "somewhere", "secret", sys.prefix, os.getcwd(), str(folder.parent)):
+        assert secret.encode() not in everything, everything[max(0, everything.find(secret.encode()) - 80) :][:160]
+    assert b"AudioCaps" in everything and b"llama" in everything and b"me/start" in everything
     assert json.loads(files["training_data.json"])["data_dir"] == "AudioCaps"
+    found = json.loads(files["results.json"])["skipped"]["spice"]
+    assert found == "spice.jar is not in lib (see https://example.org/a/b), nor in 'c', 1/2"
 
 
 def break_weights(folder):
