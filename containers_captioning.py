@@ -155,7 +155,7 @@ def opened(reading: Reading) -> Iterator[Any]:
         _check_riff_size(source)
         with (
             _Bytes(source, reading.deadline) as reading.bytes,
-            av.open(reading.bytes, options=options, buffer_size=BUFFER_BYTES) as container,
+            av.open(reading.bytes, options=options, buffer_size=BUFFER_BYTES, metadata_errors="replace") as container,
         ):
             yield container
     except (av.FFmpegError, OSError) as error:

@@ -256,6 +256,14 @@ def test_some_damage_costs_some_seconds_and_is_said(tmp_path, suffix):
     assert frequency(clip.waveform, 3.0, 3.8) == pytest.approx(440, abs=5)
 
 
+def test_words_of_another_code_cost_nothing(tmp_path):
+    path = write_media(tmp_path / "a.mp4", seconds=1)
+    data = path.read_bytes()
+    place = data.index(b"SoundHandler")
+    path.write_bytes(data[:place] + b"S\xf6undHandl\xe9r"[:12] + data[place + 12 :])
+    assert read(path).modalities == "audio+video" and read(path).notes == ()
+
+
 def test_more_damage_than_that_is_refused(tmp_path):
     path = damaged(write_media(tmp_path / "a.mp4", seconds=4), 0.1, 0.6)
     with pytest.raises(MediaError, match=r"a\.mp4: \d+ of \d+ packets of its (sound|picture) cannot be decoded"):
