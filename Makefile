@@ -33,7 +33,7 @@ REHEARSAL := .cache/rehearsal
 REHEARSED := configs/toy.yaml --tokenizer_name $(REHEARSAL)/raw/tokenizer --per_device_train_batch_size 4 \
 	--eval_strategy no --max_new_tokens 8 --num_beams 2
 
-.PHONY: help install demo rehearsal test test-all quick unit contract every scale-test oldest oldest-all lint clean
+.PHONY: help install demo rehearsal test test-all quick unit contract hostile every scale-test oldest oldest-all lint clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -119,6 +119,9 @@ contract: install  ## run Transformers' own common tests on this project's class
 every: install
 	$(BIN)/python scripts/fetch_library_tests.py
 	$(SHARED) -m "not scale"
+
+hostile: install  ## give 10,000 damaged files to what reads them, in processes of their own
+	$(SHARED) tests/commands/test_hostile.py
 
 scale-test: $(SCALE)/installed  ## run all tests of training in several processes: DDP, DeepSpeed, FSDP2
 	PYTHONPATH="$(CURDIR)/$(SCALE)" $(PYTEST) -m scale tests

@@ -181,7 +181,7 @@ def _table_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str
     tabs = "\t" in first and "," not in first or path.suffix.lower() == ".tsv"
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [" ".join(name.split()) for name in next(reader, [])]
     except csv.Error as error:
         raise DataError(f"{path}: line 1 is no header ({error}); mend it.") from error
     known = {name for names in KNOWN_COLUMNS.values() for name in names}

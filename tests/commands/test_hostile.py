@@ -1,0 +1,50 @@
+"""Ten thousand damaged files: each is read or refused in a line of ours, in seconds, within the memory of its bounds.
+
+Few of them in `make test`, with a seed of their own; `make hostile` takes all.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hostile import KINDS
+from stranger import import_path
+
+from conftest import ROOT
+
+
+MOST_MIB, MOST_SECONDS = 1024, 60  # of one file; the machine may have other work
+
+
+def run(kind: str, seed: int, count: int) -> dict:
+    environment = os.environ | {"PYTHONPATH": import_path(), "OMP_NUM_THREADS": "1"}
+    script = ROOT / "tests" / "support" / "hostile.py"
+    done = subprocess.run(
+        [sys.executable, script, kind, str(seed), str(count)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, f"{kind}, seed {seed}: ended by {done.returncode}\n{done.stderr[-2000:]}"
+    return json.loads(done.stdout)
+
+
+def assert_held(found: dict, count: int):
+    assert found["foreign"] == [] and sum(found["outcomes"].values()) == count
+    assert found["longest"] < MOST_SECONDS and found["grown_mib"] < MOST_MIB
+    assert min(found["outcomes"].get(outcome, 0) for outcome in ("read", "refused")) > count / 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_damaged_files_are_read_or_refused_in_one_line(kind):
+    assert_held(run(kind, 42, 150), 150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", KINDS)
+def test_thousands_of_damaged_files_are_read_or_refused_in_one_line(kind, seed):
+    assert_held(run(kind, seed, 500), 500)

@@ -1,0 +1,175 @@
+"""Files that were damaged at random, given to what reads them: a process of its own for each kind and seed.
+
+    python tests/support/hostile.py KIND SEED COUNT
+
+Prints one JSON object: how often each outcome came, what was neither a result nor an error of ours, the longest time
+in seconds and the growth of the process in MiB. The process has no more than `MEMORY` bytes of address space.
+"""
+
+import contextlib
+import io
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+import wave
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from media_files import write_media
+from PIL import Image
+from safetensors.torch import save
+
+from lavcap.data.schema import DataError
+from lavcap.data.splits import load_split
+from lavcap.preparation.annotations import read_annotations
+from media_captioning import read_clip
+from pictures_captioning import read_image
+from sources_captioning import MediaError, StoredFile
+from weights_captioning import WeightsError, read_weights
+
+
+MEMORY = 6 * 2**30
+FILMS = {
+    "mp4": {},
+    "mkv": {},
+    "ts": {},
+    "avi": {"audio": "libmp3lame", "video": "mpeg4"},
+    "webm": {"audio": "libopus", "video": "libvpx", "rate": 48000},
+    "mp3": {"audio": "libmp3lame", "video": None},
+    "aac": {"video": None},
+    "opus": {"audio": "libopus", "video": None, "rate": 48000},
+    "flac": {"audio": "flac", "video": None},
+}
+Read = Callable[[str, bytes], object]
+
+
+def damaged(data: bytes, draw: random.Random) -> bytes:
+    """The same with some bits, bytes or runs of them changed, taken out, put in or exchanged."""
+    data = bytearray(data)
+    kind = draw.choice(("bit", "bit", "head", "byte", "cut", "insert", "zeros", "exchange"))
+    for _ in range(draw.choice((1, 1, 2, 5, 20))):
+        if not data:
+            break
+        place = draw.randrange(min(len(data), 200 if kind == "head" else len(data)))
+        if kind in ("bit", "head"):
+            data[place] ^= 1 << draw.randrange(8)
+        elif kind == "byte":
+            data[place] = draw.choice((0, 127, 128, 255, draw.randrange(256)))
+        elif kind == "cut":
+            data = data[:place]
+        elif kind == "insert":
+            data[place:place] = draw.randbytes(draw.choice((1, 4, 100)))
+        elif kind == "zeros":
+            data[place : place + 64] = bytes(len(data[place : place + 64]))
+        else:
+            other = draw.randrange(len(data))
+            data[place : place + 16], data[other : other + 16] = data[other : other + 16], data[place : place + 16]
+    return bytes(data)
+
+
+def media(folder: Path) -> tuple[list[tuple[str, bytes]], Read]:
+    files = [write_media(folder / f"a.{suffix}", seconds=1, **options) for suffix, options in FILMS.items()]
+    with wave.open(str(folder / "a.wav"), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(44100)
+        file.writeframes(np.random.default_rng(0).integers(-9999, 9999, 8000, np.int16).tobytes())
+    files.append(folder / "a.wav")
+
+    def read(name: str, data: bytes):
+        clip = read_clip(StoredFile(name, data), 16000, 5, 10.24)
+        assert clip.waveform is None or (np.isfinite(clip.waveform).all() and len(clip.waveform) <= 163_840)
+        assert clip.frames is None or clip.frames.shape[0] == 5
+
+    return [(path.name, path.read_bytes()) for path in files], read
+
+
+def pictures(folder: Path) -> tuple[list[tuple[str, bytes]], Read]:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = []
+    for kind, options in (("png", {"exif": exif}), ("jpeg", {"exif": exif}), ("webp", {}), ("bmp", {})):
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        found.append((f"a.{kind}", file.getvalue()))
+    return found, lambda name, data: read_image(StoredFile(name, data))
+
+
+def annotations(folder: Path) -> tuple[list[tuple[str, bytes]], Read]:
+    rows = [
+        {
+            "youtube_id": f"id{number}",
+            "start_time": number,
+            "caption": "rain, it “falls”",
+            "audio_path": f"{number}.wav",
+        }
+        for number in range(5)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    table = "audiocap_id,youtube_id,start_time,caption\n" + "".join(f'{n},id{n},{n},"rain, falls"\n' for n in range(5))
+    texts = {"a.json": json.dumps(rows), "a.jsonl": lines, "a.csv": table, "val.json": json.dumps(rows)}
+
+    def read(name: str, data: bytes):
+        (folder / name).write_bytes(data)
+        return load_split(folder, "val") if name == "val.json" else read_annotations(folder / name)
+
+    return [(name, text.encode()) for name, text in texts.items()], read
+
+
+def weights(folder: Path) -> tuple[list[tuple[str, bytes]], Read]:
+    data = save({"a.weight": torch.randn(4, 4), "a.bias": torch.randn(4), "b": torch.zeros(2, dtype=torch.int64)})
+    pickled = io.BytesIO()
+    torch.save({"model": {"a": torch.randn(3)}}, pickled)
+
+    def read(name: str, content: bytes):
+        (folder / name).write_bytes(content)
+        return read_weights(folder / name)
+
+    return [("a.safetensors", data), ("a.pt", pickled.getvalue())], read
+
+
+KINDS = {"media": media, "pictures": pictures, "annotations": annotations, "weights": weights}
+OURS = (MediaError, DataError, WeightsError)
+
+
+def trials(kind: str, seed: int, count: int, folder: Path) -> Iterator[tuple[str, bytes, Read]]:
+    draw = random.Random(seed)
+    sources, read = KINDS[kind](folder)
+    for _ in range(count):
+        name, data = draw.choice(sources)
+        yield name, damaged(data, draw), read
+
+
+def campaign(kind: str, seed: int, count: int) -> dict:
+    outcomes, foreign, longest = Counter(), [], 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        before = None
+        for number, (name, data, read) in enumerate(trials(kind, seed, count, Path(folder))):
+            before = before or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            started = time.monotonic()
+            try:
+                read(name, data)
+                outcomes["read"] += 1
+            except OURS as error:
+                outcomes["refused"] += 1
+                if "\n" in str(error).replace("\n  ", "") or len(str(error)) > 4000:
+                    foreign.append(f"{number} {name}: {str(error)[:200]!r}")
+            except Exception as error:
+                foreign.append(f"{number} {name}: {type(error).__name__} {str(error)[:200]}")
+            longest = max(longest, time.monotonic() - started)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - (before or 0)
+    return {"outcomes": dict(outcomes), "foreign": foreign, "longest": round(longest, 2), "grown_mib": grown // 1024}
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with contextlib.redirect_stdout(sys.stderr):
+        found = campaign(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    print(json.dumps(found))
