@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from lavcap.data.batches import in_batches
@@ -16,7 +17,8 @@ from processing_captioning import CaptioningProcessor
 
 
 OTHER_VIDEO_SEED = 0
-DECODING = ("num_beams", "max_new_tokens", "do_sample", "length_penalty", "repetition_penalty")
+SAMPLING_SEED = 42
+DECODING = ("num_beams", "max_new_tokens", "do_sample", "temperature", "length_penalty", "repetition_penalty")
 
 
 FeatureNames = Mapping[str, Sequence[str]]  # by modality, as a processor tells them
@@ -30,7 +32,7 @@ def predict(
     batch_size: int,
     **options: Any,
 ) -> list[Prediction]:
-    """Caption every clip of a data set that has the modality.
+    """Caption every clip of a data set that has the modality. A model that samples draws the same each time.
 
     Args:
         modality: one of `MODALITIES`; what it does not name is withheld from the model. With `audio+other_video` each
@@ -38,6 +40,7 @@ def predict(
         options: for `generate`.
     """
     predictions = []
+    torch.manual_seed(SAMPLING_SEED)
     with tqdm(total=len(dataset), desc=f"Captioning from {modality}", unit="clip") as progress:
         for batch in in_batches(_given(dataset, modality, processor.feature_names), batch_size):
             captions = caption_features(model, processor, [item["features"] for item in batch], **options)

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from lavcap.data.dataset import ClipDataset
+from lavcap.data.splits import load_split
 from lavcap.evaluation.names import OTHER_VIDEO
 from lavcap.evaluation.predict import (
     available_modalities,
@@ -125,9 +127,17 @@ def test_by_default_a_model_is_given_what_the_clips_have(processor, shown, expec
     assert available_modalities(processor, shown) == [kind for kind in expected if kind == "video"]
 
 
+def test_a_model_that_samples_is_scored_alike_each_time(model, processor, toy_world):
+    clips = ClipDataset(load_split(toy_world, "val"), processor, cache=True)
+    options = {"do_sample": True, "num_beams": 1, "temperature": 5.0, "max_new_tokens": 6}
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        runs.append([each.caption for each in predict(model, processor, clips, "audio", 4, **options)])
+    assert runs[0] == runs[1] and len(set(runs[0])) > 1
+
+
 def test_frames_of_another_clip_change_what_the_model_sees(model, processor, toy_world):
-    from lavcap.data.dataset import ClipDataset
-    from lavcap.data.splits import load_split
     from lavcap.evaluation.predict import _given
 
     dataset = ClipDataset(load_split(toy_world, "test"), processor, cache=True)
