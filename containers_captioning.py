@@ -1,5 +1,5 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""Containers of media, read by PyAV: how they are opened, which of their streams are meant, and what time it is."""
+"""Containers of media, read by PyAV: how they are opened, which of their streams are meant, their frames."""
 
 import io
 import re
@@ -23,6 +23,7 @@ try:  # inside a package: the Hub's module cache
         check_rate,
         check_size,
     )
+    from .clocks_captioning import JUMP_SECONDS, Clock, Track
     from .sounds_captioning import LOUDEST_SAMPLE
     from .sources_captioning import MediaError, Source, StoredFile, check_file, first_bytes, one_line
 except ImportError:  # as a plain module: a clone, or after `pip install`
@@ -35,6 +36,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         check_rate,
         check_size,
     )
+    from clocks_captioning import JUMP_SECONDS, Clock, Track
     from sounds_captioning import LOUDEST_SAMPLE
     from sources_captioning import MediaError, Source, StoredFile, check_file, first_bytes, one_line
 
@@ -53,7 +55,6 @@ FROM_ZERO = frozenset({"matroska", "webm"})  # their duration is the time of the
 UNTIMED_CONTAINERS = frozenset({"avi"})  # the times of packets are guesses from the bit rate
 CUT_SHORT_SECONDS = 0.5  # streams of a sound file may end this much before the container says
 LEAD_SECONDS = 1.0  # decoded before a window and dropped: codecs need what came before, streams are out of step
-JUMP_SECONDS = 0.5  # by which a clock goes back where another recording begins in the same file
 BUFFER_BYTES = 2**18
 MAX_FAILED_READS = 1000  # of a damaged file
 SENSES = {"audio": "sound", "video": "picture"}
@@ -111,23 +112,6 @@ class Loss:
     lost: int = 0
     seconds: float = 0.0
     reason: str = ""
-
-
-@dataclass
-class Track:
-    """What the packets of a stream cover, in seconds from the start of the container.
-
-    Args:
-        times: of its packets within the window.
-        end: of the last packet.
-        complete: followed to its end, not only past the end of the window.
-        offsets: what is added to its time stamps, section by section: a clock that goes back begins another one.
-    """
-
-    times: list[float] = field(default_factory=list)
-    end: float = 0.0
-    complete: bool = True
-    offsets: list[float] = field(default_factory=lambda: [0.0])
 
 
 @contextmanager
@@ -209,7 +193,7 @@ def note_choice(reading: Reading, container: Any, streams: dict[str, Any]):
 
 def follow(reading: Reading, container: Any, streams: dict[str, Any]) -> dict[str, Track]:
     """Follow the packets of some streams, without decoding, to the end of the window or of the container."""
-    clock = _Clock(_origin(container))
+    clock = Clock(_origin(container))
     tracks = {kind: Track() for kind in streams}
     by_index = {stream.index: kind for kind, stream in streams.items()}
     stops_early = container.duration is not None
@@ -341,64 +325,6 @@ class _Bytes:
 
     def tell(self) -> int:
         return self._file.tell()
-
-
-class _Clock:
-    """Time stamps of packets as seconds from the start of a container.
-
-    Where a stream's clock goes back, as in files that were put one behind the other, a section begins, in which the
-    other streams follow; it comes after all that was before.
-    """
-
-    def __init__(self, origin: float):
-        self.origin = origin
-        self._packets: dict[str, list[tuple[int, float]]] = {}  # section and start, by kind
-        self._visited: dict[str, list[int]] = {}  # sections, in order
-        self._latest: dict[str, float] = {}
-        self._ends: dict[tuple[str, int], float] = {}
-        self._starts: list[float] = []  # of sections, by their own clock
-
-    def add(self, kind: str, packet: Any) -> float:
-        """Take a packet that has a time; its start, as far as is known by now."""
-        base = float(packet.time_base)
-        start = packet.pts * base - self.origin
-        stamp = start if packet.dts is None else packet.dts * base - self.origin
-        if kind not in self._visited:
-            self._visited[kind] = [0]
-        elif stamp < self._latest[kind] - JUMP_SECONDS:
-            own = self._visited[kind][-1]
-            self._visited[kind].append(max(own + 1, len(self._starts) - 1))
-        self._latest[kind] = stamp
-        section = self._visited[kind][-1]
-        while len(self._starts) <= section:
-            self._starts.append(start)
-        self._starts[section] = min(self._starts[section], start)
-        self._packets.setdefault(kind, []).append((section, start))
-        end = start + (packet.duration or 0) * base
-        self._ends[kind, section] = max(self._ends.get((kind, section), end), end)
-        return start + self._section_offsets()[section]
-
-    def offsets(self, kind: str) -> list[float]:
-        """What is added to the time stamps of a stream, section by section."""
-        offsets = self._section_offsets()
-        return [offsets[section] for section in self._visited.get(kind, [0])]
-
-    def times(self, kind: str) -> list[float]:
-        """Starts of a stream's packets."""
-        offsets = self._section_offsets()
-        return [start + offsets[section] for section, start in self._packets.get(kind, ())]
-
-    def end(self, kind: str) -> float:
-        """Of a stream's last packet."""
-        offsets = self._section_offsets()
-        return max((end + offsets[section] for (own, section), end in self._ends.items() if own == kind), default=0.0)
-
-    def _section_offsets(self) -> list[float]:
-        offsets = [0.0]
-        for section in range(1, len(self._starts)):
-            before = max((end for (_, own), end in self._ends.items() if own == section - 1), default=0.0)
-            offsets.append(offsets[-1] + before - self._starts[section])
-        return offsets
 
 
 def _timed(reading: Reading, container: Any, stream: Any, offsets: list[float]) -> Iterator[tuple[float | None, Any]]:

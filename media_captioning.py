@@ -9,9 +9,9 @@ import numpy as np
 
 
 try:  # inside a package: the Hub's module cache
+    from .clocks_captioning import Track
     from .containers_captioning import (
         Reading,
-        Track,
         Window,
         choose_streams,
         decoding,
@@ -28,9 +28,9 @@ try:  # inside a package: the Hub's module cache
     from .sounds_captioning import AUDIBLE, Sound, cancel, check_samples
     from .sources_captioning import MediaError, as_source, check_file, list_images
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from clocks_captioning import Track
     from containers_captioning import (
         Reading,
-        Track,
         Window,
         choose_streams,
         decoding,
