@@ -67,6 +67,7 @@ class CaptioningConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         reject_misspelt(self, kwargs)
         self.text_config = build_part("text_config", self.text_config, *self.default_text)
+        check_language_model(self.text_config)
         super().__post_init__(**kwargs)
         own_place = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
         self.auto_map = {"AutoConfig": own_place} | dict.fromkeys(GENERATION_CLASSES, self.generation_class)
@@ -137,6 +138,26 @@ def build_part(name: str, part: dict | PreTrainedConfig | None, kind: type | str
             )
         kind = CONFIG_MAPPING[model_type]
     return kind(**fields)
+
+
+def check_language_model(config: PreTrainedConfig):
+    """Refuse what cannot stand below a captioner, or would say other things there without a word.
+
+    Raises:
+        ValueError: several parts in one, or layers that look up the words themselves, past the tokens of a clip.
+    """
+    alone = config.get_text_config()
+    if alone is not config:
+        raise ValueError(
+            f"text_config has model_type {config.model_type!r}, which is of several parts, expected a language model "
+            f"alone: {alone.model_type!r}, saved by itself."
+        )
+    if getattr(config, "hidden_size_per_layer_input", None):
+        raise ValueError(
+            f"text_config has model_type {config.model_type!r}, whose layers look up the ids of words themselves "
+            "(hidden_size_per_layer_input), where the tokens of a clip have none: take another language model, or one "
+            "with hidden_size_per_layer_input 0."
+        )
 
 
 def reject_misspelt(config: PreTrainedConfig, extra: dict[str, Any]):

@@ -1,6 +1,7 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """What captioners share: what tools ask of every model, soft tokens among words, and losses of whole steps."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,6 +258,20 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
     config: SoftTokenConfig
     clip_outputs: ClassVar[tuple[str, ...]] = ()
 
+    def post_init(self):
+        """As [`PreTrainedModel.post_init`], after a look at the language model.
+
+        Raises:
+            ValueError: it keeps what it has read in another way than generation hands it on.
+        """
+        if "past_key_values" not in inspect.signature(self.language_model.forward).parameters:
+            raise ValueError(
+                f"text_config has model_type {self.config.text_config.model_type!r}, whose "
+                f"{type(self.language_model).__name__} takes no past_key_values, expected a language model with "
+                "attention: captions of others could not be continued."
+            )
+        super().post_init()
+
     def _caption(
         self,
         features: dict[str, torch.Tensor | None],
@@ -285,7 +300,7 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
             logits=self._without_placeholder(outputs.logits),
             past_key_values=outputs.get("past_key_values"),
             hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            attentions=getattr(outputs, "attentions", None),
             **{name: clips.get(name) for name in self.clip_outputs},
         )
         if labels is not None:
