@@ -226,7 +226,7 @@ def test_a_clip_beyond_the_window_is_cut_with_both_durations(processor, caplog):
         ({"videos": np.full((3, 8, 8, 3), np.nan, np.float32)}, "holds values from nan to nan"),
         ({"videos": pictures().astype(np.int64) + 300}, r"of int64 holds values from 30\d to 5"),
         ({"videos": pictures().astype(np.uint16) * 257}, "of uint16 holds values from"),
-        ({"audio": sound(), "captions": "a <av> beeps"}, "The caption holds the placeholder <av>"),
+        ({"audio": sound(), "captions": "a <av> beeps"}, "holds .<av>., expected words alone"),
         ({"videos": [pictures(), None], "video_features": [None, torch.zeros(4, 24)]}, "expected one of them"),
         ({"audio": sound(), "return_tensors": "tf"}, "expected 'pt', 'np' or None"),
     ],

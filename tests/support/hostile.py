@@ -1,9 +1,9 @@
-"""Files that were damaged at random, given to what reads them: a process of its own for each kind and seed.
+"""Files that were damaged at random, given to what reads them in a process of their own.
 
-    python tests/support/hostile.py KIND SEED COUNT
+    python tests/support/hostile.py SEED COUNT KIND…
 
-Prints one JSON object: how often each outcome came, what was neither a result nor an error of ours, the longest time
-in seconds and the growth of the process in MiB. The process has no more than `MEMORY` bytes of address space.
+Prints one JSON object by kind: how often each outcome came, what was neither a result nor an error of ours, the
+longest time in seconds and the growth of the process in MiB. It has no more than `MEMORY` bytes of address space.
 """
 
 import contextlib
@@ -171,5 +171,5 @@ def campaign(kind: str, seed: int, count: int) -> dict:
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with contextlib.redirect_stdout(sys.stderr):
-        found = campaign(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+        found = {kind: campaign(kind, int(sys.argv[1]), int(sys.argv[2])) for kind in sys.argv[3:]}
     print(json.dumps(found))
