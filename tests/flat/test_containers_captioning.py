@@ -156,7 +156,7 @@ def write_tracks(path, *tracks: tuple[float, int], video: bool = True, **describ
             picture.pix_fmt = "yuv420p"
         sounds = [container.add_stream("aac", rate=48000, layout="mono") for _ in tracks]
         for sound, (_, disposition) in zip(sounds, tracks, strict=True):
-            sound.disposition = disposition
+            sound.disposition = getattr(disposition, "value", disposition)
         packets = []
         for index in range(50 if video else 0):
             frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 100, np.uint8), format="rgb24")
