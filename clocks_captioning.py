@@ -13,12 +13,14 @@ class Track:
     """What the packets of a stream cover, in seconds from the start of the container.
 
     Args:
+        index: of the stream in the container.
         times: of its packets within the window.
         end: of the last packet.
         complete: followed to its end, not only past the end of the window.
         offsets: what is added to its time stamps, section by section: a clock that goes back begins another one.
     """
 
+    index: int
     times: list[float] = field(default_factory=list)
     end: float = 0.0
     complete: bool = True

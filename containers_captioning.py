@@ -10,8 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 try:  # inside a package: the Hub's module cache
     from .bounds_captioning import (
@@ -24,7 +22,7 @@ try:  # inside a package: the Hub's module cache
         check_size,
     )
     from .clocks_captioning import JUMP_SECONDS, Clock, Track
-    from .sounds_captioning import LOUDEST_SAMPLE
+    from .sounds_captioning import LOUDEST_SAMPLE, peak_of
     from .sources_captioning import MediaError, Source, StoredFile, check_file, first_bytes, one_line
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from bounds_captioning import (
@@ -37,7 +35,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         check_size,
     )
     from clocks_captioning import JUMP_SECONDS, Clock, Track
-    from sounds_captioning import LOUDEST_SAMPLE
+    from sounds_captioning import LOUDEST_SAMPLE, peak_of
     from sources_captioning import MediaError, Source, StoredFile, check_file, first_bytes, one_line
 
 
@@ -194,7 +192,7 @@ def note_choice(reading: Reading, container: Any, streams: dict[str, Any]):
 def follow(reading: Reading, container: Any, streams: dict[str, Any]) -> dict[str, Track]:
     """Follow the packets of some streams, without decoding, to the end of the window or of the container."""
     clock = Clock(_origin(container))
-    tracks = {kind: Track() for kind in streams}
+    tracks = {kind: Track(stream.index) for kind, stream in streams.items()}
     by_index = {stream.index: kind for kind, stream in streams.items()}
     stops_early = container.duration is not None
     for packet in _packets(reading, container, *streams.values()):
@@ -265,7 +263,7 @@ def jump(container: Any, window: Window) -> bool:
 
 
 @contextmanager
-def frames_of(reading: Reading, kind: str, track: Track) -> Iterator[Iterator[tuple[float | None, Any]]]:
+def frames_of(reading: Reading, track: Track) -> Iterator[Iterator[tuple[float | None, Any]]]:
     """Decoded frames of a stream with their times, in seconds from the start of the container.
 
     They begin before the window, or at the beginning of a file whose index led behind it. A frame without a time
@@ -274,8 +272,8 @@ def frames_of(reading: Reading, kind: str, track: Track) -> Iterator[Iterator[tu
     for jumping in (True, False):
         with opened(reading) as container:
             jumped = jumping and jump(container, reading.window)
-            stream = choose_streams(Reading(reading.source, reading.window, (kind,)), container)[kind]
-            if kind == "video":
+            stream = container.streams[track.index]
+            if stream.type == "video":
                 stream.thread_type = "AUTO"
             timed = _timed(reading, container, stream, track.offsets)
             first = next(timed, None)
@@ -367,7 +365,7 @@ def _is_noise(stream: Any, frame: Any) -> bool:
     """Whether a codec made of damage what no recording holds; what is stored as samples is left to be refused."""
     if stream.type != "audio" or stream.codec_context.name.startswith("pcm_") or "flt" not in frame.format.name:
         return False
-    return not np.abs(frame.to_ndarray()).max(initial=0.0) <= LOUDEST_SAMPLE  # NaN is neither
+    return not peak_of(frame.to_ndarray()) <= LOUDEST_SAMPLE  # NaN is neither
 
 
 def _packets(reading: Reading, container: Any, *streams: Any) -> Iterator[Any]:

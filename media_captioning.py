@@ -25,7 +25,7 @@ try:  # inside a package: the Hub's module cache
         stated_duration,
     )
     from .pictures_captioning import frame_to_rgb, is_picture, read_image, read_images
-    from .sounds_captioning import AUDIBLE, Sound, cancel, check_samples
+    from .sounds_captioning import AUDIBLE, Sound, cancel, check_samples, peak_of
     from .sources_captioning import MediaError, as_source, check_file, list_images
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from clocks_captioning import Track
@@ -44,7 +44,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         stated_duration,
     )
     from pictures_captioning import frame_to_rgb, is_picture, read_image, read_images
-    from sounds_captioning import AUDIBLE, Sound, cancel, check_samples
+    from sounds_captioning import AUDIBLE, Sound, cancel, check_samples, peak_of
     from sources_captioning import MediaError, as_source, check_file, list_images
 
 
@@ -166,13 +166,13 @@ def _read_file(reading: Reading, rate: int | None, num_frames: int, channels: st
 def _read_waveform(reading: Reading, track: Track, rate: int, channels: str) -> np.ndarray | None:
     window = reading.window
     sound = Sound(rate, channels, window.end - window.start)
-    with frames_of(reading, "audio", track) as timed:
+    with frames_of(reading, track) as timed:
         sound.take((None if time is None else time - window.start, frame) for time, frame in timed)
     waveform = sound.waveform()
     if waveform is None:
         return None
     check_samples(waveform, f"{reading.source}: its sound", MediaError)
-    peak = float(np.abs(waveform).max(initial=0.0))
+    peak = peak_of(waveform)
     if cancel(sound.peak, peak):
         reading.notes.append("has channels that cancel each other, so that their mean is silence; pass one of them")
     elif peak < AUDIBLE and reading.notes:  # of several tracks: another one may be meant
@@ -193,7 +193,7 @@ def _read_frames(reading: Reading, track: Track, num_frames: int, pixel_aspect: 
     targets = [window.start + (part + 0.5) * (end - window.start) / num_frames for part in range(num_frames)]
     taken: list[np.ndarray] = []
     shown = shown_rgb = size = None
-    with frames_of(reading, "video", track) as timed:
+    with frames_of(reading, track) as timed:
         for time, frame in timed:
             size = size or (frame.width, frame.height)
             # The frame on screen at a target is the last one that began before it.

@@ -37,7 +37,7 @@ try:  # inside a package: the Hub's module cache
     from .media_captioning import Clip, even_indices, read_clip
     from .options_captioning import NO_OPTIONS, CallOptions, as_batch, sort_options
     from .pictures_captioning import read_images
-    from .sounds_captioning import cancel, resample, to_mono
+    from .sounds_captioning import cancel, peak_of, resample, to_mono
     from .sources_captioning import as_source, list_images
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_captioning import CaptioningConfig
@@ -53,7 +53,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from media_captioning import Clip, even_indices, read_clip
     from options_captioning import NO_OPTIONS, CallOptions, as_batch, sort_options
     from pictures_captioning import read_images
-    from sounds_captioning import cancel, resample, to_mono
+    from sounds_captioning import cancel, peak_of, resample, to_mono
     from sources_captioning import as_source, list_images
 
 
@@ -393,7 +393,7 @@ class CaptioningProcessor(ProcessorMixin):
         waveform = to_mono(samples, self.feature_extractor.channels)
         rate = sampling_rate if self.feature_extractor.keeps_rate else rate
         self._say_changed(min(samples.shape) if samples.ndim == 2 else 1, sampling_rate, rate)
-        if samples.ndim == 2 and cancel(_peak(to_mono(samples, "first")), _peak(waveform)):
+        if samples.ndim == 2 and cancel(peak_of(to_mono(samples, "first")), peak_of(waveform)):
             logger.warning_once("audio has channels that cancel each other, so that their mean is silence; pass one.")
         self._warn_if_long("audio", len(waveform) / sampling_rate)
         return resample(waveform[: int(self.window * sampling_rate)], sampling_rate, rate), rate
@@ -472,10 +472,6 @@ def check_words(config: CaptioningConfig, words: int):
             f"The tokenizer has {words} tokens and the language model {config.text_config.vocab_size}, expected "
             "at most as many: take the tokenizer of the language model."
         )
-
-
-def _peak(waveform: np.ndarray) -> float:
-    return float(np.abs(waveform).max(initial=0.0))
 
 
 def _same_shape(name: str, tensor: torch.Tensor, template: torch.Tensor) -> torch.Tensor:

@@ -58,13 +58,18 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return np.concatenate([*parts, np.zeros(1, np.float32)])[: round(len(waveform) * to_rate / from_rate)]
 
 
+def peak_of(samples: np.ndarray) -> float:
+    """The loudest of some samples, 0 of none."""
+    return float(np.abs(samples).max(initial=0.0))
+
+
 def check_samples(waveform: np.ndarray, name: str, kind: type[ValueError]):
     """Raises:
     ValueError: of that kind: samples that are NaN, infinite or far beyond full scale.
     """
     if not np.isfinite(waveform).all():
         raise kind(f"{name} holds NaN or infinite samples, expected finite ones in [-1, 1]; replace it.")
-    if (loudest := np.abs(waveform).max(initial=0)) > LOUDEST_SAMPLE:
+    if (loudest := peak_of(waveform)) > LOUDEST_SAMPLE:
         raise kind(
             f"{name} holds samples up to {loudest:.0f}, expected floating point in [-1, 1]: divide by full scale, or "
             "give integers their own dtype."
@@ -143,7 +148,7 @@ class Sound:
         for frame in chain(frames, [None]):  # None empties the resampler
             for part in resampler.resample(frame):
                 samples = part.to_ndarray().reshape(-1, part.layout.nb_channels)
-                self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
+                self.peak = max(self.peak, peak_of(samples))
                 yield samples[:, 0] if self.channels == "first" else samples.mean(axis=1)
 
 

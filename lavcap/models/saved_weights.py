@@ -7,15 +7,14 @@ still writes captions, worse ones. Here such a folder is refused.
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
 from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from lavcap.models.families import load_config, model_class
-from lavcap.models.weight_files import find_weights
+from lavcap.models.weight_files import Header, find_weights, read_headers
 from parts_captioning import find_file, read_json
 from weights_captioning import WeightsError, shorten
 
@@ -39,7 +38,7 @@ def check_saved_weights(name_or_path: str | Path):
     files = find_weights(name_or_path)
     adapter = files.pop(ADAPTER_WEIGHTS, None)
     if adapter is not None:
-        _refuse(name_or_path, "are no floating-point numbers", _not_floating(_headers([adapter])))
+        _refuse(name_or_path, "are no floating-point numbers", _not_floating(read_headers([adapter])))
         base = read_json(find_file(name_or_path, ADAPTER_SETTINGS, {})).get("base_model_name_or_path")
         if not files and base and Path(base).is_dir() and base != str(name_or_path):
             check_saved_weights(base)
@@ -49,7 +48,7 @@ def check_saved_weights(name_or_path: str | Path):
     kind = model_class(config.model_type, (config.architectures or [None])[0])
     with torch.device("meta"):
         model = kind(config)
-    _compare(name_or_path, model, _headers(files.values()))
+    _compare(name_or_path, model, read_headers(files.values()))
 
 
 def check_finite(name: str | Path, tensors: Iterable[tuple[str, torch.Tensor]]):
@@ -89,20 +88,7 @@ def check_decoding(name_or_path: str | Path):
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-def _headers(files: Iterable[Path]) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of every tensor of some files."""
-    found: dict[str, Any] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-                found |= {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{file}: is cut short or damaged ({error}); save or copy the model again.") from error
-    return found
-
-
-def _compare(name: str | Path, model: nn.Module, found: dict[str, tuple[tuple[int, ...], str]]):
+def _compare(name: str | Path, model: nn.Module, found: dict[str, Header]):
     own = model.state_dict(keep_vars=True)
     stored = {id(own[each]) for each in own.keys() & found.keys()}  # of tied tensors one is stored
     missing = [each for each, tensor in own.items() if id(tensor) not in stored]
@@ -120,7 +106,7 @@ def _compare(name: str | Path, model: nn.Module, found: dict[str, tuple[tuple[in
     _refuse(name, "are no floating-point numbers", _not_floating(floating))
 
 
-def _not_floating(headers: dict[str, tuple[tuple[int, ...], str]]) -> list[str]:
+def _not_floating(headers: dict[str, Header]) -> list[str]:
     return [name for name, (_, dtype) in headers.items() if not dtype.startswith(FLOATING)]
 
 

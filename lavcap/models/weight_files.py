@@ -9,8 +9,10 @@ from safetensors import SafetensorError, safe_open
 
 from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from parts_captioning import find_file, read_json
+from weights_captioning import WeightsError
 
 
+Header = tuple[tuple[int, ...], str]  # shape of a tensor, and what safetensors calls its dtype
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -68,17 +70,23 @@ def fingerprint(name_or_path: str | Path) -> str | None:
     return digest.hexdigest()
 
 
-def count_parameters(files: Iterable[Path]) -> int:
-    """Numbers in the tensors of some files, by their headers alone.
+def read_headers(files: Iterable[Path]) -> dict[str, Header]:
+    """Shape and dtype of every tensor of some files.
 
     Raises:
-        ValueError: a file is cut short or damaged.
+        WeightsError: a file is cut short or damaged.
     """
-    total = 0
+    found: dict[str, Header] = {}
     for file in files:
         try:
-            with safe_open(file, framework="pt") as tensors:
-                total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{file}: is cut short or damaged ({error}); save or copy the model again.") from error
-    return total
+            with safe_open(file, framework="pt") as opened:
+                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+                found |= {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{file}: is cut short or damaged ({error}); save or copy the model again.") from error
+    return found
+
+
+def count_parameters(files: Iterable[Path]) -> int:
+    """Numbers in the tensors of some files, by their headers alone; raises as [`read_headers`]."""
+    return sum(prod(shape) for file in files for shape, _ in read_headers([file]).values())

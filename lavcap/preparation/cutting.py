@@ -14,6 +14,7 @@ from lavcap.files import whole_file
 from lavcap.preparation.media import Media, MediaFile
 from media_captioning import Clip, even_indices, read_clip, read_duration
 from pictures_captioning import read_images
+from sounds_captioning import peak_of
 from sources_captioning import MEDIA_SUFFIXES, MediaError, StoredFile
 
 
@@ -122,7 +123,7 @@ def _cut(job: Job) -> Outcome:
     frames, outcome.frames = _choose_frames(job, clip, outcome)
     digest = hashlib.sha256()
     if clip.waveform is not None:
-        outcome.peak = float(np.abs(clip.waveform).max(initial=0.0))
+        outcome.peak = peak_of(clip.waveform)
         samples = to_pcm(clip.waveform)
         digest.update(samples.tobytes())
         outcome.audio = _keep_or_write_audio(job, media, outcome, samples)
