@@ -14,10 +14,12 @@ from transformers.utils import is_peft_available
 
 
 try:  # inside a package: the Hub's module cache
-    from .parts_captioning import HUB_OPTIONS, find_file, hub_options, quantized_language_model, read_json
+    from .language_model_captioning import quantized_language_model
+    from .parts_captioning import HUB_OPTIONS, find_file, hub_options, read_json
     from .weights_captioning import FOLDER_FILES, WeightsError, check_values, itemised, read_weights
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from parts_captioning import HUB_OPTIONS, find_file, hub_options, quantized_language_model, read_json
+    from language_model_captioning import quantized_language_model
+    from parts_captioning import HUB_OPTIONS, find_file, hub_options, read_json
     from weights_captioning import FOLDER_FILES, WeightsError, check_values, itemised, read_weights
 
 

@@ -29,7 +29,8 @@ class CaptioningConfig(PreTrainedConfig):
     What the configurations of all captioners share; a family adds its encoders.
 
     Args:
-        text_config (`PreTrainedConfig` or `dict`): the causal language model.
+        text_config (`PreTrainedConfig` or `dict`): the causal language model, or a model of several parts with
+            one.
         text_model_name (`str`, *optional*), text_model_vocab_size (`int`), text_model_hidden_size (`int`): the base
             language model that the weights belong to, as its authors published it. Vocabulary and width default to
             those of `text_config`, whose vocabulary may grow afterwards.
@@ -66,12 +67,17 @@ class CaptioningConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         reject_misspelt(self, kwargs)
-        self.text_config = build_part("text_config", self.text_config, *self.default_text)
-        check_language_model(self.text_config)
+        text = build_part("text_config", self.text_config, *self.default_text)
+        self.text_config = text.get_text_config(decoder=True)  # of several parts, such as Gemma 3, the one that writes
+        for name in ("vocab_size", "hidden_size"):
+            if not hasattr(self.text_config, name):
+                raise ValueError(
+                    f"text_config has model_type {text.model_type!r} and no {name}: it is no language model."
+                )
         super().__post_init__(**kwargs)
         own_place = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
         self.auto_map = {"AutoConfig": own_place} | dict.fromkeys(GENERATION_CLASSES, self.generation_class)
-        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(self.text_config, name, None))
@@ -138,26 +144,6 @@ def build_part(name: str, part: dict | PreTrainedConfig | None, kind: type | str
             )
         kind = CONFIG_MAPPING[model_type]
     return kind(**fields)
-
-
-def check_language_model(config: PreTrainedConfig):
-    """Refuse what cannot stand below a captioner, or would say other things there without a word.
-
-    Raises:
-        ValueError: several parts in one, or layers that look up the words themselves, past the tokens of a clip.
-    """
-    alone = config.get_text_config()
-    if alone is not config:
-        raise ValueError(
-            f"text_config has model_type {config.model_type!r}, which is of several parts, expected a language model "
-            f"alone: {alone.model_type!r}, saved by itself."
-        )
-    if getattr(config, "hidden_size_per_layer_input", None):
-        raise ValueError(
-            f"text_config has model_type {config.model_type!r}, whose layers look up the ids of words themselves "
-            "(hidden_size_per_layer_input), where the tokens of a clip have none: take another language model, or one "
-            "with hidden_size_per_layer_input 0."
-        )
 
 
 def reject_misspelt(config: PreTrainedConfig, extra: dict[str, Any]):

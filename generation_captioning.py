@@ -71,6 +71,10 @@ class PlaceholderGenerationMixin(CaptionGenerationMixin):
         first = self.config.bos_token_id
         return self._replaced(input_ids, self.config.pad_token_id if first is None else first)
 
+    def _as_padding(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        """Ids with padding for the placeholder."""
+        return self._replaced(input_ids, self.config.pad_token_id)
+
     def _as_ends(self, input_ids: torch.LongTensor) -> torch.LongTensor:
         """Ids with the end token for the placeholder: what is proposed stops there."""
         end = self.config.eos_token_id

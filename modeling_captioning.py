@@ -1,7 +1,6 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """What captioners share: what tools ask of every model, soft tokens among words, and losses of whole steps."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,14 @@ try:  # inside a package: the Hub's module cache
     from .adapters_captioning import AdapterMixin
     from .configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
     from .generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
+    from .language_model_captioning import per_layer_inputs
     from .parts_captioning import read_part
     from .weights_captioning import WeightsError, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from adapters_captioning import AdapterMixin
     from configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
     from generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
+    from language_model_captioning import per_layer_inputs
     from parts_captioning import read_part
     from weights_captioning import WeightsError, load_strictly
 
@@ -258,20 +259,6 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
     config: SoftTokenConfig
     clip_outputs: ClassVar[tuple[str, ...]] = ()
 
-    def post_init(self):
-        """As [`PreTrainedModel.post_init`], after a look at the language model.
-
-        Raises:
-            ValueError: it keeps what it has read in another way than generation hands it on.
-        """
-        if "past_key_values" not in inspect.signature(self.language_model.forward).parameters:
-            raise ValueError(
-                f"text_config has model_type {self.config.text_config.model_type!r}, whose "
-                f"{type(self.language_model).__name__} takes no past_key_values, expected a language model with "
-                "attention: captions of others could not be continued."
-            )
-        super().post_init()
-
     def _caption(
         self,
         features: dict[str, torch.Tensor | None],
@@ -295,6 +282,7 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
             clips = self.get_soft_tokens(**features)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Got both or neither of input_ids and inputs_embeds, expected exactly one.")
+        kwargs |= per_layer_inputs(self.language_model, None if input_ids is None else self._as_padding(input_ids))
         outputs = self.language_model(inputs_embeds=self._embed(input_ids, inputs_embeds, clips), **kwargs)
         output = self.output_class(
             logits=self._without_placeholder(outputs.logits),

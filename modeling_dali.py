@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 try:  # inside a package: the Hub's module cache
     from .cavmae_captioning import CavMaeConfig, CavMaeModel
     from .configuration_dali import ALIGNMENT, DaliConfig
+    from .language_model_captioning import build_language_model
     from .modeling_captioning import ClipModel, SoftTokenModel, SoftTokens, pack_tokens, presence, register_family
     from .set_distances_captioning import (
         AttentiveWeights,
@@ -37,6 +38,7 @@ try:  # inside a package: the Hub's module cache
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from cavmae_captioning import CavMaeConfig, CavMaeModel
     from configuration_dali import ALIGNMENT, DaliConfig
+    from language_model_captioning import build_language_model
     from modeling_captioning import ClipModel, SoftTokenModel, SoftTokens, pack_tokens, presence, register_family
     from set_distances_captioning import (
         AttentiveWeights,
@@ -180,7 +182,7 @@ class DaliForConditionalGeneration(SoftTokenModel, DaliPreTrainedModel):
             self.audio_multi_modal_projector = DaliProjector(config)
         if config.has_prefix:
             self.prefix = nn.Parameter(torch.zeros(config.num_prefix_tokens, config.text_config.hidden_size))
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = build_language_model(config.text_config)
         self.post_init()
         present = {type(module).__name__ for module in self.modules()}  # FSDP refuses to look for layers in vain
         self._no_split_modules = present.intersection(self._no_split_modules)

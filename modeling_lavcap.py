@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, CLIPVisionModelWithProjection, PreTrainedModel
+from transformers import CLIPVisionModelWithProjection, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
@@ -24,6 +24,7 @@ try:  # inside a package: the Hub's module cache
     from .adapters_captioning import own_fields
     from .ced_captioning import fit_time_positions, read_ced
     from .configuration_lavcap import LavcapAudioConfig, LavcapConfig
+    from .language_model_captioning import build_language_model, load_language_model
     from .modeling_captioning import (
         CaptioningOutput,
         SoftTokenModel,
@@ -41,6 +42,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from adapters_captioning import own_fields
     from ced_captioning import fit_time_positions, read_ced
     from configuration_lavcap import LavcapAudioConfig, LavcapConfig
+    from language_model_captioning import build_language_model, load_language_model
     from modeling_captioning import (
         CaptioningOutput,
         SoftTokenModel,
@@ -415,7 +417,7 @@ class LavcapForConditionalGeneration(SoftTokenModel, LavcapPreTrainedModel):
         text_width = getattr(config.text_config, "word_embed_proj_dim", config.text_config.hidden_size)
         self.multi_modal_projector = nn.Linear(self.fusion.output_size, text_width)
         # The whole causal LM, not its body and a head of ours: some heads have biases, scales or soft caps.
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = build_language_model(config.text_config)
         self.post_init()
         # CLIP names layers of its text encoder, too, and FSDP refuses to look for layers in vain.
         present = {type(module).__name__ for module in self.modules()}
@@ -459,7 +461,7 @@ class LavcapForConditionalGeneration(SoftTokenModel, LavcapPreTrainedModel):
             )
         loading = {"device_map": device_map, "quantization_config": quantization_config}
         loading = {name: value for name, value in loading.items() if value is not None}
-        language_model = load_part(AutoModelForCausalLM, text, dtype or "auto", **loading)
+        language_model = load_language_model(text, dtype or "auto", **loading)
         dtype = dtype or language_model.dtype
         parts = {}
         if audio is not None:

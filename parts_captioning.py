@@ -1,16 +1,15 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """Pretrained parts of a model: finding, loading and casting them."""
 
-import copy
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 
@@ -82,35 +81,6 @@ def find_file(name_or_path: str | Path | None, file: str, options: dict) -> str 
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-
-
-def quantized_language_model(quantization_config: Any, config: PreTrainedConfig, parts: Sequence[str]) -> Any:
-    """A quantisation that spares everything but the layers of the language model, unless it names what it spares.
-
-    Encoders, what joins them, and the head cost little memory and much accuracy.
-
-    Args:
-        parts: names of the model's parts beside the language model.
-    """
-    fields = ("llm_int8_skip_modules", "modules_to_not_convert")
-    if isinstance(quantization_config, dict):
-        kinds = {"load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type"} & quantization_config.keys()
-        spared = fields[0] if kinds else fields[1]
-        if quantization_config.get(spared) is None:
-            quantization_config = quantization_config | {spared: _beside_the_layers(config, parts)}
-        return quantization_config
-    for field in fields:
-        if getattr(quantization_config, field, ()) is None:
-            quantization_config = copy.deepcopy(quantization_config)
-            setattr(quantization_config, field, _beside_the_layers(config, parts))
-    return quantization_config
-
-
-def _beside_the_layers(config: PreTrainedConfig, parts: Sequence[str]) -> list[str]:
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config.text_config)
-    heads = [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
-    return [*parts, *(f"language_model.{name}" for name in heads)]
 
 
 def published_name(part: str | Path | PreTrainedModel) -> str | None:

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     CLIPVisionModelWithProjection,
     GenerationConfig,
@@ -22,6 +21,7 @@ from transformers import (
 
 from ced_captioning import ced_weights, fit_time_positions
 from configuration_lavcap import LavcapConfig
+from language_model_captioning import load_language_model
 from lavcap.conversion.lavcap_checkpoint import (
     AUDIO,
     LOGIT_SCALE,
@@ -281,7 +281,7 @@ def _add_base(weights: Weights, config: LavcapConfig, options: ReleasedOptions, 
 
 def _load_base(text_model: str, missing: list[str]):
     try:
-        return load_part(AutoModelForCausalLM, text_model, "auto")
+        return load_language_model(text_model, "auto")
     except OSError as error:
         raise WeightsError(
             f"The checkpoint lacks {len(missing)} tensors of the language model ({shorten(missing)}), and "

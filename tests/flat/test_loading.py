@@ -10,7 +10,6 @@ from safetensors import safe_open
 from tiny_models import tiny_config, tiny_model
 from transformers import AutoModel, AutoModelForCausalLM
 
-from configuration_lavcap import LavcapConfig
 from modeling_lavcap import LavcapForConditionalGeneration
 
 
@@ -150,10 +149,3 @@ def test_a_loaded_model_is_saved_under_the_names_of_its_tensors(saved, request, 
         with safe_open(path / "model.safetensors", "pt") as file:
             names.append(set(file.keys()))
     assert names[0] == names[1]
-
-
-def test_a_language_model_that_keeps_a_state_of_its_own_is_refused_by_name():
-    text = {"model_type": "mamba", "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 4}
-    fields = tiny_config().to_dict() | {"text_config": text}
-    with pytest.raises(ValueError, match=r"model_type 'mamba', whose MambaForCausalLM takes no past_key_values"):
-        LavcapForConditionalGeneration(LavcapConfig(**fields))
