@@ -16,12 +16,12 @@ from transformers.utils import ModelOutput, TransformersKwargs
 
 
 try:  # inside a package: the Hub's module cache
-    from .configuration_captioning import check_choice, check_multiples, reject_misspelt
+    from .configuration_captioning import check_choice, check_multiples, check_sizes, reject_misspelt
     from .position_tables_captioning import grid_positions, video_positions
     from .precision_captioning import FloatConv2d, FloatConv3d, FloatLayerNorm
     from .vit_captioning import VitAttention, VitLayer
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from configuration_captioning import check_choice, check_multiples, reject_misspelt
+    from configuration_captioning import check_choice, check_multiples, check_sizes, reject_misspelt
     from position_tables_captioning import grid_positions, video_positions
     from precision_captioning import FloatConv2d, FloatConv3d, FloatLayerNorm
     from vit_captioning import VitAttention, VitLayer
@@ -89,8 +89,7 @@ class CavMaeConfig(PreTrainedConfig):
         }
         check_choice("mode", self.mode, tuple(MODALITIES))
         check_choice("video_position_grid", self.video_position_grid, POSITION_GRIDS)
-        if self.num_video_frames < 1:
-            raise ValueError(f"num_video_frames is {self.num_video_frames}, expected at least 1.")
+        check_sizes(self, "CavMaeConfig.")
         patched = (name for modality in self.modalities for name in PATCHED[modality])
         sizes = (("hidden_size", "num_attention_heads"), *((name, "patch_size") for name in patched))
         check_multiples(self, "CavMaeConfig.", sizes)

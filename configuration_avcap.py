@@ -54,9 +54,8 @@ class AvcapConfig(CaptioningConfig):
         self.check()
 
     def check(self):
+        super().check()
         check_choice("frame_sampling", self.frame_sampling, FRAME_SAMPLINGS)
-        if self.frames_per_clip < 1:
-            raise ValueError(f"frames_per_clip is {self.frames_per_clip}, expected at least 1.")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}, expected a share from 0 to below 1.")
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import difflib
+import math
 from typing import Any, ClassVar
 
 import transformers
@@ -22,6 +23,19 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig  # noqa: E
 
 
 GENERATION_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+# Least and most of a size, by its name in any part. The most are far above those of any model: beyond them lies a slip
+# of the keyboard, and days of work or all of a machine's memory.
+SIZES: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("num_hidden_layers", "num_modality_layers", "num_joint_layers"), (0, 1024)),
+    **dict.fromkeys(("num_attention_heads", "cross_attention_heads", "num_scorer_heads"), (1, 1024)),
+    **dict.fromkeys(("hidden_size", "intermediate_size", "projection_dim"), (1, 2**20)),
+    **dict.fromkeys(("vocab_size", "max_position_embeddings"), (1, 2**27)),
+    **dict.fromkeys(("num_mel_bins", "patch_size"), (1, 1024)),
+    **dict.fromkeys(("num_video_frames", "frames_per_clip", "num_prefix_tokens"), (1, 4096)),
+    "image_size": (1, 8192),
+    "max_frames": (1, 100_000),
+    "sinkhorn_iterations": (1, 100_000),
+}
 
 
 class CaptioningConfig(PreTrainedConfig):
@@ -91,8 +105,13 @@ class CaptioningConfig(PreTrainedConfig):
         the rest, so that the model looks again.
 
         Raises:
-            ValueError: an unknown choice, or options that contradict each other.
+            ValueError: an unknown choice, a size out of [`SIZES`], or options that contradict each other.
         """
+        check_sizes(self)
+        for name in self.sub_configs:
+            check_sizes(getattr(self, name), f"{name}.")
+        if not isinstance(self.base_parts, dict | None):
+            raise ValueError(f"base_parts is {self.base_parts!r}, expected an object: names of parts by their kind.")
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -158,6 +177,21 @@ def reject_misspelt(config: PreTrainedConfig, extra: dict[str, Any]):
 def check_choice(name: str, value: Any, choices: tuple[str, ...]):
     if value not in choices:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}.")
+
+
+def check_sizes(config: PreTrainedConfig, place: str = ""):
+    """Refuse sizes out of [`SIZES`]; `place` is what messages put before the name of a field."""
+    for name, (least, most) in SIZES.items():
+        size = getattr(config, name, None)
+        if isinstance(size, (int, float, str)) and not (type(size) is int and least <= size <= most):
+            raise ValueError(f"{place}{name} is {size!r}, expected {least} to {most}.")
+
+
+def check_positive(config: PreTrainedConfig, *names: str):
+    """Refuse numbers of which zero, or less, has no meaning, NaN and infinity."""
+    for name in names:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} is {getattr(config, name)}, expected a positive number.")
 
 
 def check_multiples(config: PreTrainedConfig, place: str, pairs: tuple[tuple[str, str], ...]):

@@ -3,10 +3,10 @@
 
 try:  # inside a package: the Hub's module cache
     from .cavmae_captioning import CavMaeConfig
-    from .configuration_captioning import SoftTokenConfig, build_part, check_choice
+    from .configuration_captioning import SoftTokenConfig, build_part, check_choice, check_positive
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from cavmae_captioning import CavMaeConfig
-    from configuration_captioning import SoftTokenConfig, build_part, check_choice
+    from configuration_captioning import SoftTokenConfig, build_part, check_choice, check_positive
 
 # After the shared configuration, which has looked at the version.
 from transformers import AutoConfig, PreTrainedConfig
@@ -111,6 +111,7 @@ class DaliConfig(SoftTokenConfig):
         self.check()
 
     def check(self):
+        super().check()
         check_choice("audio_projector", self.audio_projector, PROJECTORS)
         check_choice("alignment", self.alignment, ALIGNMENTS)
         check_choice("transport_solver", self.transport_solver, SOLVERS)
@@ -118,9 +119,7 @@ class DaliConfig(SoftTokenConfig):
             raise ValueError(
                 f"audio_config.mode is {self.audio_config.mode!r}, expected 'audio': pictures go to CLIP."
             )
-        for name in ("num_prefix_tokens", "sinkhorn_epsilon", "sinkhorn_iterations", "scorer_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number.")
+        check_positive(self, "sinkhorn_epsilon", "scorer_temperature")
         if not self.entropy_weights:
             raise ValueError("entropy_weights is empty, expected at least one factor.")
         if self.audio_projector == "audio" and not self.has_audio_projector:

@@ -5,9 +5,25 @@ import math
 
 
 try:  # inside a package: the Hub's module cache
-    from .configuration_captioning import SoftTokenConfig, build_part, check_choice, check_multiples, reject_misspelt
+    from .configuration_captioning import (
+        SoftTokenConfig,
+        build_part,
+        check_choice,
+        check_multiples,
+        check_positive,
+        check_sizes,
+        reject_misspelt,
+    )
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from configuration_captioning import SoftTokenConfig, build_part, check_choice, check_multiples, reject_misspelt
+    from configuration_captioning import (
+        SoftTokenConfig,
+        build_part,
+        check_choice,
+        check_multiples,
+        check_positive,
+        check_sizes,
+        reject_misspelt,
+    )
 
 # After the shared configuration, which has looked at the version.
 from transformers import AutoConfig, PreTrainedConfig
@@ -77,6 +93,7 @@ class LavcapAudioConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         reject_misspelt(self, kwargs)
         super().__post_init__(**kwargs)
+        check_sizes(self, "audio_config.")
         pairs = (("hidden_size", "num_attention_heads"), ("num_mel_bins", "patch_size"), ("max_frames", "patch_size"))
         check_multiples(self, "audio_config.", pairs)
 
@@ -170,6 +187,7 @@ class LavcapConfig(SoftTokenConfig):
             self.cross_attention_heads = width // 64 if width % 64 == 0 else 1
 
     def check(self):
+        super().check()
         check_choice("fusion", self.fusion, FUSIONS)
         check_choice("transport_attention", self.transport_attention, TRANSPORT_ATTENTIONS)
         check_choice("alignment_weights", self.alignment_weights, ALIGNMENT_WEIGHTS)
@@ -186,9 +204,7 @@ class LavcapConfig(SoftTokenConfig):
         self._check_sizes()
 
     def _check_sizes(self):
-        for name in ("num_video_frames", "sinkhorn_iterations", "sinkhorn_epsilon", "cross_attention_heads"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number.")
+        check_positive(self, "sinkhorn_epsilon")
         if not self.single_modality and self.audio_config.hidden_size != self.vision_config.projection_dim:
             raise ValueError(
                 f"audio_config.hidden_size is {self.audio_config.hidden_size} and vision_config.projection_dim is "

@@ -55,13 +55,16 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def read_json(path: str | Path | None) -> dict:
-    """Content of a JSON file; nothing if there is none."""
+    """Content of a JSON file, an object; nothing if there is none."""
     if path is None:
         return {}
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error}); copy or save it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object; copy or save it again.")
+    return content
 
 
 def hub_options(options: dict) -> dict:

@@ -33,6 +33,7 @@ from lavcap.commands import errors_in_one_line
 from lavcap.data.collation import EvaluationCollator, TrainingCollator, stored_size
 from lavcap.data.shards import stored_example
 from lavcap.models.building import ModelArguments, build_model, plain
+from lavcap.models.decoding import try_decoding
 from lavcap.models.lora import num_trained, trainable_table
 from lavcap.provenance import inherited_provenance
 from lavcap.publishing.card import training_settings
@@ -86,6 +87,8 @@ def main():
         widths = [stored_size(plain(model), stored_example(split)) for split in (rows.train, rows.validation)]
         collator = TrainingCollator(processor, augmentation, widths[0])
         train_set, validation_set = as_model_inputs(rows, data_args, plain(model), processor, args)
+        if model.can_generate():
+            try_decoding(plain(model), processor, model_args.start)
         open_hub(args, model)
     if args.process_index == 0:
         print(trainable_table(model), flush=True)
@@ -121,7 +124,7 @@ def main():
             **sizes,
             "processes": args.world_size,
             "seed": args.seed,
-            "start": model_args.model_name_or_path or model_args.text_model or "scratch",
+            "start": model_args.start,
             "resumed_from": checkpoint,
         }
         trainer.save_metrics("train", result.metrics | facts)

@@ -110,6 +110,11 @@ class ModelArguments:
             if isinstance(getattr(self, name), str):
                 setattr(self, name, parse_object(getattr(self, name), name))
 
+    @property
+    def start(self) -> str:
+        """Name of what is trained on, or `"scratch"`."""
+        return self.model_name_or_path or self.text_model or "scratch"
+
 
 def build_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, CaptioningProcessor]:
     """The model of a recipe, with LoRA if it has that, and its processor.

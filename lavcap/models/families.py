@@ -5,17 +5,21 @@ The Auto classes know a family by its `model_type` once its flat files, `modelin
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import CONFIG_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING, PROCESSOR_MAPPING
 
 from configuration_captioning import CaptioningConfig
 from modeling_captioning import ClipModel
 from parts_captioning import find_file, read_json
 from processing_captioning import CaptioningProcessor
+from weights_captioning import WeightsError
 
 
 DEFAULT_FAMILY = "lavcap"  # of a recipe that names none
@@ -31,12 +35,37 @@ def load_processor(name_or_path: str | Path, overrides: dict[str, Any] | None = 
     kind = processor_class(type_of(name_or_path))
     known = inspect.signature(kind.__init__).parameters
     options = {name: value for name, value in (overrides or {}).items() if name in known}
-    return kind.from_pretrained(name_or_path, **options)
+    with errors_of(name_or_path):
+        return kind.from_pretrained(name_or_path, **options)
 
 
 def load_config(name_or_path: str | Path) -> CaptioningConfig:
     """Configuration that is saved with a model."""
-    return config_class(type_of(name_or_path)).from_pretrained(name_or_path)
+    kind = config_class(type_of(name_or_path))
+    with errors_of(name_or_path):
+        return kind.from_pretrained(name_or_path)
+
+
+@contextmanager
+def errors_of(
+    name_or_path: str | Path, fault: str = "cannot be loaded", advice: str = "copy or save it again"
+) -> Iterator[None]:
+    """Whatever the libraries raise about the files of a saved model, in one line.
+
+    Raises:
+        ValueError: with the name of the model.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, WeightsError):
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())
+        ours = isinstance(error, (ValueError, OSError))
+        if ours and words == str(error) and str(name_or_path) in words:
+            raise
+        kind = "" if ours else f"{type(error).__name__}: "
+        raise ValueError(f"{name_or_path}: {fault} ({kind}{words[:500]}); {advice}.") from error
 
 
 def config_class(model_type: str) -> type[CaptioningConfig]:
@@ -45,6 +74,8 @@ def config_class(model_type: str) -> type[CaptioningConfig]:
     Raises:
         ValueError: there is no captioner of this type.
     """
+    if not isinstance(model_type, str):
+        raise ValueError(f"model_type is {model_type!r}, expected a text, such as {DEFAULT_FAMILY!r}.")
     _import_family(model_type)
     found = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None  # noqa: SIM401 (no dict)
     if found not in MODEL_FOR_MULTIMODAL_LM_MAPPING or not issubclass(found, CaptioningConfig):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from lavcap.models.families import check_model_name, load_processor, model_class, type_of
-from lavcap.models.saved_weights import check_decoding, check_finite, check_saved_weights
+from lavcap.models.decoding import check_decoding, try_decoding
+from lavcap.models.families import check_model_name, errors_of, load_processor, model_class, type_of
+from lavcap.models.saved_weights import check_finite, check_saved_weights
 from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
 
@@ -42,19 +42,18 @@ def load_model(
     device, dtype = choose_device(device, dtype)
     overrides = overrides or {}
     processor = load_processor(name_or_path, overrides)
-    try:
-        kind = model_class(type_of(name_or_path))
+    kind = model_class(type_of(name_or_path))
+    with errors_of(name_or_path):
         model = kind.from_pretrained(name_or_path, dtype=getattr(torch, dtype), **overrides)
-        if parts_from is not None:
-            model.take_parts(parts_from)
-    except SafetensorError as error:
-        raise ValueError(f"{name_or_path}: its weights are damaged ({error}); copy or train it again.") from error
+    if parts_from is not None:
+        model.take_parts(parts_from)
     if sees_media and not model.takes_media:
         from lavcap.data.precomputed_features import check_sees  # needs `datasets`, which takes a second to load
 
         check_sees(model, name_or_path)
     model = model.to(device).eval()
     check_finite(name_or_path, chain(model.named_parameters(), model.named_buffers()))
+    try_decoding(model, processor, name_or_path)
     return model, processor
 
 

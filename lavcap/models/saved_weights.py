@@ -13,14 +13,13 @@ from safetensors import safe_open
 from torch import nn
 
 from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
-from lavcap.models.families import load_config, model_class
+from lavcap.models.families import errors_of, load_config, model_class
 from lavcap.models.weight_files import Header, find_weights, read_headers
 from parts_captioning import find_file, read_json
 from weights_captioning import WeightsError, shorten
 
 
 FLOATING = ("F", "BF")  # how safetensors' names of such dtypes begin
-NOT_OF_DECODING = {"transformers_version", "_from_model_config"}
 
 
 def check_saved_weights(name_or_path: str | Path):
@@ -46,7 +45,7 @@ def check_saved_weights(name_or_path: str | Path):
     if not files or getattr(config, "quantization_config", None) is not None:
         return
     kind = model_class(config.model_type, (config.architectures or [None])[0])
-    with torch.device("meta"):
+    with errors_of(name_or_path), torch.device("meta"):
         model = kind(config)
     _compare(name_or_path, model, read_headers(files.values()))
 
@@ -69,20 +68,6 @@ def check_finite_files(files: Iterable[Path]):
     for file in files:
         with safe_open(file, framework="pt") as opened:
             check_finite(file, ((name, opened.get_tensor(name)) for name in opened.keys()))  # noqa: SIM118
-
-
-def check_decoding(name_or_path: str | Path):
-    """Refuse a `generation_config.json` that is empty or no JSON: the library would decode by its own defaults.
-
-    Raises:
-        ValueError: with what was found.
-    """
-    file = find_file(name_or_path, "generation_config.json", {})
-    if file is None:
-        return
-    told = read_json(file)
-    if not isinstance(told, dict) or not told.keys() - NOT_OF_DECODING:
-        raise ValueError(f"{file}: holds no options of decoding, expected those of the model; copy or save it again.")
 
 
 # -------------------------------------------------------------------------------------------------------- internals

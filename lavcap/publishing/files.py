@@ -12,8 +12,9 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from configuration_captioning import CaptioningConfig
 from lavcap.files import read_json, whole_folder
+from lavcap.models.decoding import check_decoding
 from lavcap.models.families import check_model_name, config_class, load_processor
-from lavcap.models.saved_weights import check_decoding, check_finite_files, check_saved_weights
+from lavcap.models.saved_weights import check_finite_files, check_saved_weights
 from lavcap.models.weight_files import ADAPTER_SETTINGS, count_parameters, find_weights, fingerprint
 from lavcap.provenance import PROVENANCE_FILE
 from lavcap.publishing.card import RESULTS, CardFacts, check_results, write_card

@@ -212,7 +212,7 @@ def test_an_encoder_of_one_modality_refuses_the_other():
     ("kind", "fields", "message"),
     [
         (CavMaeConfig, {"mode": "both"}, "'audio_visual', 'audio', 'video'"),
-        (CavMaeConfig, {"num_video_frames": 0}, "at least 1"),
+        (CavMaeConfig, {"num_video_frames": 0}, "expected 1 to 4096"),
         (CavMaeConfig, {"max_frames": 1000}, "multiple of patch_size"),
         (CavMaeConfig, {"num_attention_head": 3}, "did you mean num_attention_heads"),
         (GitTextConfig, {"hidden_size": 100}, "multiple of num_attention_heads"),

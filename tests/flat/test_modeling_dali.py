@@ -150,7 +150,7 @@ def test_entropic_transport_can_be_taken_in_its_place():
         ({"audio_projector": "video"}, "'audio', 'image'"),
         ({"has_prefix": False, "use_prefix": True}, "no learned prefix"),
         ({"has_audio_projector": False}, "no projector for sound"),
-        ({"num_prefix_tokens": 0}, "positive"),
+        ({"num_prefix_tokens": 0}, "expected 1 to 4096"),
         ({"audio_config": {"mode": "audio_visual"}}, "expected 'audio'"),
         ({"entropy_weights": []}, "at least one"),
         ({"aligment": "mmd"}, "did you mean alignment"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lavcap.models.decoding import check_decoding
 from lavcap.models.loading import load_model
-from lavcap.models.saved_weights import check_decoding, check_saved_weights
+from lavcap.models.saved_weights import check_saved_weights
 from lavcap.publishing.files import Publication, collect_files
 from parts_captioning import find_file
 from weights_captioning import WeightsError
@@ -96,9 +97,9 @@ def test_a_shard_that_is_cut_short_is_named(folder):
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"transformers_version": "5.23.0"}'])
 def test_a_decoding_that_says_nothing_is_refused(folder, content):
     (folder / "generation_config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"generation_config\.json: (holds no options|not readable)"):
+    with pytest.raises(ValueError, match=r"generation_config\.json: (holds|not readable)"):
         load_model(folder, device="cpu")
-    with pytest.raises(ValueError, match=r"generation_config\.json: (holds no options|not readable)"):
+    with pytest.raises(ValueError, match=r"generation_config\.json: (holds|not readable)"):
         collect_files(folder, Publication("me/model"))
 
 

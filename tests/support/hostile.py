@@ -24,13 +24,20 @@ import torch
 from media_files import write_media
 from PIL import Image
 from safetensors.torch import save
+from tiny_models import tiny_model
 
 from lavcap.data.schema import DataError
 from lavcap.data.splits import load_split
+from lavcap.models.captioning import caption_features
+from lavcap.models.loading import load_model
 from lavcap.preparation.annotations import read_annotations
+from lavcap.toy.dataset import train_tokenizer
 from media_captioning import read_clip
 from pictures_captioning import read_image
+from processing_dali import DaliProcessor
+from processing_lavcap import LavcapProcessor
 from sources_captioning import MediaError, StoredFile
+from tiny_dali import tiny_dali
 from weights_captioning import WeightsError, read_weights
 
 
@@ -135,8 +142,58 @@ def weights(folder: Path) -> tuple[list[tuple[str, bytes]], Read]:
     return [("a.safetensors", data), ("a.pt", pickled.getvalue())], read
 
 
-KINDS = {"media": media, "pictures": pictures, "annotations": annotations, "weights": weights}
-OURS = (MediaError, DataError, WeightsError)
+def changed(value: object, draw: random.Random) -> object:
+    """The same JSON with one value in it of another kind or size, or missing."""
+    if isinstance(value, dict) and value and draw.random() < 0.9:
+        name = draw.choice(sorted(value))
+        if draw.random() < 0.1:
+            return {each: value[each] for each in value if each != name}
+        return value | {name: changed(value[name], draw)}
+    if isinstance(value, list) and value and draw.random() < 0.7:
+        place = draw.randrange(len(value))
+        return [*value[:place], changed(value[place], draw), *value[place + 1 :]]
+    numbers = (0, -1, 1, 3, 10**7, 10**30, -0.5, 1e308, float("nan"), float("inf"))
+    others = (None, True, False, "", "a", "3", "\udcff", [], [1], [None], {}, {"a": 1}, [[[[]]]])
+    return draw.choice(numbers if draw.random() < 0.5 else others)
+
+
+def changed_text(data: bytes, draw: random.Random) -> bytes:
+    """JSON with one value changed, or damaged text."""
+    if draw.random() < 0.2:
+        return damaged(data, draw)
+    return json.dumps(changed(json.loads(data), draw)).encode()
+
+
+def settings(folder: Path) -> tuple[list[tuple[str, bytes]], Read]:
+    """Files beside the weights of saved models, which are loaded, and caption a sound."""
+    sound = write_media(folder / "a.flac", seconds=1, audio="flac", video=None)
+    tokenizer, files = train_tokenizer(["a red circle beeps while rain falls"]), {}
+    text_config = {"vocab_size": len(tokenizer)}
+    for kind, model in ((LavcapProcessor, tiny_model), (DaliProcessor, tiny_dali)):
+        model = model(text_config=text_config)
+        model.save_pretrained(folder / kind.__name__)
+        kind.from_config(model.config, tokenizer).save_pretrained(folder / kind.__name__)
+        for path in sorted((folder / kind.__name__).glob("*.json")):
+            if path.name != "tokenizer.json":
+                files[f"{kind.__name__}/{path.name}"] = path.read_bytes()
+
+    def read(name: str, data: bytes):
+        file = folder / name
+        file.write_bytes(data)
+        try:
+            model, processor = load_model(file.parent)
+            clip = processor.load_clip(sound)
+            caption_features(model, processor, [processor.clip_features(clip)], max_new_tokens=2)
+        finally:
+            file.write_bytes(files[name])
+
+    return list(files.items()), read
+
+
+KINDS = {"media": media, "pictures": pictures, "annotations": annotations, "weights": weights, "settings": settings}
+DAMAGE = {"settings": changed_text}
+OURS = {"settings": (ValueError, OSError)}
+ERRORS = (MediaError, DataError, WeightsError)
 
 
 def trials(kind: str, seed: int, count: int, folder: Path) -> Iterator[tuple[str, bytes, Read]]:
@@ -144,7 +201,7 @@ def trials(kind: str, seed: int, count: int, folder: Path) -> Iterator[tuple[str
     sources, read = KINDS[kind](folder)
     for _ in range(count):
         name, data = draw.choice(sources)
-        yield name, damaged(data, draw), read
+        yield name, DAMAGE.get(kind, damaged)(data, draw), read
 
 
 def campaign(kind: str, seed: int, count: int) -> dict:
@@ -157,7 +214,7 @@ def campaign(kind: str, seed: int, count: int) -> dict:
             try:
                 read(name, data)
                 outcomes["read"] += 1
-            except OURS as error:
+            except OURS.get(kind, ERRORS) as error:
                 outcomes["refused"] += 1
                 if "\n" in str(error).replace("\n  ", "") or len(str(error)) > 4000:
                     foreign.append(f"{number} {name}: {str(error)[:200]!r}")

@@ -1,0 +1,61 @@
+"""Whether a saved model can write captions: its processor prepares a clip, its decoding gives words."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BatchFeature
+
+from lavcap.models.families import errors_of
+from media_captioning import Clip
+from modeling_captioning import CaptioningModel
+from parts_captioning import find_file, read_json
+from processing_captioning import CaptioningProcessor
+
+
+NOT_OF_DECODING = {"transformers_version", "_from_model_config"}
+MOST = {"num_beams": 256, "max_new_tokens": 2**20, "max_length": 2**20, "num_return_sequences": 1}
+SILENCE = Clip(np.zeros(1600, np.float32), None, 0.1, 16000)
+DARKNESS = Clip(None, np.zeros((1, 8, 8, 3), np.uint8), None)
+
+
+def check_decoding(name_or_path: str | Path):
+    """Refuse a `generation_config.json` that is empty or no JSON: the library would decode by its own defaults.
+
+    Raises:
+        ValueError: with what was found.
+    """
+    file = find_file(name_or_path, "generation_config.json", {})
+    if file is None:
+        return
+    told = read_json(file)
+    if not isinstance(told, dict) or not told.keys() - NOT_OF_DECODING:
+        raise ValueError(f"{file}: holds no options of decoding, expected those of the model; copy or save it again.")
+
+
+@torch.no_grad()
+def try_decoding(model: CaptioningModel, processor: CaptioningProcessor, name: str | Path):
+    """Let a model write two words about silence, so that a decoding or a processor that cannot be used is noticed
+    before any work.
+
+    Weights that are shared out among processes are not at hand, and nothing is tried.
+
+    Args:
+        name: of the model, for messages.
+
+    Raises:
+        ValueError: with what is wrong.
+    """
+    for option, most in MOST.items():
+        value = getattr(model.generation_config, option, None)
+        if value is not None and (type(value) is not int or not 1 <= value <= most):
+            raise ValueError(f"{name}: {option} of its decoding is {value!r}, expected 1 to {most}.")
+    if any(weight.is_meta or not weight.numel() for weight in model.parameters()):
+        return
+    clip = SILENCE if "audio" in model.modalities else DARKNESS
+    with errors_of(name, "cannot caption", "the files beside its weights do not fit them: copy or save it again"):
+        if "audio" in model.modalities or model.takes_media:
+            inputs = processor.batch([processor.clip_features(clip)])
+        else:  # of stored features alone
+            inputs = BatchFeature(processor.encode_text([0]))
+        model.generate(**inputs.to(model.device), max_new_tokens=2)

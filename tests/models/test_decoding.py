@@ -1,0 +1,66 @@
+"""Files beside the weights that are of another kind, or do not fit them, are refused in a line, before any work."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from lavcap.models.decoding import try_decoding
+from lavcap.models.loading import load_model
+
+
+def with_settings(saved_model, folder, file: str, **fields):
+    """A copy of a saved model, one of whose files has other fields."""
+    shutil.copytree(saved_model, folder)
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | fields))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "message"),
+    [
+        ("generation_config.json", {"num_beams": 0}, "num_beams of its decoding is 0, expected 1 to 256"),
+        ("generation_config.json", {"num_beams": 10**6}, "num_beams of its decoding is 1000000, expected 1 to 256"),
+        ("generation_config.json", {"max_new_tokens": "3"}, "cannot be loaded"),
+        ("generation_config.json", {"do_sample": True, "temperature": [1]}, "cannot "),
+        ("generation_config.json", {"repetition_penalty": "a"}, "cannot caption"),
+        ("processor_config.json", {"av_token_id": 10**7}, "cannot caption"),
+        ("processor_config.json", {"num_audio_tokens": 5}, "cannot caption"),
+        ("processor_config.json", {"feature_extractor": 3}, "cannot be loaded"),
+        ("tokenizer_config.json", {"eos_token": 7}, "cannot be loaded"),
+        ("config.json", {"text_config": []}, "expected a configuration or a dict"),
+        ("config.json", {"audio_config": {"hidden_size": "24"}}, "hidden_size"),
+        ("config.json", {"model_type": {}}, "model_type is {}|model of type {}"),
+        ("config.json", {"base_parts": 3}, "base_parts"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_settings_of_another_kind_are_refused_in_a_line(saved_model, tmp_path, file, fields, message):
+    folder = with_settings(saved_model, tmp_path / "model", file, **fields)
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        load_model(folder, "cpu")
+    assert str(tmp_path) in str(caught.value) or "model_type" in fields
+    assert len(str(caught.value)) < 1200 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", "[" * 100_000])
+@pytest.mark.parametrize("file", ["config.json", "processor_config.json", "generation_config.json"])
+def test_settings_that_are_no_object_are_refused_in_a_line(saved_model, tmp_path, file, content):
+    shutil.copytree(saved_model, tmp_path / "model")
+    (tmp_path / "model" / file).write_text(content)
+    with pytest.raises((ValueError, OSError)) as caught:
+        load_model(tmp_path / "model", "cpu")
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["saved_model", "saved_avcap", "saved_dali"])
+def test_what_was_saved_writes_captions(request, family):
+    load_model(request.getfixturevalue(family), "cpu")
+
+
+def test_weights_that_are_elsewhere_are_not_tried(model, processor, monkeypatch):
+    monkeypatch.setattr(type(model), "generate", lambda *args, **options: pytest.fail("generated"))
+    with torch.device("meta"):
+        try_decoding(type(model)(model.config), processor, "model")
