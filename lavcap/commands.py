@@ -4,11 +4,17 @@ import argparse
 import difflib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
+
+from lavcap.hub import cleaned_logs, concerns_hub, explain, without_tokens
+
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # characters that steer a terminal, but the end of a line
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,24 +91,31 @@ def parse_object(text: str, name: str) -> dict[str, Any]:
 def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError)) -> Iterator[None]:
     """Turn bad input into `error: …` on standard error and exit status 2; other exceptions keep their traceback.
 
-    `kinds` are the exceptions that bad input raises.
+    `kinds` are the exceptions that bad input raises. Whatever the Hub's library raises is bad input, too.
 
-    What a console cannot show, such as the name of a file, is shown by its code; a reader that has had enough, such as
-    `head`, ends the command without a word. With `LAVCAP_TRACEBACK=1` in the environment bad input shows its traceback
-    too.
+    What a console cannot show, or what would steer it, such as in the name of a file, is shown by its code; a reader
+    that has had enough, such as `head`, ends the command without a word. With `LAVCAP_TRACEBACK=1` in the environment
+    bad input shows its traceback too.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        yield
+        with cleaned_logs():
+            yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say at the end either
         sys.exit(128 + signal.SIGPIPE)
-    except kinds as error:
-        if os.environ.get("LAVCAP_TRACEBACK"):
+    except Exception as error:
+        of_hub = concerns_hub(error)
+        if os.environ.get("LAVCAP_TRACEBACK") or not (of_hub or isinstance(error, kinds)):
             raise
-        sys.stderr.write(f"error: {error}\n")  # at once: processes of one run write at the same time
+        message = explain(error) if of_hub else without_tokens(CONTROL.sub(_code, str(error)))
+        sys.stderr.write(f"error: {message}\n")  # at once: processes of one run write at the same time
         sys.exit(2)
+
+
+def _code(found: re.Match) -> str:
+    return found[0].encode("unicode_escape").decode()

@@ -9,11 +9,12 @@ import pytest
 from conftest import FLAT_FILES, ROOT
 
 
-BASE = {"flat", "files", "commands", "provenance", "progress_log"}
+BASE = {"flat", "files", "hub", "commands", "provenance", "progress_log"}
 # What each room may import beside itself: data flows prepare -> read -> build -> train -> evaluate -> publish.
 ROOMS = {
     "files": {"flat"},
-    "commands": {"flat", "files"},
+    "hub": set(),
+    "commands": {"flat", "files", "hub"},
     "provenance": {"flat", "files", "commands"},
     "progress_log": {"files"},
     "data": BASE,

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from lavcap.commands import parse_object
+from lavcap.commands import errors_in_one_line, parse_object
 from lavcap.data.references import coco_annotations
 from lavcap.files import read_json
 from lavcap.models.weight_files import find_weights
@@ -67,3 +67,9 @@ def test_a_name_that_a_console_cannot_show_is_shown_by_its_codes(encoding):
 def test_a_reader_that_has_had_enough_ends_a_command_without_a_word():
     done = run_printing("utf-8", "| head -n 1")
     assert done.stdout.startswith("r\\udce4in") and done.stderr == "" and done.returncode in (0, 141)
+
+
+def test_a_name_that_would_steer_a_terminal_is_shown_by_its_codes(capsys):
+    with pytest.raises(SystemExit), errors_in_one_line():
+        raise ValueError("a list:\n  \x1b[31mclip\x9b\tb.mp4")
+    assert capsys.readouterr().err == "error: a list:\n  \\x1b[31mclip\\x9b\\tb.mp4\n"
