@@ -1,28 +1,24 @@
 """Sending files to the Hub: one commit, so that a repository never holds half a model; errors in plain words."""
 
 import gc
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from lavcap.hub import LOST, STRANGE, chain, cleaned_logs, concerns_hub, described, hide_token, is_lost, one_line
 from lavcap.publishing.card import is_untouched
 from lavcap.publishing.files import CARD, Files, is_ours
+from lavcap.publishing.limits import limited_requests
 
 
 Answer = TypeVar("Answer")
 
-LOST, FAILED = "the connection to the Hub was lost", "the Hub had an error of its own"
+FAILED = "the Hub had an error of its own"
 REFUSALS = {
     401: "the Hub rejected the token, or there is none (401); nothing was uploaded. Log in by `hf auth login`, or set "
     "HF_TOKEN.",
@@ -33,6 +29,8 @@ REFUSALS = {
     507: "the Hub has no room left for it (507); the repository is as it was. Delete there what {owner} no longer "
     "needs, or get more room.",
 }
+WHOLE = "An upload is one commit, there whole or not at all: no half model is on the Hub."
+AGAIN = "the command again; large files that have arrived are not sent twice."
 
 
 class UploadError(OSError):
@@ -83,7 +81,7 @@ def open_repository(repo_id: str, token: str | None = None, private: bool | None
     Raises:
         UploadError: no access, or no connection.
     """
-    _in_plain_words(repo_id, lambda: HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True))
+    _in_plain_words(repo_id, token, lambda api: api.create_repo(repo_id, private=private, exist_ok=True))
 
 
 def upload(
@@ -110,9 +108,7 @@ def upload(
         UploadError: no access, or no connection. The repository is then as it was.
     """
     open_repository(repo_id, token, private)
-    return _in_plain_words(
-        repo_id, lambda: _commit(HfApi(token=token), files, repo_id, message, revision, overwrite_card)
-    )
+    return _in_plain_words(repo_id, token, lambda api: _commit(api, files, repo_id, message, revision, overwrite_card))
 
 
 def _commit(
@@ -120,9 +116,8 @@ def _commit(
 ) -> Uploaded:
     if revision:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    before = api.model_info(repo_id, revision=revision)
-    there = [file.rfilename for file in before.siblings or ()]
-    kept_card = CARD in there and not overwrite_card and not _is_our_card(api, repo_id, before.sha)
+    before, there = _read_head(api, repo_id, revision)
+    kept_card = CARD in there and not overwrite_card and not _is_our_card(api, repo_id, before)
     new = {name: content for name, content in files.items() if name != CARD or not kept_card}
     deleted = [name for name in there if is_ours(name) and name not in new]
     # Not upload_folder, which may cut a large folder into several commits.
@@ -132,12 +127,22 @@ def _commit(
         + [CommitOperationDelete(name) for name in deleted],
         commit_message=message,
         revision=revision,
-        parent_commit=before.sha,  # a README that somebody writes meanwhile is not lost
+        parent_commit=before,  # a README that somebody writes meanwhile is not lost
     )
     return Uploaded(f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else ""), deleted, kept_card)
 
 
-def _is_our_card(api: HfApi, repo_id: str, commit: str | None) -> bool:
+def _read_head(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, list[str]]:
+    """Commit that a branch is at, and the names of its files."""
+    head = api.model_info(repo_id, revision=revision)
+    names = [file.rfilename for file in head.siblings or ()]
+    if not all(isinstance(each, str) for each in (head.sha, *names)):
+        fault = TypeError("a commit, or a name of a file, is no text")
+        raise UploadError(f"{repo_id}: {_no_hub(fault)}")
+    return head.sha, names
+
+
+def _is_our_card(api: HfApi, repo_id: str, commit: str) -> bool:
     text = Path(api.hf_hub_download(repo_id, CARD, revision=commit)).read_text(encoding="utf-8", errors="replace")
     return is_untouched(text)
 
@@ -150,31 +155,44 @@ def _fault_in_name(name: str) -> str | None:
     return None if name.isascii() else "letters are a to z and A to Z"  # older releases of the library take any
 
 
-def _in_plain_words(repo_id: str, call: Callable[[], Answer]) -> Answer:
+def _in_plain_words(repo_id: str, token: str | None, ask: Callable[[HfApi], Answer]) -> Answer:
+    hide_token(token)
     try:
-        return call()
-    except (HTTPError, OSError, RuntimeError) as error:
-        reason = _reason(error, repo_id)
+        with cleaned_logs(), limited_requests():
+            return ask(HfApi(token=token))
+    except Exception as error:
+        if not concerns_hub(error) or getattr(error, "errno", None):  # such as a disk that is full
+            raise
+        reason = f"{repo_id}: {_reason(error, repo_id)}"
     # The error holds the library's progress bar, which would share its line with the message: it must be gone first.
     gc.collect()
     raise UploadError(reason)
 
 
-def _reason(error: BaseException, repo_id: str) -> str:
-    if isinstance(error, RuntimeError) and error.__cause__:  # so the library wraps what befell a large file
-        error = error.__cause__
+def _reason(error: Exception, repo_id: str) -> str:
     if isinstance(error, OfflineModeIsEnabled):
-        return f"{repo_id}: nothing was uploaded: HF_HUB_OFFLINE is set; unset it."
-    response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
-    status = response.status_code if response is not None else None
-    # The HTTP library quotes a header that it cannot send, and that one holds the token.
-    words = re.sub(r"Bearer .*", "Bearer …", " ".join(str(error).split())) or type(error).__name__
+        return "nothing was uploaded: HF_HUB_OFFLINE is set; unset it."
+    errors = list(chain(error))
+    refusal = next((each for each in errors if getattr(each, "response", None) is not None), None)
+    if refusal is None and is_lost(error):
+        return f"{LOST} ({described(errors[-1])}). {WHOLE} Run {AGAIN}"
+    if refusal is None:
+        return _no_hub(error)
+    status = refusal.response.status_code
     if status in REFUSALS:
-        return f"{repo_id}: {REFUSALS[status].format(owner=repo_id.partition('/')[0])}"
-    if status is not None and status < 500 and status != 408:
-        return f"{repo_id}: the Hub refused the upload ({words}); the repository is as it was."
-    what, start = (LOST, "Run") if status in (None, 408) else (FAILED, "Wait, and run")
+        return REFUSALS[status].format(owner=repo_id.partition("/")[0])
+    # What is wrong with a card is in an error of its own, about that of the request.
+    words = one_line(error if isinstance(error, ValueError) else refusal)
+    if status == 408:
+        return f"{LOST} ({words}). {WHOLE} Run {AGAIN}"
+    if status < 500:
+        return f"the Hub refused the upload ({words}); the repository is as it was."
+    return f"{FAILED} ({words}). {WHOLE} Wait, and run {AGAIN}"
+
+
+def _no_hub(error: Exception) -> str:
+    """Message of an answer that the library, or this module, cannot read."""
     return (
-        f"{repo_id}: {what} ({words}). An upload is one commit, there whole or not at all: no half model is on the "
-        f"Hub. {start} the command again; large files that have arrived are not sent twice."
+        f"{STRANGE} ({described(error)}). {WHOLE} Check HF_ENDPOINT, and what is between here and the Hub, such as a "
+        "proxy or a page of login, and run the command again."
     )

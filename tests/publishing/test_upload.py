@@ -179,8 +179,8 @@ def test_the_commands_of_the_pages_publish(hub, folder, tmp_path, results, page)
 def test_the_messages_of_the_page_are_those_of_the_code():
     section = (ROOT / "docs" / "training.md").read_text().partition("\n## Publish\n")[2].partition("\n## ")[0]
     messages = re.findall(r"^\| `(.*?)` \|", section.partition("| message |")[2], re.M)
-    code = (ROOT / "lavcap" / "publishing" / "upload.py").read_text()
-    assert len(messages) == 8 and all(message in code for message in messages)
+    code = "".join((ROOT / "lavcap" / file).read_text() for file in ("publishing/upload.py", "hub.py"))
+    assert len(messages) == 9 and all(message in code for message in messages)
 
 
 def test_an_offline_machine_is_told_so(folder):

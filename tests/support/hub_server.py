@@ -5,7 +5,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -50,7 +50,9 @@ class Hub(ThreadingHTTPServer):
 
     `rejected` are tokens with the status that answers them, `rejected_writes` those that may read. Requests whose path
     contains `lost` are read to the middle, then the connection breaks; those that contain the path of `failing` are
-    answered with its status. `invalid_yaml` is wrong with any README.
+    answered with its status, and those that contain the path of `strange` with its answer. Those that contain `silent`
+    get no answer, and those that contain `trickling` get one that never ends, a byte at a time. With a `pause`, a
+    mebibyte of a request is read each so many seconds. `invalid_yaml` is wrong with any README.
     """
 
     daemon_threads = True
@@ -66,9 +68,15 @@ class Hub(ThreadingHTTPServer):
         self.invalid_yaml: str | None = None
         self.lost: str | None = None
         self.failing: tuple[str, int] | None = None
+        self.strange: tuple[str, Answer] | None = None
+        self.silent: str | None = None
+        self.trickling: str | None = None
+        self.pause: float | None = None
+        self.stopped = threading.Event()
         self.lock = threading.Lock()
 
     def stop(self):
+        self.stopped.set()
         self.shutdown()
         self.server_close()
 
@@ -116,7 +124,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         # Read first: what a refusal left unread would pass for the next request of the connection.
-        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.body = b"".join(self.read_pieces())
+        if self.server.silent and self.server.silent in self.path:
+            self.server.stopped.wait()
+            self.close_connection = True
+            return
+        if self.server.trickling and self.server.trickling in self.path:
+            self.trickle()
+            return
         url = urlsplit(self.path)
         # Split before decoding: a branch may have a slash in its name.
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
@@ -135,9 +150,28 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_request
 
+    def read_pieces(self) -> Iterator[bytes]:
+        left = int(self.headers.get("Content-Length", 0))
+        while left:
+            self.server.stopped.wait(self.server.pause or 0)
+            piece = self.rfile.read(min(left, 2**20))
+            yield piece
+            left -= len(piece)
+
+    def trickle(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(2**40))
+        self.end_headers()
+        with suppress(ConnectionError):
+            while not self.server.stopped.wait(0.05):
+                self.wfile.write(b" ")
+        self.close_connection = True
+
     def answer(self, *parts: str, **query: list[str]) -> Answer:
         if self.server.failing and self.server.failing[0] in self.path:
             raise Refusal(self.server.failing[1])
+        if self.server.strange and self.server.strange[0] in self.path:
+            return self.server.strange[1]
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         rejected = self.server.rejected | (self.server.rejected_writes if self.command == "POST" else {})
         if token in rejected:
