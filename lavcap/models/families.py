@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING, PROCESSOR_MAPPING
+from transformers.utils import cached_file
 
 from configuration_captioning import CaptioningConfig
 from modeling_captioning import ClipModel
@@ -119,10 +120,11 @@ def check_name(name_or_path: str | Path, has_owner: bool = True):
 
 
 def check_model_name(name_or_path: str | Path):
-    """Refuse a folder that is missing or holds no captioner, before anything is looked up on the Hub."""
+    """Refuse a folder that is missing or holds no captioner, and a name of which the Hub has no model for us."""
     path = Path(name_or_path)
     check_name(path)
     if not path.exists():
+        cached_file(str(path), "config.json")  # raises what the Hub says
         return
     if not (path / "config.json").is_file():
         raise ValueError(f"{path}: holds no config.json, expected a folder written by save_pretrained or train_hf.py.")
