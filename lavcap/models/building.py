@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from configuration_captioning import CaptioningConfig
 from lavcap.commands import parse_object, reject_unknown
 from lavcap.models.families import (
     DEFAULT_FAMILY,
-    check_model_name,
     check_name,
     config_class,
     is_captioner,
@@ -28,6 +28,7 @@ from lavcap.models.families import (
 )
 from lavcap.models.kernel_advice import KERNEL_ADVICE
 from lavcap.models.lora import add_lora, freeze, load_lora, train_in_float32
+from lavcap.models.saved_weights import check_finite, check_saved_model, put_parts
 from modeling_captioning import CaptioningModel
 from parts_captioning import WITHOUT_BEAMS, as_dtype, find_file, read_json
 from processing_captioning import CaptioningProcessor
@@ -196,7 +197,7 @@ def _check_fresh_modules(model: nn.Module, args: ModelArguments):
 
 def _trained_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, CaptioningProcessor]:
     name = args.model_name_or_path
-    check_model_name(name)
+    check_saved_model(name)
     if args.model_config is not None:
         logger.warning("model_name_or_path is given: model_config and tokenizer_name of the recipe are not used.")
     options = {"dtype": as_dtype(args.model_dtype)} if args.model_dtype else {}
@@ -221,7 +222,8 @@ def _trained_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, C
                 settings.base_model_name_or_path = None
     _check_trainable(model, name)
     if args.parts_from is not None:
-        model.take_parts(args.parts_from)
+        put_parts(model, args.parts_from)
+    check_finite(name, chain(model.named_parameters(), model.named_buffers()))
     return model, processor
 
 

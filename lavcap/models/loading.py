@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from lavcap.models.decoding import check_decoding, try_decoding
-from lavcap.models.families import check_model_name, errors_of, load_processor, model_class, type_of
-from lavcap.models.saved_weights import check_finite, check_saved_weights
+from lavcap.models.decoding import try_decoding
+from lavcap.models.families import errors_of, load_processor, model_class, type_of
+from lavcap.models.saved_weights import check_finite, check_saved_model, put_parts
 from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
 
@@ -36,9 +36,7 @@ def load_model(
         WeightsError: the folder's weights are not those of the model that its configuration describes, or damaged.
         ValueError: no captioner, no decoding, or a device that cannot be used.
     """
-    check_model_name(name_or_path)
-    check_saved_weights(name_or_path)
-    check_decoding(name_or_path)
+    check_saved_model(name_or_path)
     device, dtype = choose_device(device, dtype)
     overrides = overrides or {}
     processor = load_processor(name_or_path, overrides)
@@ -46,7 +44,7 @@ def load_model(
     with errors_of(name_or_path):
         model = kind.from_pretrained(name_or_path, dtype=getattr(torch, dtype), **overrides)
     if parts_from is not None:
-        model.take_parts(parts_from)
+        put_parts(model, parts_from)
     if sees_media and not model.takes_media:
         from lavcap.data.precomputed_features import check_sees  # needs `datasets`, which takes a second to load
 

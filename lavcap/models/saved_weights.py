@@ -5,21 +5,34 @@ still writes captions, worse ones. Here such a folder is refused.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import nn
 
 from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
-from lavcap.models.families import errors_of, load_config, model_class
+from lavcap.models.decoding import check_decoding
+from lavcap.models.families import check_model_name, errors_of, load_config, model_class
 from lavcap.models.weight_files import Header, find_weights, read_headers
+from modeling_captioning import CaptioningModel
 from parts_captioning import find_file, read_json
 from weights_captioning import WeightsError, shorten
 
 
 FLOATING = ("F", "BF")  # how safetensors' names of such dtypes begin
+
+
+def check_saved_model(name_or_path: str | Path):
+    """Refuse what is no captioner, has other weights than its configuration describes, or no decoding of its own.
+
+    Raises:
+        WeightsError: as [`check_saved_weights`].
+        ValueError: as [`check_model_name`], [`check_saved_weights`] and [`check_decoding`].
+    """
+    check_model_name(name_or_path)
+    check_saved_weights(name_or_path)
+    check_decoding(name_or_path)
 
 
 def check_saved_weights(name_or_path: str | Path):
@@ -47,7 +60,53 @@ def check_saved_weights(name_or_path: str | Path):
     kind = model_class(config.model_type, (config.architectures or [None])[0])
     with errors_of(name_or_path), torch.device("meta"):
         model = kind(config)
-    _compare(name_or_path, model, read_headers(files.values()))
+    check_weights_fit(model, model.state_dict(keep_vars=True), name_or_path, files.values(), "config.json")
+
+
+def check_weights_fit(
+    model: CaptioningModel,
+    own: Mapping[str, torch.Tensor],
+    name_or_path: str | Path,
+    files: Iterable[Path],
+    described_by: str,
+):
+    """Compare names, shapes and dtypes of the tensors of weight files with those of a model.
+
+    Args:
+        own: the model's tensors by their names in such files.
+        name_or_path: what messages call the files.
+        described_by: what tells of the model.
+
+    Raises:
+        WeightsError: as [`check_saved_weights`].
+    """
+    found = read_headers(files)
+    stored = {id(own[each]) for each in own.keys() & found.keys()}  # of tied tensors one is stored
+    missing = [each for each, tensor in own.items() if id(tensor) not in stored]
+    _refuse(name_or_path, "are missing", _without(missing, model._keys_to_ignore_on_load_missing))
+    unknown = _without(sorted(found.keys() - own.keys()), model._keys_to_ignore_on_load_unexpected)
+    _refuse(name_or_path, f"are none of a {type(model).__name__}", unknown)
+    known = {each: header for each, header in found.items() if each in own}
+    shapes = [
+        f"{each} {list(shape)} for {list(own[each].shape)}"
+        for each, (shape, _) in known.items()
+        if shape != own[each].shape
+    ]
+    _refuse(name_or_path, f"have another shape than {described_by} describes", shapes)
+    floating = {each: header for each, header in known.items() if own[each].is_floating_point()}
+    _refuse(name_or_path, "are no floating-point numbers", _not_floating(floating))
+
+
+def put_parts(model: CaptioningModel, name_or_path: str | Path):
+    """Put parts of a folder, or of a name on the Hub, in the place of a model's own.
+
+    Raises:
+        WeightsError: in one line, where the parts come from, and why they cannot be taken.
+    """
+    try:
+        model.take_parts(name_or_path)
+    except WeightsError as error:
+        raise WeightsError(f"{name_or_path}: its parts cannot be taken: {' '.join(str(error).split())}") from error
 
 
 def check_finite(name: str | Path, tensors: Iterable[tuple[str, torch.Tensor]]):
@@ -71,24 +130,6 @@ def check_finite_files(files: Iterable[Path]):
 
 
 # -------------------------------------------------------------------------------------------------------- internals
-
-
-def _compare(name: str | Path, model: nn.Module, found: dict[str, Header]):
-    own = model.state_dict(keep_vars=True)
-    stored = {id(own[each]) for each in own.keys() & found.keys()}  # of tied tensors one is stored
-    missing = [each for each, tensor in own.items() if id(tensor) not in stored]
-    _refuse(name, "are missing", _without(missing, model._keys_to_ignore_on_load_missing))
-    unknown = sorted(found.keys() - own.keys())
-    _refuse(name, f"are none of a {type(model).__name__}", _without(unknown, model._keys_to_ignore_on_load_unexpected))
-    known = {each: header for each, header in found.items() if each in own}
-    shapes = [
-        f"{each} {list(shape)} for {list(own[each].shape)}"
-        for each, (shape, _) in known.items()
-        if shape != own[each].shape
-    ]
-    _refuse(name, "have another shape than config.json describes", shapes)
-    floating = {each: header for each, header in known.items() if own[each].is_floating_point()}
-    _refuse(name, "are no floating-point numbers", _not_floating(floating))
 
 
 def _not_floating(headers: dict[str, Header]) -> list[str]:

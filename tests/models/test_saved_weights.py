@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lavcap.models.building import ModelArguments, build_model
 from lavcap.models.decoding import check_decoding
 from lavcap.models.loading import load_model
 from lavcap.models.saved_weights import check_saved_weights
@@ -84,7 +85,19 @@ def test_other_weights_are_refused_where_a_model_is_used_and_where_it_is_publish
     with pytest.raises(WeightsError, match=message):
         load_model(folder, device="cpu")
     with pytest.raises(WeightsError, match=message):
+        build_model(ModelArguments(model_name_or_path=str(folder)))
+    with pytest.raises(WeightsError, match=message):
         collect_files(folder, Publication("me/model"))
+
+
+def test_parts_of_another_size_are_named_in_one_line_with_both_shapes(saved_model, folder):
+    changed(folder, grow)
+    arguments = ModelArguments(model_name_or_path=str(saved_model), parts_from=str(folder))
+    for use in (lambda: build_model(arguments), lambda: load_model(saved_model, "cpu", parts_from=folder)):
+        with pytest.raises(WeightsError) as refused:
+            use()
+        assert str(refused.value).startswith(f"{folder}: its parts cannot be taken: ")
+        assert str(refused.value).endswith("1 of another shape: model.norm.weight: expected (32,), got (64,)")
 
 
 def test_a_shard_that_is_cut_short_is_named(folder):
@@ -99,6 +112,8 @@ def test_a_decoding_that_says_nothing_is_refused(folder, content):
     (folder / "generation_config.json").write_text(content)
     with pytest.raises(ValueError, match=r"generation_config\.json: (holds|not readable)"):
         load_model(folder, device="cpu")
+    with pytest.raises(ValueError, match=r"generation_config\.json: (holds|not readable)"):
+        build_model(ModelArguments(model_name_or_path=str(folder)))
     with pytest.raises(ValueError, match=r"generation_config\.json: (holds|not readable)"):
         collect_files(folder, Publication("me/model"))
 
