@@ -1,14 +1,18 @@
 """Checkpoints in a folder: which are complete, what their files should hold, and which are removed.
 
 `checkpoint.json`, the record of a checkpoint, notes its files, their sizes and their checksums. Sizes tell whether it
-is complete; checksums are compared when a run continues from it.
+is complete; checksums are compared when a run continues from it, and the state of the training is read.
 """
 
 import re
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+import torch
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lavcap.files import checksum, read_object, remove_folder, sync_names
@@ -17,6 +21,15 @@ from lavcap.files import checksum, read_object, remove_folder, sync_names
 RECORD = "checkpoint.json"
 # `course` has the settings that decide which model a run ends with, see `lavcap.training.resume`.
 RECORD_FIELDS = {"engine": str, "num_processes": int, "resumable": bool, "course": dict, "files": dict}
+# Files of a state that the library reads, and what it looks for in them.
+STATES = {
+    "optimizer.*": {"state", "param_groups"},
+    "scheduler.pt": {"last_epoch"},
+    "scaler.pt": {"scale"},
+    "rng_state*.pth": {"python", "numpy", "cpu"},
+}
+PROGRESS = {"log_history": list, "stateful_callbacks": dict, "total_flos": (int, float), "num_input_tokens_seen": int}
+PROGRESS |= {"best_metric": (int, float, NoneType), "best_model_checkpoint": (str, NoneType)}
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
@@ -59,7 +72,8 @@ def read_record(checkpoint: Path) -> dict[str, Any] | None:
     record = read_object(checkpoint / RECORD)
     if record is None or not all(isinstance(record.get(name), kind) for name, kind in RECORD_FIELDS.items()):
         return None
-    return record if all(isinstance(size, int) for size in record["files"].values()) else None
+    has_sums = isinstance(record.get("crc32", {}), dict)
+    return record if has_sums and all(isinstance(size, int) for size in record["files"].values()) else None
 
 
 def missing_files(checkpoint: Path, record: dict[str, Any]) -> list[str]:
@@ -81,12 +95,16 @@ def lacking_files(checkpoint: Path) -> list[str]:
 
 
 def damaged_files(checkpoint: Path) -> list[str]:
-    """Files of a complete checkpoint that do not hold what they were saved with; reads all of them.
+    """Files of a complete checkpoint that do not hold what they were saved with, or no state; reads all of them.
 
-    Of a checkpoint that was completed without checksums nothing is known.
+    Of a checkpoint that was completed without checksums it is known alone whether there is a state to go on from.
     """
-    sums = (read_record(checkpoint) or {}).get("crc32")
-    return [name for name, saved in sums.items() if not _holds(checkpoint / name, saved)] if sums else []
+    sums = (read_record(checkpoint) or {}).get("crc32", {})
+    changed = [name for name, saved in sums.items() if not _holds(checkpoint / name, saved)]
+    states = {file: keys for pattern, keys in STATES.items() for file in checkpoint.glob(pattern) if file.is_file()}
+    unusable = [file.name for file, keys in states.items() if not _holds_state(file, keys)]
+    unusable += [] if _holds_progress(checkpoint / TRAINER_STATE_NAME) else [TRAINER_STATE_NAME]
+    return changed + [name for name in unusable if name not in changed]
 
 
 def remove_old_checkpoints(run: Path, limit: int | None, kept: set[Path]):
@@ -108,3 +126,23 @@ def _holds(file: Path, saved: str) -> bool:
         return checksum(file) == saved
     except OSError:
         return False
+
+
+def _holds_state(file: Path, keys: set[str]) -> bool:
+    """Whether a file holds a state with these keys; no code in it is run, and tensors are not read."""
+    try:
+        with safe_globals():
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # whatever a damaged file makes the reader stumble over
+        return False
+    return isinstance(content, dict) and keys <= content.keys()
+
+
+def _holds_progress(file: Path) -> bool:
+    """Whether a file tells how far a training is."""
+    try:
+        state = TrainerState.load_from_json(str(file))
+    except (OSError, RecursionError, TypeError, ValueError):
+        return False
+    is_begun = isinstance(state.global_step, int) and state.global_step > 0
+    return is_begun and all(isinstance(getattr(state, name), kind) for name, kind in PROGRESS.items())

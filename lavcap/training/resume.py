@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -22,6 +22,7 @@ from adapters_captioning import ADAPTER_SETTINGS, check_base
 from lavcap.commands import listed
 from lavcap.files import check_new_folder, check_writable
 from lavcap.models.building import plain
+from lavcap.models.saved_weights import check_weights_fit
 from lavcap.provenance import PROVENANCE_FILE
 from lavcap.training.checkpoints import (
     RECORD,
@@ -176,7 +177,7 @@ def check_checkpoint_is_intact(checkpoint: Path, args: TrainingArguments):
 
 
 def check_checkpoint(model: nn.Module, checkpoint: str | Path):
-    """Refuse to continue from a checkpoint of another language model, or from one of another kind.
+    """Refuse to continue from a checkpoint of another language model, from one of another kind, or of other tensors.
 
     Raises:
         ValueError: with what was expected and what was got.
@@ -201,6 +202,9 @@ def check_checkpoint(model: nn.Module, checkpoint: str | Path):
             f"{checkpoint}: was made with another {', '.join(changed)}; continue with the recipe that it was made "
             "with, or name it as model_name_or_path of a new run."
         )
+    if files := sorted(Path(checkpoint).glob("*.safetensors")):  # some engines have other files
+        own = get_peft_model_state_dict(model) if is_adapter else captioner.state_dict(keep_vars=True)
+        check_weights_fit(captioner, own, checkpoint, files, "the recipe")
 
 
 def _field(config: dict[str, Any], name: str) -> Any:

@@ -173,6 +173,15 @@ class CaptioningTrainer(Seq2SeqTrainer):
             scheduler.lr_lambdas = [partial(_halved, factor, steps) for factor in scheduler.lr_lambdas]
         return scheduler
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:  # of a checkpoint that does not tell which tensors it trains
+            raise CheckpointError(
+                f"{checkpoint}: its optimizer.pt is of another model ({error}); name the checkpoint as "
+                "model_name_or_path of a new run."
+            ) from error
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if model.training and num_items_in_batch is not None and self.args.n_gpu <= 1:
             inputs = inputs | {"num_clips_in_batch": self.counts.num_clips}

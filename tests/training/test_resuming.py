@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import pickle
+import random
 import re
 import shutil
 from pathlib import Path
@@ -10,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from finished_runs import flip_a_bit
+from safetensors.torch import load_file, save_file
 
 from lavcap.files import UNFINISHED, checksum
 from lavcap.models.lora import freeze
 from lavcap.training.checkpoints import RECORD, CheckpointError, is_complete
-from lavcap.training.resume import find_checkpoint
+from lavcap.training.resume import check_checkpoint, find_checkpoint
+from weights_captioning import WeightsError
 
 
 def test_a_broken_checkpoint_is_left_aside_and_what_is_half_written_is_removed(finished, caplog):
@@ -118,6 +122,88 @@ def test_a_checkpoint_without_checksums_is_taken(finished):
     assert manifest.pop("crc32").keys() == manifest["files"].keys()
     path.write_text(json.dumps(manifest))
     assert find_checkpoint(finished.arguments_to_resume("true")) == str(path.parent)
+
+
+class Code:
+    """What a pickle holds that runs a command where it is read without care."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def spoiled(file: Path, fault: str) -> bytes:
+    """Content of a file of a checkpoint that is of no use."""
+    if fault == "a tensor":
+        torch.save(torch.ones(3), file)
+    elif fault == "code":
+        torch.save({"state": Code(file.parent / "run"), "param_groups": []}, file)
+    elif fault == "code of another pickle":
+        return pickle.dumps(Code(file.parent / "run"))
+    elif fault == "of another file":
+        return file.with_name("trainer_state.json" if file.suffix != ".json" else RECORD).read_bytes()
+    whole = file.read_bytes()
+    return {"empty": b"", "cut": whole[: len(whole) // 2], "noise": random.Random(0).randbytes(500)}.get(fault, whole)
+
+
+@pytest.mark.parametrize(
+    "fault", ["empty", "cut", "noise", "a tensor", "of another file", "code", "code of another pickle"]
+)
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_1.pth", "trainer_state.json"]
+)
+def test_a_state_of_no_use_is_named_even_where_nothing_tells_what_it_held(finished, name, fault):
+    damaged = finished.output / "checkpoint-7"
+    shutil.copyfile(damaged / "rng_state.pth", damaged / "rng_state_1.pth")  # as of several processes
+    (damaged / name).write_bytes(spoiled(damaged / name, fault))
+    record = json.loads((damaged / RECORD).read_text())
+    record["files"][name], record["crc32"][name] = (damaged / name).stat().st_size, checksum(damaged / name)
+    (damaged / RECORD).write_text(json.dumps(record))
+    assert find_checkpoint(finished.arguments_to_resume("true")) == str(finished.output / "checkpoint-6")
+    with pytest.raises(CheckpointError) as refused:
+        find_checkpoint(finished.arguments_to_resume(damaged))
+    (damaged / RECORD).unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint-7: is (damaged|not complete)") as without_record:
+        find_checkpoint(finished.arguments_to_resume(damaged))
+    hint = f"another complete one is {finished.output / 'checkpoint-6'}."
+    assert str(refused.value) == f"{damaged}: is damaged, {name} does not hold what was saved; {hint}"
+    assert "\n" not in str(without_record.value) and not (damaged / "run").exists()
+
+
+@pytest.mark.parametrize("text", ['{"global_step": "7"}', '{"global_step": 7, "log_history": 5}', "{}", "[" * 100_000])
+def test_progress_that_tells_no_step_is_damage(finished, text):
+    (finished.output / "checkpoint-7" / RECORD).unlink()
+    (finished.output / "checkpoint-7" / "trainer_state.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"checkpoint-7: is (damaged|not complete)"):
+        find_checkpoint(finished.arguments_to_resume(finished.output / "checkpoint-7"))
+
+
+def test_an_optimizer_of_other_tensors_is_refused_where_nothing_tells_which_they_were(finished):
+    checkpoint = finished.output / "checkpoint-7"
+    (checkpoint / RECORD).unlink()
+    other = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))]).state_dict()
+    torch.save(other, checkpoint / "optimizer.pt")
+    with pytest.raises(CheckpointError, match=r"its optimizer\.pt is of another model \(loaded state dict has"):
+        finished.trainer().train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize("kind", ["map-style", pytest.param("LoRA", marks=pytest.mark.slow)])
+def test_weights_of_another_shape_are_refused_with_both_shapes(runs, tmp_path, kind):
+    checkpoint = shutil.copytree(runs[kind].output / "checkpoint-6", tmp_path / "checkpoint-6")
+    model = dataclasses.replace(runs[kind], output=tmp_path / "run").trainer().model
+    check_checkpoint(model, checkpoint)
+    (file,) = checkpoint.glob("*model.safetensors")
+    tensors = load_file(file)
+    name = min(name for name, tensor in tensors.items() if tensor.ndim == 2 and "q_proj" in name)
+    tensors[name] = torch.cat([tensors[name]] * 2)
+    save_file(tensors, file, {"format": "pt"})
+    rows, columns = tensors[name].shape
+    with pytest.raises(WeightsError) as refused:
+        check_checkpoint(model, checkpoint)
+    fault = "1 of its tensors have another shape than the recipe describes"
+    assert f"{fault} ({name} [{rows}, {columns}] for [{rows // 2}, {columns}])" in str(refused.value)
 
 
 @pytest.mark.parametrize("content", ["{}", '{"step": 3}', '{"files": {}}', "null", '"x"', "{", "[]", None])
