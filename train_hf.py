@@ -20,16 +20,23 @@ Continue after an interruption from the last checkpoint of the output folder:
 `train_hf.py --help` lists every field. Watch the curves with `tensorboard --logdir outputs/demo/model`.
 """
 
+import signal
 import sys
 from pathlib import Path
 
+from lavcap.commands import end_at_interrupts, errors_in_one_line
+
+
+if __name__ == "__main__":
+    end_at_interrupts()
+
+# isort: split
 import lavcap.models  # noqa: F401, first: the next lines import PEFT, which has bitsandbytes advise on 4-bit kernels
 
 
 # isort: split
 from transformers import ProgressCallback, set_seed
 
-from lavcap.commands import errors_in_one_line
 from lavcap.data.collation import EvaluationCollator, TrainingCollator, stored_size
 from lavcap.data.shards import stored_example
 from lavcap.models.building import ModelArguments, build_model, plain
@@ -62,6 +69,7 @@ from lavcap.training.trainer import CaptioningTrainer, ProvenanceCallback
 from sources_captioning import MediaError
 
 
+@errors_in_one_line(())
 def main():
     with errors_in_one_line():
         kinds = (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments)
@@ -138,4 +146,5 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, NoReturn
 
 from lavcap.hub import cleaned_logs, concerns_hub, explain, without_tokens
@@ -88,6 +89,29 @@ def parse_object(text: str, name: str) -> dict[str, Any]:
 
 
 @contextmanager
+def interrupts_left_to_this_process() -> Iterator[None]:
+    """Start processes that take no Ctrl-C, which a terminal sends to all of them: this one alone says what it means.
+
+    They are held back from it by what they inherit, before any code of theirs runs; one that comes meanwhile reaches
+    this process afterwards.
+    """
+    resource_tracker.ensure_running()  # it would let interrupts through where it is started by the first process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_at_interrupts():
+    """Have a command end at Ctrl-C without a traceback while it imports, which takes seconds and loses nothing.
+
+    [`errors_in_one_line`] takes over where it begins.
+    """
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_say_interrupted()))
+
+
+@contextmanager
 def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError)) -> Iterator[None]:
     """Turn bad input into `error: …` on standard error and exit status 2; other exceptions keep their traceback.
 
@@ -103,8 +127,7 @@ def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError
         with cleaned_logs():
             yield
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_say_interrupted())
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say at the end either
         sys.exit(128 + signal.SIGPIPE)
@@ -119,3 +142,8 @@ def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError
 
 def _code(found: re.Match) -> str:
     return found[0].encode("unicode_escape").decode()
+
+
+def _say_interrupted() -> int:
+    sys.stderr.write("interrupted\n")
+    return 128 + signal.SIGINT

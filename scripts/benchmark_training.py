@@ -16,7 +16,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lavcap.commands import Parser, errors_in_one_line, positive
+from lavcap.commands import Parser, errors_in_one_line, interrupts_left_to_this_process, positive
 
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ def _measure_all(recipe: dict[str, Any], args: argparse.Namespace, device: str):
     context = multiprocessing.get_context("spawn")
     for checkpointing in (False, True):
         for batch_size in args.batch_sizes:
-            with context.Pool(1) as pool:
+            with interrupts_left_to_this_process():
+                pool = context.Pool(1)
+            with pool:
                 yield pool.apply(measure, (recipe, batch_size, checkpointing, args.steps, device))
 
 

@@ -2,13 +2,13 @@
 
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
+from lavcap.commands import interrupts_left_to_this_process
 from lavcap.preparation.cutting import Job, Outcome, cut_clip
 
 
@@ -68,7 +68,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # decoders' threads do not survive a fork
         self.line, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs,), daemon=True)
-        self.process.start()
+        with interrupts_left_to_this_process():
+            self.process.start()
         theirs.close()  # so that its end is heard
 
     def begin(self, named: NamedJob):
@@ -122,7 +123,6 @@ def _with_news(workers: Sequence[_Worker]) -> list[_Worker]:
 
 def _work(line: Connection):
     """What a worker process does: say that it is there, then answer jobs with outcomes, or with what ends the work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says what an interrupt means
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError):  # the parent is gone
         line.send(None)

@@ -4,7 +4,6 @@ import csv
 import inspect
 import json
 import multiprocessing
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from lavcap.commands import interrupts_left_to_this_process
 from lavcap.data.wav import write_wav
 from lavcap.files import whole_folder
 from lavcap.toy.natural import sample_natural_clip
@@ -236,9 +236,11 @@ def _write_clips(jobs: Sequence[_Job], workers: int, show_progress: bool) -> lis
         if workers == 1:
             return [_count(progress, _write_clip(job)) for job in jobs]
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts_to_parent) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
             try:
-                return [_count(progress, clip) for clip in pool.map(_write_clip, jobs, chunksize=4)]
+                with interrupts_left_to_this_process():
+                    clips = pool.map(_write_clip, jobs, chunksize=4)
+                return [_count(progress, clip) for clip in clips]
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -247,10 +249,6 @@ def _write_clips(jobs: Sequence[_Job], workers: int, show_progress: bool) -> lis
 def _count(progress: tqdm, clip: ToyClip) -> ToyClip:
     progress.update()
     return clip
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_clip(job: _Job) -> ToyClip:

@@ -1,5 +1,7 @@
 """What a run trains and validates on, and the note of it that travels with the model."""
 
+import copy
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.utils import logging
 
+from lavcap.commands import interrupts_left_to_this_process
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.leakage import check_selection, clips_of_a_test, keys_of_tests, origins
 from lavcap.data.manifest import read_facts, take_rows
@@ -130,16 +133,28 @@ def stream_loader(stream: ClipStream, args: TrainingArguments, collate: Callable
         persistent_workers=args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
     )
-    return seeded(loader, args.seed)
+    return with_own_workers(loader, args.seed)
 
 
-def seeded(loader: DataLoader, seed: int) -> DataLoader:
-    """The loader, which draws the seeds of its workers from a generator of its own.
+class LoaderProcess(multiprocessing.Process):
+    """A worker of a loader, which leaves Ctrl-C to the process that trains."""
+
+    def start(self):
+        with interrupts_left_to_this_process():
+            super().start()
+
+
+def with_own_workers(loader: DataLoader, seed: int) -> DataLoader:
+    """The loader, whose workers leave Ctrl-C to this process, and draw their seeds from a generator of its own.
 
     Drawn from the global state, they would change dropout after an interruption: workers that persist are seeded once,
     and those of the continued run once more.
     """
-    getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(seed)
+    base = getattr(loader, "base_dataloader", loader)
+    base.generator = torch.Generator().manual_seed(seed)
+    if base.num_workers:
+        base.multiprocessing_context = copy.copy(multiprocessing.get_context())
+        base.multiprocessing_context.Process = LoaderProcess
     return loader
 
 

@@ -27,7 +27,7 @@ from lavcap.provenance import write_provenance
 from lavcap.training.broken_clips import BrokenClips, TrainingStopped
 from lavcap.training.checkpoint_writer import CheckpointWriter
 from lavcap.training.checkpoints import CheckpointError, last_checkpoint
-from lavcap.training.data import seeded, stream_loader
+from lavcap.training.data import stream_loader, with_own_workers
 from lavcap.training.distributed import SharedStatistics, on_device, shares_weights
 from lavcap.training.losses import EvaluationLoss, StepCounts, labels_of, without_repeated
 from lavcap.training.meter import Meter, setting, settle
@@ -125,15 +125,15 @@ class CaptioningTrainer(Seq2SeqTrainer):
     def get_train_dataloader(self) -> DataLoader:
         if isinstance(self.train_dataset, ClipStream):
             return stream_loader(self.train_dataset, self.args, self.data_collator)
-        return seeded(super().get_train_dataloader(), self.args.seed)
+        return with_own_workers(super().get_train_dataloader(), self.args.seed)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         with self._evaluation_collator():
-            return seeded(super().get_eval_dataloader(eval_dataset), self.args.seed)
+            return with_own_workers(super().get_eval_dataloader(eval_dataset), self.args.seed)
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
         with self._evaluation_collator():
-            return seeded(super().get_test_dataloader(test_dataset), self.args.seed)
+            return with_own_workers(super().get_test_dataloader(test_dataset), self.args.seed)
 
     @contextmanager
     def _evaluation_collator(self) -> Iterator[None]:
