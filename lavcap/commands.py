@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any, NoReturn
 
+from lavcap.files import FULL
 from lavcap.hub import cleaned_logs, concerns_hub, explain, without_tokens
 
 
@@ -126,16 +127,17 @@ def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError
     try:
         with cleaned_logs():
             yield
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(_say_interrupted())
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say at the end either
+        _close_output()
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         of_hub = concerns_hub(error)
         if os.environ.get("LAVCAP_TRACEBACK") or not (of_hub or isinstance(error, kinds)):
             raise
-        message = explain(error) if of_hub else without_tokens(CONTROL.sub(_code, str(error)))
+        message = explain(error) if of_hub else without_tokens(CONTROL.sub(_code, _message(error)))
         sys.stderr.write(f"error: {message}\n")  # at once: processes of one run write at the same time
         sys.exit(2)
 
@@ -147,3 +149,18 @@ def _code(found: re.Match) -> str:
 def _say_interrupted() -> int:
     sys.stderr.write("interrupted\n")
     return 128 + signal.SIGINT
+
+
+def _message(error: Exception) -> str:
+    """What is said of an error; of a disk that takes no more, what to do."""
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return str(error)
+    if error.filename is None:  # all files have their names
+        _close_output()
+    place = error.filename or "standard output"
+    return f"{place}: could not be written ({error.strerror}); make room there, or have it written elsewhere."
+
+
+def _close_output():
+    """Leave nothing to be said at the end, where saying it would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,7 @@
 """Files and folders that appear when they are whole, and stay whole when the machine stops; JSON that is read."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+# What torch, safetensors, tokenizers and numpy say instead of an OSError when a file cannot be written.
+WRITE_ERRORS = re.compile(
+    r"PytorchStreamWriter failed|unexpected pos \d+ vs|I/O error|IoError|os error \d+|requested and \d+ written"
+)
 UNFINISHED = "_unfinished"  # Transformers never uploads what begins with an underscore
 WEIGHTS = re.compile(r"(model|pytorch_model|adapter_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
 
@@ -47,6 +53,19 @@ def read_object(path: str | Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
+def full_disk_names(path: str | Path) -> Iterator[None]:
+    """Have the error of a disk that takes no more, whichever library raises it, name the file or folder."""
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number not in FULL and (number is not None or not WRITE_ERRORS.search(str(error))):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise OSError(number or errno.ENOSPC, reason, str(path)) from error
+
+
+@contextlib.contextmanager
 def whole_file(path: str | Path, unfinished: Path | None = None, flush: bool = False) -> Iterator[Path]:
     """A file that appears when it is complete: write into the path that this yields; on failure nothing is left of it.
 
@@ -62,10 +81,11 @@ def whole_file(path: str | Path, unfinished: Path | None = None, flush: bool = F
     for folder in {path.parent, partial.parent}:
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield partial
-        if flush:
-            _sync_file(partial)
-        os.replace(partial, path)
+        with full_disk_names(path):
+            yield partial
+            if flush:
+                _sync_file(partial)
+            os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -165,7 +185,8 @@ def whole_folder(folder: str | Path, option: str = "--output") -> Iterator[Path]
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        yield partial
+        with full_disk_names(folder):
+            yield partial
         share(partial)
         if folder.exists():
             folder.rmdir()

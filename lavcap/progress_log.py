@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lavcap.files import whole_file
+from lavcap.files import full_disk_names, whole_file
 
 
 class ProgressLog:
@@ -35,8 +35,9 @@ class ProgressLog:
 
     def add(self, name: str, record: dict[str, Any]):
         self.records[name] = record
-        self._file.write(_line({"name": name, **record}))
-        self._file.flush()
+        with full_disk_names(self.path):
+            self._file.write(_line({"name": name, **record}))
+            self._file.flush()
 
     def __enter__(self) -> "ProgressLog":
         return self

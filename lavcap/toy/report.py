@@ -13,7 +13,7 @@ from lavcap.data.dataset import read_features
 from lavcap.data.splits import load_split
 from lavcap.evaluation.predictions import Prediction, read_predictions
 from lavcap.evaluation.results import format_table
-from lavcap.files import read_json
+from lavcap.files import read_json, replace_text
 from lavcap.models.loading import load_model
 from lavcap.toy.accuracy import accuracy_section, is_right
 from lavcap.toy.rendering import frame_times, render_frame
@@ -64,7 +64,7 @@ def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_d
         draw_transport_plan(shown, plans[shown.id], log_mel, output_dir / "transport_plan.png")
         sections.append(_plan_section(shown, event_mass(plans, clips)))
     path = output_dir / "report.md"
-    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    replace_text(path, "\n\n".join(sections) + "\n")
     return path
 
 

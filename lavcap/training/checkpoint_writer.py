@@ -5,9 +5,7 @@ flushed to the disk, `checkpoint.json` notes their sizes and checksums, and the 
 `checkpoint-<step>` in one rename. Older checkpoints are removed after that.
 """
 
-import errno
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +20,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lavcap.files import (
+    FULL,
     UNFINISHED,
+    WRITE_ERRORS,
     checksum,
     clear_unfinished,
     publish_folder,
@@ -38,11 +38,6 @@ from lavcap.training.checkpoints import RECORD, CheckpointError, last_checkpoint
 from lavcap.training.distributed import engine_name
 from lavcap.training.resume import run_settings
 from lavcap.training.run_totals import RunTotals, Totals
-
-
-# What torch, safetensors and tokenizers say instead of an OSError when a file cannot be written.
-WRITE_ERRORS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|I/O error|IoError|os error \d+")
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class CheckpointWriter(TrainerCallback):
