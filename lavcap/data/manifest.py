@@ -11,6 +11,7 @@ where the file lies below it. Any reader of parquet can use it; with `load_datas
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,8 @@ from lavcap.files import read_json, replace_json, whole_file
 
 ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time
 MANIFEST_FILE = "manifest.json"
+# Facts of a split that the tools read.
+FACTS = {"missing": dict, "embedded": bool, "dataset_version": (str, NoneType), "visual_features": (dict, NoneType)}
 
 
 def shards_of(data_dir: str | Path, split: str) -> list[Path]:
@@ -87,9 +90,22 @@ def take_rows(rows: Dataset, indices: Iterable[int]) -> Dataset:
 
 
 def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:
-    """What `manifest.json` knows, by split; empty without the file."""
+    """What `manifest.json` knows, by split; empty without the file.
+
+    Raises:
+        DataError: it holds something else.
+    """
     path = Path(data_dir) / MANIFEST_FILE
-    return read_json(path, "prepare the data set again", error=DataError) if path.exists() else {}
+    if not path.exists():
+        return {}
+    known = read_json(path, "prepare the data set again", error=DataError)
+    if not isinstance(known, dict) or not all(isinstance(facts, dict) for facts in known.values()):
+        raise DataError(f"{path}: expected an object of splits, each with an object; prepare the data set again.")
+    for split, facts in known.items():
+        for name in FACTS.keys() & facts.keys():
+            if not isinstance(facts[name], FACTS[name]):
+                raise DataError(f"{path}: {name} of {split} is {facts[name]!r:.40}; prepare the data set again.")
+    return known
 
 
 # -------------------------------------------------------------------------------------------------------- internals

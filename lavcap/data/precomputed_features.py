@@ -87,7 +87,10 @@ def add_stored_features(rows: Dataset, data_dir: str | Path, split: str) -> Data
 def failed_features(data_dir: str | Path, split: str) -> dict[str, str]:
     """Clips whose frames could not be read when features were extracted, by id, with the reason."""
     path = stored_features_of(data_dir, split) / FAILED_FILE
-    return read_json(path, "extract the features again", error=DataError) if path.is_file() else {}
+    failed = read_json(path, "extract the features again", error=DataError) if path.is_file() else {}
+    if not isinstance(failed, dict):
+        raise DataError(f"{path}: holds a {type(failed).__name__}, expected an object; extract the features again.")
+    return failed
 
 
 def read_stored_features(

@@ -194,6 +194,27 @@ def _table_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str
 
 
 def _table_rows(reader: Any, header: list[str]) -> Iterator[tuple[str, Any]]:
+    """Places and records; a row whose last column a line break cut is a complaint, as is the rest of it."""
+    place, record, before = None, None, []
+    for following, other, cells in _table_lines(reader, header):
+        if isinstance(record, dict) and isinstance(other, str) and _is_rest(cells, before):
+            record = f"goes on in {following}; put a caption with a line break into quotation marks"
+        if place:
+            yield place, record
+        place, record, before = following, other, cells
+    if place:
+        yield place, record
+
+
+def _is_rest(cells: list[str], row: list[str]) -> bool:
+    """Whether a line of too few or too many cells is the rest of a row: it begins with no number."""
+    if not cells or cells[0].strip().isdecimal():
+        return False
+    return len(cells) < len(row) or row[0].strip().isdecimal()
+
+
+def _table_lines(reader: Any, header: list[str]) -> Iterator[tuple[str, Any, list[str]]]:
+    """Place, content or complaint, and cells of each line that is not empty; no cells of one that cannot be read."""
     while True:
         place = f"line {reader.line_num + 1}"
         try:
@@ -201,12 +222,12 @@ def _table_rows(reader: Any, header: list[str]) -> Iterator[tuple[str, Any]]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield place, f"cannot be read ({error}); is a quotation mark left open?"
+            yield place, f"cannot be read ({error}); is a quotation mark left open?", []
             continue
         if len(cells) == len(header):
-            yield place, dict(zip(header, cells, strict=True))
+            yield place, dict(zip(header, cells, strict=True)), cells
         elif any(cell.strip() for cell in cells):
-            yield place, f"has {len(cells)} fields, expected {len(header)} ({', '.join(header)})"
+            yield place, f"has {len(cells)} fields, expected {len(header)} ({', '.join(header)})", cells
 
 
 def _json_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, Any]]]:

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, load_dataset
 from tiny_models import tiny_config
 
-from lavcap.data.manifest import read_facts, read_manifest, shards_of, write_split
+from lavcap.data.manifest import FACTS, read_facts, read_manifest, shards_of, write_split
 from lavcap.data.schema import CLIP_COLUMNS, DataError
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption, read_split
 from processing_lavcap import LavcapProcessor
@@ -214,3 +214,22 @@ def test_bad_manifests_are_refused(prepared):
     (prepared / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="not readable as JSON"):
         load_split(prepared, "train")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["null", "7", "[1]", '{"val": null}', '{"val": [[]]}', *(f'{{"val": {{"{name}": [[7]]}}}}' for name in FACTS)],
+)
+def test_a_manifest_of_other_kinds_is_refused_in_one_line(prepared, content):
+    (prepared / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"manifest\.json: .*; prepare the data set again\.$") as refused:
+        load_split(prepared, "val")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_list_of_failed_features_of_another_kind_is_refused(prepared):
+    folder = prepared / "visual_feature" / "val"
+    folder.mkdir(parents=True)
+    (folder / "failed.json").write_text("[7]")
+    with pytest.raises(DataError, match=r"failed\.json: holds a list, expected an object; extract the features again"):
+        load_split(prepared, "val")

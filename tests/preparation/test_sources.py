@@ -92,6 +92,30 @@ def test_all_bad_rows_are_listed_with_line_and_reason(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("header", "lines", "kept"),
+    [
+        (OFFICIAL, ["1,idA,10,rain falls", "and wind blows", "2,idB,10,hail"], ["hail"]),
+        (OFFICIAL, ["1,idA,10,rain falls", "", "and wind", "blows", "2,idB,10,hail"], ["hail"]),
+        (OFFICIAL, ["1,idA,10,rain falls", "and wind, hail, snow, sleet, ice", "2,idB,10,hail"], ["hail"]),
+        (OFFICIAL, ["1,idA,10,rain falls", "2,idB,10", "3,idC,10,hail"], ["rain falls", "hail"]),
+        (OFFICIAL, ["1,idA,10,rain falls", "2,idB,10,hail, snow", "3,idC,10,ice"], ["rain falls", "ice"]),
+        (OFFICIAL, ["1,idA,10,rain falls", "2,idB", "and wind", "3,idC,10,ice"], ["rain falls", "ice"]),
+        ("file,caption\n", ["a.wav,rain falls", "and wind blows", "b.wav,hail"], ["hail"]),
+        ("file,caption\n", ["a.wav,rain falls", "b.wav,hail, snow", "c.wav,ice"], ["rain falls", "ice"]),
+    ],
+)
+def test_half_of_a_caption_that_a_line_break_cut_is_not_kept(tmp_path, header, lines, kept):
+    path = tmp_path / "a.csv"
+    path.write_text(header + "\n".join(lines) + "\n")
+    known = read_annotations(path)
+    assert [row.captions for row in known.rows] == [(caption,) for caption in kept]
+    if "rain falls" not in kept:
+        rest = 2 + next(number for number, line in enumerate(lines) if line.startswith("and"))
+        assert known.complaints[0].startswith(f"line 2: goes on in line {rest}; put a caption with a line break into")
+        assert known.complaints[1].startswith(f"line {rest}: has ")
+
+
+@pytest.mark.parametrize(
     ("name", "data", "message"),
     [
         ("a.csv", b"1,idA,30,rain\n", "no header line, its first line is '1,idA,30,rain'; put one above it"),
