@@ -107,7 +107,7 @@ def interrupts_left_to_this_process() -> Iterator[None]:
 def end_at_interrupts():
     """Have a command end at Ctrl-C without a traceback while it imports, which takes seconds and loses nothing.
 
-    [`errors_in_one_line`] takes over where it begins.
+    Afterwards `signal.default_int_handler` is to be put back, for [`errors_in_one_line`].
     """
     signal.signal(signal.SIGINT, lambda *_: os._exit(_say_interrupted()))
 
