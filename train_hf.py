@@ -24,7 +24,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lavcap.commands import end_at_interrupts, errors_in_one_line
+from lavcap.endings import end_at_interrupts, errors_in_one_line
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files and folders that appear when they are whole, and stay whole when the machine stops; JSON that is read."""
+"""Files and folders that appear when they are whole, and stay whole when the machine stops."""
 
 import contextlib
 import errno
@@ -23,33 +23,6 @@ WEIGHTS = re.compile(r"(model|pytorch_model|adapter_model)(-\d+-of-\d+)?\.(safet
 
 
 # ------------------------------------------------------------------------------------------------------------ files
-
-
-def read_json(
-    path: str | Path, advice: str, absent: str = "check the path", error: type[Exception] = ValueError
-) -> Any:
-    """Content of a JSON file.
-
-    Args:
-        advice: what to do about a file that is not readable.
-        absent: what to do where there is no such file.
-        error: what is raised with that.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{path}: no such file; {absent}.") from None
-    except (OSError, RecursionError, ValueError) as fault:
-        raise error(f"{path}: not readable as JSON ({fault}); {advice}.") from fault
-
-
-def read_object(path: str | Path) -> dict[str, Any] | None:
-    """Content of a JSON file that may well be damaged: nothing where it is missing, cut short or no object."""
-    try:
-        value = read_json(path, "")
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 @contextlib.contextmanager

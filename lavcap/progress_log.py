@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lavcap.documents import parse_json
 from lavcap.files import full_disk_names, whole_file
 
 
@@ -68,7 +69,7 @@ def _line(content: dict[str, Any]) -> str:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        content = json.loads(line) if line.endswith("\n") else None
-    except (RecursionError, ValueError):
+        content = parse_json(line) if line.endswith("\n") else None
+    except ValueError:
         return None
     return content if isinstance(content, dict) else None

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lavcap.files import read_json, replace_json
+from lavcap.documents import read_json
+from lavcap.files import replace_json
 from parts_captioning import find_file
 
 

@@ -16,7 +16,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lavcap.commands import Parser, errors_in_one_line, interrupts_left_to_this_process, positive
+from lavcap.commands import Parser, positive
+from lavcap.endings import errors_in_one_line, interrupts_left_to_this_process
 
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from lavcap.commands import Parser, add_model_options, errors_in_one_line, not_negative, positive
+from lavcap.commands import Parser, add_model_options, not_negative, positive
+from lavcap.endings import errors_in_one_line
 
 
 if TYPE_CHECKING:

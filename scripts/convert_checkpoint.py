@@ -19,7 +19,8 @@ nothing is written. Ends with a table of what went where.
 
 import sys
 
-from lavcap.commands import Parser, errors_in_one_line
+from lavcap.commands import Parser
+from lavcap.endings import errors_in_one_line
 from lavcap.files import check_new_folder
 
 

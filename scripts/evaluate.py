@@ -16,7 +16,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from lavcap.commands import Parser, add_model_options, errors_in_one_line, not_negative, positive
+from lavcap.commands import Parser, add_model_options, not_negative, positive
+from lavcap.endings import errors_in_one_line
 from lavcap.evaluation.names import METRICS, MODALITIES
 from lavcap.files import check_new_folder
 

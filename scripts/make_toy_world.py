@@ -15,7 +15,8 @@ import os
 import sys
 import time
 
-from lavcap.commands import Parser, errors_in_one_line
+from lavcap.commands import Parser
+from lavcap.endings import errors_in_one_line
 
 
 def main() -> int:

@@ -9,7 +9,8 @@ of the adapter on its base; if they differ by more than rounding, nothing is lef
 
 import sys
 
-from lavcap.commands import Parser, errors_in_one_line
+from lavcap.commands import Parser
+from lavcap.endings import errors_in_one_line
 
 
 PARTS = ("text", "audio", "vision", "audio_visual")  # that a base may be assembled of

@@ -14,7 +14,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from lavcap.commands import Parser, errors_in_one_line
+from lavcap.commands import Parser
+from lavcap.endings import errors_in_one_line
 
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ r"""Write the report of a run on the toy world: report.md, loss_curve.png and tr
 import sys
 from pathlib import Path
 
-from lavcap.commands import Parser, errors_in_one_line
+from lavcap.commands import Parser
+from lavcap.endings import errors_in_one_line
 
 
 def main() -> int:

@@ -12,7 +12,8 @@ import argparse
 import sys
 from dataclasses import asdict
 
-from lavcap.commands import Parser, errors_in_one_line, positive
+from lavcap.commands import Parser, positive
+from lavcap.endings import errors_in_one_line
 
 
 def main() -> int:

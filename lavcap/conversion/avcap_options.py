@@ -4,7 +4,6 @@ Source: JongSuk1/AVCap (`models/cav_mae.py`, `models/avcap.py`, GIT's `Transform
 tells its sizes; options are needed where it was trained with others than the published ones.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from lavcap.commands import reject_unknown
+from lavcap.documents import parse_json
 
 
 MODES = {"captioning": "audio_visual", "audio_captioning": "audio", "video_captioning": "video"}
@@ -72,13 +72,13 @@ class AvcapOptions:
         if path is None:
             return cls()
         try:
-            options = json.loads(Path(path).read_text(encoding="utf-8"))
+            options = parse_json(Path(path).read_bytes())
             if not isinstance(options, dict):
                 raise ValueError(f"holds {type(options).__name__}, expected an object of options.")
             if part is not None and options.keys().isdisjoint(SECTIONS):
                 options = {"encoder" if part == "av_encoder." else "decoder": options}
             return cls(options)
-        except (OSError, RecursionError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
 
     def _section(self, name: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Source of the layouts: hugomalard/AnEyeForAnEar. Names of tensors are in `dali_names`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from configuration_dali import CLIP_VIT_L_14_336, VICUNA_7B, DaliConfig
 from lavcap.commands import reject_unknown
 from lavcap.conversion.dali_names import PREFIX, PROJECTOR_NAMES, AudioBackbone, split_backbone, split_llava
 from lavcap.conversion.parts import Weights, write_model
+from lavcap.documents import parse_json
 from modeling_dali import DaliForAlignment, DaliForConditionalGeneration
 from parts_captioning import caption_decoding, read_part
 from processing_dali import DaliProcessor
@@ -98,11 +98,11 @@ def _read_options(path: str | Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        options = json.loads(Path(path).read_text(encoding="utf-8"))
+        options = parse_json(Path(path).read_bytes())
         if not isinstance(options, dict):
             raise ValueError(f"holds {type(options).__name__}, expected an object of options.")
         reject_unknown("an option of DALI", options, OPTIONS)
-    except (OSError, RecursionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     return options
 

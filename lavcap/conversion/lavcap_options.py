@@ -5,16 +5,15 @@ Source: Hyeongkeun/LAVCap (`configs/config_best.yaml`, `models/lavcaps.py`) and 
 """
 
 import difflib
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedConfig
 
 from configuration_lavcap import LavcapAudioConfig, LavcapConfig
+from lavcap.documents import parse_json, parse_yaml
 
 
 _CONCAT_TIME, _CONCAT_CHANNEL, _CROSS_ATTENTION = (
@@ -290,9 +289,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file; expected the released YAML, or the same options as JSON.")
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: neither YAML nor JSON ({' '.join(str(error).split())}).") from error
+        content = parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: neither YAML nor JSON ({error}).") from error
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path}: holds no options, expected the released YAML with its `model` section, or JSON.")
     return content

@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from lavcap.data.references import as_text, coco_annotations, join_annotations
 from lavcap.data.schema import CLIP_COLUMNS, DataError, stored_features_of
-from lavcap.files import read_json
+from lavcap.documents import read_json
 
 
 LATEST_START = 1_000_000  # seconds: 11 days

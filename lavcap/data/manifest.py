@@ -20,7 +20,8 @@ from pyarrow import parquet
 
 from lavcap.data.batches import in_batches
 from lavcap.data.schema import CLIP_COLUMNS, DataError
-from lavcap.files import read_json, replace_json, whole_file
+from lavcap.documents import read_json
+from lavcap.files import replace_json, whole_file
 
 
 ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time

@@ -22,7 +22,8 @@ from datasets import Dataset
 
 from lavcap.data.manifest import read_facts
 from lavcap.data.schema import STORED_FEATURES, DataError, stored_features_of
-from lavcap.files import read_json, replace_json, whole_file
+from lavcap.documents import read_json
+from lavcap.files import replace_json, whole_file
 from parts_captioning import published_name
 from sources_captioning import MediaError
 

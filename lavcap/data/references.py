@@ -1,11 +1,11 @@
 """Reference captions in COCO's layout: `{"annotations": [{"image_id", "caption"}, …]}`; every fault is named."""
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lavcap.commands import listed
+from lavcap.documents import parse_json
 
 
 Entry = TypeVar("Entry")
@@ -14,8 +14,8 @@ Entry = TypeVar("Entry")
 def coco_annotations(content: bytes) -> list | None:
     """Annotations of the content of a file in COCO's layout; `None` if it has another one."""
     try:
-        layout = json.loads(content.decode("utf-8-sig"))
-    except (RecursionError, ValueError):
+        layout = parse_json(content)
+    except ValueError:
         return None
     annotations = layout.get("annotations") if isinstance(layout, dict) else None
     return annotations if isinstance(annotations, list) else None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from lavcap.commands import listed
 from lavcap.data.references import as_id, as_text, coco_annotations, join_annotations, use_all
+from lavcap.documents import parse_json
 from lavcap.evaluation.tokenization import tokenize_caption
 
 
@@ -129,10 +130,10 @@ def _read_bytes(path: str | Path) -> bytes:
 
 def _object(line: bytes) -> dict:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(row, dict):
         raise ValueError(f"a {type(row).__name__}, expected an object")

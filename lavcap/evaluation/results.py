@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lavcap.commands import listed
+from lavcap.documents import read_json
 from lavcap.evaluation.java_metrics import java_version
 from lavcap.evaluation.metrics import measure_captions
 from lavcap.evaluation.names import METRICS, MODALITIES
 from lavcap.evaluation.predictions import Prediction, by_modality, write_predictions
 from lavcap.evaluation.significance import bootstrap_intervals, compare_paired
-from lavcap.files import read_json, whole_folder
+from lavcap.files import whole_folder
 
 
 LIBRARIES = ("torch", "transformers", "pycocoevalcap", "av", "evaluate")

@@ -3,7 +3,6 @@
 import codecs
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -11,6 +10,7 @@ from typing import Any
 
 from lavcap.data.audiocaps import LayoutRow, to_start
 from lavcap.data.schema import DataError
+from lavcap.documents import parse_json
 
 
 # What a row says, and the column names under which data sets say it; the first that is there counts.
@@ -232,8 +232,8 @@ def _table_lines(reader: Any, header: list[str]) -> Iterator[tuple[str, Any, lis
 
 def _json_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, Any]]]:
     try:
-        content = json.loads(text)
-    except (RecursionError, ValueError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise DataError(f"{path}: not readable as JSON ({error}); write it again.") from error
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list) and value and _is_object(value[0])]
@@ -256,8 +256,8 @@ def _jsonl_records(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                records.append((f"line {number}", json.loads(line)))
-            except (RecursionError, ValueError) as error:
+                records.append((f"line {number}", parse_json(line)))
+            except ValueError as error:
                 records.append((f"line {number}", f"not readable as JSON ({error})"))
     return _names(record for _, record in records), iter(records)
 

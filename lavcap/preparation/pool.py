@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
-from lavcap.commands import interrupts_left_to_this_process
+from lavcap.endings import interrupts_left_to_this_process
 from lavcap.preparation.cutting import Job, Outcome, cut_clip
 
 

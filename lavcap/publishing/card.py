@@ -12,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import TrainingArguments
 
 from configuration_captioning import CaptioningConfig
+from lavcap.documents import read_json
 from lavcap.evaluation.results import TEST_MARKS, format_results
-from lavcap.files import read_json
 from lavcap.provenance import read_provenance
 from lavcap.publishing.family_text import describe_family
 from lavcap.publishing.paths import without_paths

@@ -11,7 +11,8 @@ from typing import Any
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from configuration_captioning import CaptioningConfig
-from lavcap.files import read_json, whole_folder
+from lavcap.documents import read_json
+from lavcap.files import whole_folder
 from lavcap.models.decoding import check_decoding
 from lavcap.models.families import check_model_name, config_class, load_processor
 from lavcap.models.saved_weights import check_finite_files, check_saved_weights

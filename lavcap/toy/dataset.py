@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lavcap.commands import interrupts_left_to_this_process
 from lavcap.data.wav import write_wav
+from lavcap.endings import interrupts_left_to_this_process
 from lavcap.files import whole_folder
 from lavcap.toy.natural import sample_natural_clip
 from lavcap.toy.rendering import FRAMES_PER_CLIP, frame_times, render_frame, render_waveform, write_video

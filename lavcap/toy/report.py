@@ -11,9 +11,10 @@ import torch
 
 from lavcap.data.dataset import read_features
 from lavcap.data.splits import load_split
+from lavcap.documents import read_json
 from lavcap.evaluation.predictions import Prediction, read_predictions
 from lavcap.evaluation.results import format_table
-from lavcap.files import read_json, replace_text
+from lavcap.files import replace_text
 from lavcap.models.loading import load_model
 from lavcap.toy.accuracy import accuracy_section, is_right
 from lavcap.toy.rendering import frame_times, render_frame

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from lavcap.documents import read_object
 from lavcap.files import (
     FULL,
     UNFINISHED,
@@ -27,7 +28,6 @@ from lavcap.files import (
     clear_unfinished,
     publish_folder,
     publish_model,
-    read_object,
     replace_synced,
     share,
     sync_folder,

@@ -15,7 +15,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from lavcap.files import checksum, read_object, remove_folder, sync_names
+from lavcap.documents import read_object
+from lavcap.files import checksum, remove_folder, sync_names
 
 
 RECORD = "checkpoint.json"

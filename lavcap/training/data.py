@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.utils import logging
 
-from lavcap.commands import interrupts_left_to_this_process
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.leakage import check_selection, clips_of_a_test, keys_of_tests, origins
 from lavcap.data.manifest import read_facts, take_rows
@@ -23,6 +22,7 @@ from lavcap.data.schema import DataError
 from lavcap.data.shards import find_shards, stored_example
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption
 from lavcap.data.streaming import ClipStream
+from lavcap.endings import interrupts_left_to_this_process
 from lavcap.training.arguments import DataArguments
 
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import HfArgumentParser
 
 from lavcap.commands import parse_object, reject_unknown
+from lavcap.documents import parse_yaml
 
 
 class _Parser(HfArgumentParser):
@@ -39,11 +39,11 @@ def parse_recipe(dataclass_types: tuple[type, ...], arguments: list[str] | None 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such recipe; the recipes of this project are in configs/.") from None
-    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not readable as YAML ({' '.join(str(error).split())}); mend it.") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as YAML ({error}); mend it.") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{path}: holds a {type(recipe).__name__}, expected `field: value` lines.")
     return recipe

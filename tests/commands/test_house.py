@@ -9,14 +9,16 @@ import pytest
 from conftest import FLAT_FILES, ROOT
 
 
-BASE = {"flat", "files", "hub", "commands", "provenance", "progress_log"}
+BASE = {"flat", "documents", "files", "hub", "commands", "endings", "provenance", "progress_log"}
 # What each room may import beside itself: data flows prepare -> read -> build -> train -> evaluate -> publish.
 ROOMS = {
-    "files": {"flat"},
+    "documents": set(),
+    "files": set(),
     "hub": set(),
-    "commands": {"flat", "files", "hub"},
-    "provenance": {"flat", "files", "commands"},
-    "progress_log": {"files"},
+    "commands": {"documents"},
+    "endings": {"files", "hub"},
+    "provenance": {"flat", "documents", "files", "commands"},
+    "progress_log": {"documents", "files"},
     "data": BASE,
     "preparation": BASE | {"data"},
     "models": BASE | {"data"},

@@ -15,7 +15,7 @@ from stranger import import_path
 from torch.utils.data import DataLoader
 
 from conftest import ROOT
-from lavcap.commands import interrupts_left_to_this_process
+from lavcap.endings import interrupts_left_to_this_process
 from lavcap.preparation.cutting import Job, Settings
 from lavcap.preparation.media import Media, MediaFile
 from lavcap.preparation.pool import _Worker

@@ -13,7 +13,7 @@ from interrupted_runs import limit_files
 from pyarrow import parquet
 from safetensors.torch import save_file
 
-from lavcap.commands import errors_in_one_line
+from lavcap.endings import errors_in_one_line
 from lavcap.files import whole_file, whole_folder
 
 

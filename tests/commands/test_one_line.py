@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from conftest import ROOT
-from lavcap.commands import errors_in_one_line, parse_object
+from lavcap.commands import parse_object
 from lavcap.data.references import coco_annotations
-from lavcap.files import read_json
+from lavcap.documents import read_json
+from lavcap.endings import errors_in_one_line
 from lavcap.models.weight_files import find_weights
 from lavcap.preparation.annotations import read_annotations
 from lavcap.training.recipe import parse_recipe
@@ -45,7 +46,7 @@ def test_references_that_are_nested_too_deeply_are_in_no_known_layout():
 PRINTS = """
 import sys
 sys.path.insert(0, {root!r})
-from lavcap.commands import errors_in_one_line
+from lavcap.endings import errors_in_one_line
 with errors_in_one_line():
     for number in range(100_000):
         print("r\\udce4in \\u96e8", number)
