@@ -133,6 +133,7 @@ class AdapterMixin:
 
     @classmethod
     def _base_of_adapter(cls, name: str | Path, base: str | None, args: tuple, parts: dict[str, Any], kwargs: dict):
+        check_bases(name, base)
         hub = hub_options(kwargs)
         is_assembled = base in (None, "", str(name))
         if parts and not is_assembled:
@@ -229,6 +230,24 @@ class AdapterMixin:
 def holds_weights(name: str | Path, options: dict) -> bool:
     """Whether a folder or a repository holds weights of a whole model; options as of `from_pretrained`."""
     return any(find_file(name, file, options) is not None for file in FOLDER_FILES)
+
+
+def check_bases(name: str | Path, base: Any):
+    """Refuse an adapter whose base is, over other adapters, itself; `base` is what its settings name.
+
+    Raises:
+        WeightsError: with the way that leads back.
+    """
+    way = [str(name)]
+    while base not in (None, "", way[-1]):
+        if not isinstance(base, str) or base in way:
+            raise WeightsError(
+                f"{name}: its base is {base!r} ({' -> '.join(map(str, [*way, base]))}), expected a model in the end. "
+                f"{MOVED}"
+            )
+        way.append(base)
+        settings = Path(base) / ADAPTER_SETTINGS
+        base = read_json(settings).get("base_model_name_or_path") if settings.is_file() else None
 
 
 def own_fields(config: PreTrainedConfig) -> set[str]:

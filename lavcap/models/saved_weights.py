@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
+from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, check_bases
 from lavcap.models.decoding import check_decoding
 from lavcap.models.families import check_model_name, errors_of, load_config, model_class
 from lavcap.models.weight_files import Header, find_weights, read_headers
@@ -52,6 +52,7 @@ def check_saved_weights(name_or_path: str | Path):
     if adapter is not None:
         _refuse(name_or_path, "are no floating-point numbers", _not_floating(read_headers([adapter])))
         base = read_json(find_file(name_or_path, ADAPTER_SETTINGS, {})).get("base_model_name_or_path")
+        check_bases(name_or_path, base)
         if not files and base and Path(base).is_dir() and base != str(name_or_path):
             check_saved_weights(base)
     config = load_config(name_or_path)

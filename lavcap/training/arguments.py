@@ -28,6 +28,9 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("dataloader_num_workers", "dataloader_prefetch_factor"), (0, 1024)),
     **dict.fromkeys(("learning_rate", "adam_epsilon", "max_grad_norm"), (0.0, 1e38)),
     "weight_decay": (0.0, 1.0),
+    "neftune_noise_alpha": (0.0, 1e6),
+    "ddp_timeout": (1, 10**9),
+    "eval_delay": (0, 10**12),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), (0.0, 1 - 1e-12)),
     "num_train_epochs": (1e-9, 1e9),
     "warmup_steps": (0, 10**12),
@@ -43,6 +46,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "sample_captions": (0, 10**6),
     "early_stopping_patience": (1, 10**9),
 }
+# What older releases of the Trainer put into `fsdp_config` by themselves.
+FSDP_DEFAULTS = {"min_num_params", "xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt"}
 
 
 @dataclass
@@ -199,6 +204,8 @@ def check_training_options(args: TrainingArguments):
         raise ValueError(
             "fp16 is on, but a CPU does not train in it, and would say nothing; take bf16, or leave it out."
         )
+    if args.fsdp_config and not args.fsdp and set(args.fsdp_config) - FSDP_DEFAULTS:
+        raise ValueError("Got fsdp_config without fsdp, which it would be of: pass fsdp, too, or leave it out.")
     _check_schedule(args)
     if isinstance(args.generation_config, (str, Path)):
         check_name(args.generation_config)
@@ -209,6 +216,8 @@ def check_training_options(args: TrainingArguments):
             f"label_smoothing_factor is {args.label_smoothing_factor}, expected 0: with it the Trainer would put a "
             "loss of its own in the place of all terms of the model's; leave it out."
         )
+    if args.remove_unused_columns:
+        raise ValueError("remove_unused_columns is True, expected False: a clip is made of columns that no model has.")
     if args.train_sampling_strategy not in ("random", "sequential"):
         raise ValueError(
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, expected 'random' or 'sequential': clips "

@@ -22,7 +22,8 @@ def parse_recipe(dataclass_types: tuple[type, ...], arguments: list[str] | None 
     """Instances of the data classes from `[RECIPE.yaml] [--field value …]`.
 
     Raises:
-        ValueError: the recipe is not a readable YAML object, or a field is unknown; the nearest known one is named.
+        ValueError: the recipe is no readable YAML object, a field is unknown, and then the nearest known one is
+            named, or the library cannot use one.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     fields = {field.name for kind in dataclass_types for field in dataclasses.fields(kind) if field.init}
@@ -32,7 +33,11 @@ def parse_recipe(dataclass_types: tuple[type, ...], arguments: list[str] | None 
         recipe = _read_yaml(path)
         reject_unknown(f"a field of {path}", recipe, fields)
         arguments = [*_as_options(recipe), *_merged(arguments, recipe)]
-    *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    except (AttributeError, ImportError, KeyError, TypeError) as error:  # of the library's own fields
+        words = " ".join(str(error).split())
+        raise ValueError(f"An option, or what it needs, cannot be used ({type(error).__name__}: {words}).") from error
     reject_unknown("an option", [item.lstrip("-").split("=")[0] for item in unknown], fields)
     return tuple(parsed)
 

@@ -34,11 +34,15 @@ from lavcap.training.meter import Meter, setting, settle
 from lavcap.training.publisher import Publisher, check_hub_options, open_hub
 from lavcap.training.resume import Continuation, check_resumable
 from lavcap.training.run_totals import RunTotals, Totals, totals_at
+from sources_captioning import MediaError
 
 
 logger = logging.get_logger(__name__)
 
 GENERATION_PREFIX = "generation_"
+
+# Errors that say what a user needs to know.
+TOLD = (CheckpointError, MediaError, TrainingStopped, OSError)
 
 
 class CaptioningTrainer(Seq2SeqTrainer):
@@ -96,14 +100,12 @@ class CaptioningTrainer(Seq2SeqTrainer):
         with self.checkpoints.full_disk_is_told():
             try:
                 result = super().train(checkpoint and str(checkpoint), *args, **kwargs)
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                raise TrainingStopped(
-                    f"There is not enough memory for steps of {self.args.per_device_train_batch_size} clips: halve "
-                    "per_device_train_batch_size and double gradient_accumulation_steps, or turn on "
-                    "gradient_checkpointing. Checkpoints stay, and training goes on from the last one."
-                ) from error
+            except TOLD:
+                raise
+            except Exception as error:
+                if reason := self._reason_to_stop(error):
+                    raise TrainingStopped(reason) from error
+                raise
             finally:
                 settle(self.callback_handler.callbacks)
         if not self.state.global_step:
@@ -111,6 +113,21 @@ class CaptioningTrainer(Seq2SeqTrainer):
                 "Training took no step: check max_steps, num_train_epochs and the rows of the split."
             )
         return result._replace(training_loss=result.metrics["train_loss"])
+
+    def _reason_to_stop(self, error: Exception) -> str | None:
+        """What is said of an error: of memory, or of options that the first step is the first to use."""
+        if _is_out_of_memory(error):
+            return (
+                f"There is not enough memory for steps of {self.args.per_device_train_batch_size} clips: halve "
+                "per_device_train_batch_size and double gradient_accumulation_steps, or turn on "
+                "gradient_checkpointing. Checkpoints stay, and training goes on from the last one."
+            )
+        if self.state.global_step:
+            return None
+        return (
+            f"The first step cannot be taken ({type(error).__name__}: {' '.join(str(error).split())[:500]}): an "
+            "option does not go with this model, its data or this machine. LAVCAP_TRACEBACK=1 shows where."
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
         if "loss" in logs:

@@ -31,6 +31,14 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+    """A shell has what it starts in the background ignore Ctrl-C, and that is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(delay: float, script: str, *arguments: object) -> tuple[int, str]:
     """Exit status of a command and what it says, with a Ctrl-C some seconds after its beginning."""
     command = [sys.executable, "-c", BEGINNING, str(ROOT / script), *map(str, arguments)]

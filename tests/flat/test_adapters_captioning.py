@@ -16,6 +16,7 @@ from tiny_models import tiny_model
 
 from conftest import ROOT
 from lavcap.models.lora import add_lora, load_lora, save_adapter
+from lavcap.models.saved_weights import check_saved_weights
 from modeling_lavcap import LavcapForConditionalGeneration
 from weights_captioning import WeightsError
 
@@ -443,3 +444,16 @@ def test_prompt_tuning_puts_its_vectors_before_the_prompt():
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "num_beams": 1, "do_sample": False}
     captions = model.generate(**inputs, **options)
     assert torch.equal(captions[:, -4:], base.generate(**longer, **options)[:, -4:])
+
+
+@pytest.mark.parametrize("base", ["b", "c", 7, ["a"]])
+def test_an_adapter_that_leads_back_to_itself_is_refused_with_the_way(adapter, tmp_path, base):
+    names = {name: str(shutil.copytree(adapter[0], tmp_path / name)) for name in ("a", "b", "c")}
+    bases = {"a": names.get(str(base), base), "b": names["a"], "c": names["b"]}
+    for name, base in bases.items():
+        path = tmp_path / name / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": base}))
+    with pytest.raises(WeightsError, match="its base is .* ->.*expected a model in the end"):
+        LavcapForConditionalGeneration.from_pretrained(tmp_path / "a")
+    with pytest.raises(WeightsError, match="its base is .* ->.*expected a model in the end"):
+        check_saved_weights(tmp_path / "a")

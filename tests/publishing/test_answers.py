@@ -284,13 +284,6 @@ def test_a_model_that_no_hub_sends_is_refused_in_one_line(hub, folder, answer):
     assert any(words in error_of(done) for words in told) and len(done.stderr.splitlines()) == 1
 
 
-def test_a_list_of_files_that_no_hub_sends_is_told_as_that(hub, folder):
-    push(folder, NAME)
-    hub.strange = ("/tree/", ANYWHERE["HTML"])
-    done = run_inside("scripts/caption.py", folder / "config.json", "--model", NAME)
-    assert "what answered is not as the Hub answers" in error_of(done)
-
-
 def test_a_model_whose_hub_is_lost_is_refused_in_one_line(hub, folder):
     hub.lost = NAME
     done = run_inside("scripts/caption.py", folder / "config.json", "--model", NAME)

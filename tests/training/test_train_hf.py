@@ -151,6 +151,15 @@ def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(r
         torch.testing.assert_close(models[2][name], weight, atol=1e-4, rtol=1e-4)
 
 
+def test_an_option_that_the_first_step_stumbles_over_is_told_in_one_line(recipe, tmp_path):
+    done = run_inside(
+        "train_hf.py", recipe, "--output_dir", tmp_path / "run", "--dataloader_persistent_workers", "true"
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert line.startswith("error: The first step cannot be taken (ValueError: persistent_workers option needs")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -193,6 +202,12 @@ def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(r
         (("--num_beams", "0"), "num_beams is 0, expected 1 to 256"),
         (("--generation_num_beams", "0"), "generation_num_beams is 0, expected 1 to 256"),
         (("--lr_scheduler_kwargs", '{"nothing": 1}'), "lr_scheduler_kwargs is {'nothing': 1}, which"),
+        (("--fsdp", "full_shard"), "fsdp"),
+        (("--fsdp_config", '{"a": 1}'), "Got fsdp_config without fsdp"),
+        (("--accelerator_config", '{"a": 1}'), "cannot be used (TypeError: AcceleratorConfig"),
+        (("--remove_unused_columns", "true"), "remove_unused_columns is True, expected False"),
+        (("--neftune_noise_alpha", "-1"), "neftune_noise_alpha is -1.0, expected at least 0"),
+        (("--optim_args", "a"), "optim is 'adamw_torch_fused', which cannot be had here"),
         (("--fp16", "true"), "fp16 is on, but a CPU does not train in it"),
         (("--dataloader_drop_last", "true", "--per_device_train_batch_size", "5000"), "leaves nothing of"),
         (("--generation_config", "no/such/decoding"), "no/such/decoding: no such folder"),
