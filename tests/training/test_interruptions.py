@@ -138,6 +138,7 @@ def what_is_left(folder: Path) -> tuple:
     return (*checkpoints, "and", *unfinished, any("model" in name for name in model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_moment_of_a_save_is_one_to_go_on_from(runs, tmp_path, kind):
     """What is there before each change of the folder is whole; what differs for a run that goes on is gone on from."""

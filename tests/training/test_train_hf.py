@@ -154,8 +154,6 @@ def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(r
 def test_an_option_that_the_first_step_stumbles_over_is_told_in_one_line(recipe, tmp_path):
     options = ("--output_dir", tmp_path / "run", "--dataloader_persistent_workers", "true")
     done = run_inside("train_hf.py", recipe, *options)
-        "train_hf.py", recipe, "--output_dir", tmp_path / "run", "--dataloader_persistent_workers", "true"
-    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert line.startswith("error: The first step cannot be taken (ValueError: persistent_workers option needs")
