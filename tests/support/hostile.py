@@ -26,6 +26,7 @@ from PIL import Image
 from safetensors.torch import save
 from tiny_models import tiny_model
 
+from lavcap.data.manifest import read_facts
 from lavcap.data.schema import DataError
 from lavcap.data.splits import load_split
 from lavcap.models.captioning import caption_features
@@ -121,10 +122,14 @@ def annotations(folder: Path) -> tuple[list[tuple[str, bytes]], Read]:
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     table = "audiocap_id,youtube_id,start_time,caption\n" + "".join(f'{n},id{n},{n},"rain, falls"\n' for n in range(5))
+    facts = {"val": {"missing": {"id9": "no such film"}, "embedded": False, "dataset_version": "1", "clips": 5}}
     texts = {"a.json": json.dumps(rows), "a.jsonl": lines, "a.csv": table, "val.json": json.dumps(rows)}
+    texts |= {"manifest.json": json.dumps(facts)}
 
     def read(name: str, data: bytes):
         (folder / name).write_bytes(data)
+        if name == "manifest.json":
+            return read_facts(folder)
         return load_split(folder, "val") if name == "val.json" else read_annotations(folder / name)
 
     return [(name, text.encode()) for name, text in texts.items()], read
