@@ -1,4 +1,4 @@
-"""Ten thousand damaged files and more: each is read or refused in a line of ours, in seconds, within the memory of its bounds.
+"""Ten thousand damaged files: each is read or refused in a line of ours, in seconds, within the memory of its bounds.
 
 Few of them in `make test`, with a seed of their own; `make hostile` takes all.
 """
