@@ -1,5 +1,7 @@
 """Whether a saved model can write captions: its processor prepares a clip, its decoding gives words."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -58,4 +60,19 @@ def try_decoding(model: CaptioningModel, processor: CaptioningProcessor, name: s
             inputs = processor.batch([processor.clip_features(clip)])
         else:  # of stored features alone
             inputs = BatchFeature(processor.encode_text([0]))
-        model.generate(**inputs.to(model.device), max_new_tokens=2)
+        with _as_it_was(model):
+            model.generate(**inputs.to(model.device), max_new_tokens=2)
+
+
+@contextmanager
+def _as_it_was(model: CaptioningModel) -> Iterator[None]:
+    """Run a model in evaluation; its statistics, its mode and the random numbers that follow stay as they are."""
+    modes = {module: module.training for module in model.modules()}
+    devices = [] if model.device.type == "cpu" else [model.device]
+    with torch.random.fork_rng(devices, device_type=model.device.type if devices else "cuda"):
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode

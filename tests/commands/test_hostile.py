@@ -16,12 +16,13 @@ from conftest import ROOT
 
 
 MOST_MIB, MOST_SECONDS = 1024, 60  # of one file; the machine may have other work
+MOST_OF_ALL = 1800  # seconds, of a process
 
 
 def run(seed: int, count: int, *kinds: str) -> dict[str, dict]:
     environment = os.environ | {"PYTHONPATH": import_path(), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "tests" / "support" / "hostile.py", str(seed), str(count), *kinds]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=MOST_OF_ALL)
     assert done.returncode == 0, f"{kinds}, seed {seed}: ended by {done.returncode}\n{done.stderr[-2000:]}"
     return json.loads(done.stdout)
 

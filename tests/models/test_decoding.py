@@ -1,5 +1,6 @@
 """Files beside the weights that are of another kind, or do not fit them, are refused in a line, before any work."""
 
+import copy
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import torch
 
 from lavcap.models.decoding import try_decoding
 from lavcap.models.loading import load_model
+from modeling_lavcap import LavcapForConditionalGeneration
 
 
 def with_settings(saved_model, folder, file: str, **fields):
@@ -64,3 +66,18 @@ def test_weights_that_are_elsewhere_are_not_tried(model, processor, monkeypatch)
     monkeypatch.setattr(type(model), "generate", lambda *args, **options: pytest.fail("generated"))
     with torch.device("meta"):
         try_decoding(type(model)(model.config), processor, "model")
+
+
+def test_a_trial_leaves_the_model_and_random_numbers_as_they_are(processor, fitting_config):
+    """Statistics of silence in BatchNorm would be trained on."""
+    model = LavcapForConditionalGeneration(fitting_config)
+    model.generation_config.update(do_sample=True, num_beams=1)
+    model.vision_tower.eval()
+    before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    try_decoding(model, processor, "model")
+    assert torch.equal(torch.rand(1), expected)
+    assert [module.training for module in model.modules()] == modes and len(set(modes)) == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
