@@ -105,7 +105,9 @@ def per_layer_inputs(model: PreTrainedModel, words: torch.Tensor | None) -> dict
         raise ValueError(
             f"Got inputs_embeds for a {type(model).__name__}, whose layers look up words themselves: pass input_ids."
         )
-    return {"per_layer_inputs": model.get_decoder().get_per_layer_inputs(words)}
+    look_up = model.get_decoder().get_per_layer_inputs
+    others = [None] * (len(inspect.signature(look_up).parameters) - 1)  # embeddings, of which Gemma 4 can tell words
+    return {"per_layer_inputs": look_up(words, *others)}
 
 
 def quantized_language_model(quantization_config: Any, config: PreTrainedConfig, parts: Sequence[str]) -> Any:
