@@ -17,8 +17,7 @@ from processing_captioning import CaptioningProcessor
 
 NOT_OF_DECODING = {"transformers_version", "_from_model_config"}
 MOST = {"num_beams": 256, "max_new_tokens": 2**20, "max_length": 2**20, "num_return_sequences": 1}
-SILENCE = Clip(np.zeros(1600, np.float32), None, 0.1, 16000)
-DARKNESS = Clip(None, np.zeros((1, 8, 8, 3), np.uint8), None)
+NOTHING = Clip(np.zeros(1600, np.float32), np.zeros((1, 8, 8, 3), np.uint8), 0.1, 16000)  # silence and darkness
 
 
 def check_decoding(name_or_path: str | Path):
@@ -54,10 +53,12 @@ def try_decoding(model: CaptioningModel, processor: CaptioningProcessor, name: s
             raise ValueError(f"{name}: {option} of its decoding is {value!r}, expected 1 to {most}.")
     if any(weight.is_meta or not weight.numel() for weight in model.parameters()):
         return
-    clip = SILENCE if "audio" in model.modalities else DARKNESS
     with errors_of(name, "cannot caption", "the files beside its weights do not fit them: copy or save it again"):
+        features = processor.clip_features(NOTHING)
+        if "audio" in model.modalities:  # which costs less than twenty pictures
+            features = {each: features[each] for each in model.feature_names["audio"]}
         if "audio" in model.modalities or model.takes_media:
-            inputs = processor.batch([processor.clip_features(clip)])
+            inputs = processor.batch([features])
         else:  # of stored features alone
             inputs = BatchFeature(processor.encode_text([0]))
         with _as_it_was(model):

@@ -58,10 +58,12 @@ def errors_of(
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, WeightsError):
+    except WeightsError:
         raise
     except Exception as error:
         words = " ".join(str(error).split())
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in words:
+            advice = "it takes more memory than there is"
         ours = isinstance(error, (ValueError, OSError))
         if ours and words == str(error) and str(name_or_path) in words:
             raise

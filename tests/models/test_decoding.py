@@ -30,6 +30,12 @@ def with_settings(saved_model, folder, file: str, **fields):
         ("generation_config.json", {"repetition_penalty": "a"}, "cannot caption"),
         ("processor_config.json", {"av_token_id": 10**7}, "cannot caption"),
         ("processor_config.json", {"num_audio_tokens": 5}, "cannot caption"),
+        ("processor_config.json", {"num_video_frames": 10**7}, "num_video_frames is 10000000, expected 1 to 4096"),
+        (
+            "processor_config.json",
+            {"feature_extractor": {"feature_extractor_type": "LavcapFeatureExtractor", "max_frames": 10**9}},
+            "max_frames is 1000000000, expected 1 to 100000",
+        ),
         ("processor_config.json", {"feature_extractor": 3}, "cannot be loaded"),
         ("tokenizer_config.json", {"eos_token": 7}, "cannot be loaded"),
         ("config.json", {"text_config": []}, "expected a configuration or a dict"),
