@@ -32,6 +32,7 @@ SIZES: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("vocab_size", "max_position_embeddings"), (1, 2**27)),
     **dict.fromkeys(("num_mel_bins", "patch_size"), (1, 1024)),
     **dict.fromkeys(("num_video_frames", "frames_per_clip", "num_prefix_tokens"), (1, 4096)),
+    **dict.fromkeys(("num_audio_tokens", "num_video_tokens"), (0, 100_000)),
     "image_size": (1, 8192),
     "max_frames": (1, 100_000),
     "sinkhorn_iterations": (1, 100_000),

@@ -45,7 +45,7 @@ def load_language_model(
         WeightsError: some weights are missing.
         ValueError: it cannot stand below a captioner.
     """
-    config = part.config if isinstance(part, nn.Module) else AutoConfig.from_pretrained(part)
+    config = part.config if isinstance(part, nn.Module) else AutoConfig.from_pretrained(part, trust_remote_code=False)
     alone = config.get_text_config(decoder=True)
     check_kind(alone)
     if alone is not config and isinstance(part, nn.Module):

@@ -160,7 +160,7 @@ def load_tokenizer(text_model: str | None) -> PreTrainedTokenizerBase | None:
     folder = Path(text_model)
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
-    tokenizer = AutoTokenizer.from_pretrained(text_model)
+    tokenizer = AutoTokenizer.from_pretrained(text_model, trust_remote_code=False)
     tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     return tokenizer
 
@@ -187,7 +187,7 @@ def _configure(
 
 def _text_config(options: ReleasedOptions, text_model: str | None) -> PreTrainedConfig:
     if text_model is not None:
-        config = AutoConfig.from_pretrained(text_model)
+        config = AutoConfig.from_pretrained(text_model, trust_remote_code=False)
         if not hasattr(config, "vocab_size"):
             raise ValueError(f"--text-model {text_model}: a {config.model_type} model, expected a language model.")
         return config

@@ -102,6 +102,6 @@ def write_model(
 
 def _load_tokenizer(name: str) -> PreTrainedTokenizerBase | None:
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError):
         return None

@@ -248,7 +248,7 @@ def _assembled_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningP
     _check_parts(kind, parts.keys() | options.keys() & {"quantization_config"})
     model = kind.from_parts(**parts, dtype=args.model_dtype, **options)
     _check_trainable(model, args.text_model)
-    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name or args.text_model)
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name or args.text_model, trust_remote_code=False)
     return model, processor_class(family).from_config(model.config, tokenizer)
 
 
@@ -259,7 +259,7 @@ def _fresh_model(args: ModelArguments) -> tuple[CaptioningModel, CaptioningProce
             "model to train."
         )
     check_name(args.tokenizer_name, has_owner=False)
-    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name, trust_remote_code=False)
     family, fields = _family_and_fields(args.model_config)
     config = _fresh_config(config_class(family), fields, tokenizer)
     model = model_class(family, args.model_class)(config)

@@ -37,7 +37,7 @@ def load_processor(name_or_path: str | Path, overrides: dict[str, Any] | None = 
     known = inspect.signature(kind.__init__).parameters
     options = {name: value for name, value in (overrides or {}).items() if name in known}
     with errors_of(name_or_path):
-        return kind.from_pretrained(name_or_path, **options)
+        return kind.from_pretrained(name_or_path, trust_remote_code=False, **options)  # asks nobody whether to run it
 
 
 def load_config(name_or_path: str | Path) -> CaptioningConfig:

@@ -30,6 +30,7 @@ def with_settings(saved_model, folder, file: str, **fields):
         ("generation_config.json", {"repetition_penalty": "a"}, "cannot caption"),
         ("processor_config.json", {"av_token_id": 10**7}, "cannot caption"),
         ("processor_config.json", {"num_audio_tokens": 5}, "cannot caption"),
+        ("processor_config.json", {"num_audio_tokens": 10**7}, "num_audio_tokens is 10000000, expected 0 to 100000"),
         ("processor_config.json", {"num_video_frames": 10**7}, "num_video_frames is 10000000, expected 1 to 4096"),
         (
             "processor_config.json",
@@ -61,6 +62,15 @@ def test_settings_that_are_no_object_are_refused_in_a_line(saved_model, tmp_path
     with pytest.raises((ValueError, OSError)) as caught:
         load_model(tmp_path / "model", "cpu")
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_nobody_is_asked_whether_to_run_the_code_of_a_folder(saved_model, tmp_path, monkeypatch):
+    """As the library does where a name in the settings is none that it knows."""
+    monkeypatch.setattr("builtins.input", lambda *words: pytest.fail(f"asked {words}"))
+    extractor = {"feature_extractor_type": "Lavcap", "auto_map": {"AutoFeatureExtractor": "processing_lavcap.Lavcap"}}
+    folder = with_settings(saved_model, tmp_path / "model", "processor_config.json", feature_extractor=extractor)
+    with pytest.raises(ValueError, match="contains custom code"):
+        load_model(folder, "cpu")
 
 
 @pytest.mark.parametrize("family", ["saved_model", "saved_avcap", "saved_dali"])
