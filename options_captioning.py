@@ -1,6 +1,8 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """Options of a processor's call: sorted, checked, and the tensors that they ask for."""
 
+from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -9,8 +11,10 @@ from transformers.processing_utils import ProcessingKwargs
 
 
 try:  # inside a package: the Hub's module cache
+    from .configuration_captioning import SIZES
     from .text_captioning import TextOptions
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from configuration_captioning import SIZES
     from text_captioning import TextOptions
 
 
@@ -19,6 +23,8 @@ AUDIO_OPTIONS = frozenset({"device", "sampling_rate"})
 VIDEO_OPTIONS = frozenset({"do_sample_frames", "num_frames"})
 # Options of image processors that this processor sets itself.
 NOT_FOR_IMAGES = frozenset({"return_tensors", "data_format", "input_data_format", "device"})
+# Of sizes; `None` is a default.
+BOUNDS = {"num_frames": SIZES["num_video_frames"]} | dict.fromkeys(("size", "crop_size"), SIZES["image_size"])
 
 
 class CallOptions(NamedTuple):
@@ -64,8 +70,8 @@ def sort_options(processor: ProcessorMixin, kwargs: dict[str, Any]) -> CallOptio
             )
     if given.get("return_attention_mask") is False:
         raise ValueError("return_attention_mask is False, but generation needs the mask: leave it out.")
-    if given.get("num_frames") is not None and given["num_frames"] < 1:
-        raise ValueError(f"num_frames is {given['num_frames']}, expected at least 1.")
+    for name, bounds in BOUNDS.items():
+        _check_bounds(name, given.get(name), *bounds)
     merged = processor._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=processor.tokenizer.init_kwargs, **kwargs)
     text = {name: merged["text_kwargs"].get(name) for name in TextOptions._fields}
     # A tokenizer has one side for everything; here prompts are padded on the left, training examples on the right.
@@ -77,6 +83,14 @@ def sort_options(processor: ProcessorMixin, kwargs: dict[str, Any]) -> CallOptio
         videos=merged["videos_kwargs"],
         return_tensors=given.get("return_tensors", "pt"),
     )
+
+
+def _check_bounds(name: str, value: Any, least: int, most: int):
+    """Refuse a number, or one of several by name or in order, that is out of bounds."""
+    several = value.values() if isinstance(value, Mapping) else value
+    for number in several if isinstance(several, Iterable) and not isinstance(several, str) else (several,):
+        if isinstance(number, (float, str)) or (isinstance(number, Integral) and not least <= number <= most):
+            raise ValueError(f"{name} is {value!r}, expected {least} to {most}.")
 
 
 def _image_options(image_processor) -> set[str]:

@@ -121,7 +121,11 @@ def test_sound_as_the_model_takes_it_is_not_remarked_on(processor, said):
         ({"stride": 2}, ValueError, "stride is 2, but means nothing"),
         ({"padding": "most"}, ValueError, "padding"),
         ({"padding": "max_length"}, ValueError, "max_length is not given"),
-        ({"num_frames": 0}, ValueError, "num_frames is 0, expected at least 1"),
+        ({"num_frames": 0}, ValueError, "num_frames is 0, expected 1 to 4096"),
+        ({"num_frames": 10**9}, ValueError, "num_frames is 1000000000, expected 1 to 4096"),
+        ({"num_frames": "4"}, ValueError, "num_frames is '4', expected 1 to 4096"),
+        ({"crop_size": {"height": 10**6, "width": 16}}, ValueError, "expected 1 to 8192"),
+        ({"size": 10**6}, ValueError, "size is 1000000, expected 1 to 8192"),
         ({"return_attention_mask": False}, ValueError, "generation needs the mask"),
         ({"padding_side": "top"}, ValueError, "padding_side is 'top', expected 'left' or 'right'"),
         (
