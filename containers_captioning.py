@@ -10,6 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 try:  # inside a package: the Hub's module cache
     from .bounds_captioning import (
@@ -365,7 +367,11 @@ def _is_noise(stream: Any, frame: Any) -> bool:
     """Whether a codec made of damage what no recording holds; what is stored as samples is left to be refused."""
     if stream.type != "audio" or stream.codec_context.name.startswith("pcm_") or "flt" not in frame.format.name:
         return False
-    return not peak_of(frame.to_ndarray()) <= LOUDEST_SAMPLE  # NaN is neither
+    planes, samples = 1, frame.samples * frame.layout.nb_channels
+    if frame.format.is_planar:  # PyAV counts one plane too many of 8 channels, and an array of all ends the process
+        planes, samples = frame.layout.nb_channels, frame.samples
+    peaks = [peak_of(np.frombuffer(plane, np.float32)[:samples]) for plane in frame.planes[:planes]]
+    return not all(peak <= LOUDEST_SAMPLE for peak in peaks)  # NaN is not
 
 
 def _packets(reading: Reading, container: Any, *streams: Any) -> Iterator[Any]:

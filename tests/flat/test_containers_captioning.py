@@ -399,3 +399,20 @@ def test_every_opening_goes_through_one_function():
         assert not reads or file.name == "containers_captioning.py", file
         assert "Image.open(" not in code or file.name == "pictures_captioning.py", file
     assert set(containers_captioning.FORMATS).isdisjoint({"hls", "dash", "concat", "sdp", "rtsp", "image2", "tty"})
+
+
+@pytest.mark.parametrize("codec", ["aac", "libopus", "flac"])
+@pytest.mark.parametrize("layout", ["5.1", "7.1"])
+def test_sound_around_is_heard(tmp_path, codec, layout):
+    """Of 8 channels in planes PyAV counts nine."""
+    channels, name = sum(map(int, layout.split("."))), tmp_path / "a.mka"
+    with av.open(str(name), "w") as container:
+        sound = container.add_stream(codec, rate=48000, layout=layout)
+        samples = np.repeat(sine(440, 1, 48000).astype(np.float32)[:, None], channels, axis=1)
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
+        frame.sample_rate, frame.pts = 48000, 0
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    clip = read_clip(name, 16000, 4, 10.0)
+    found = np.abs(np.fft.rfft(clip.waveform[1000:15000])).argmax() * 16000 / 14000
+    assert abs(found - 440) < 2 and abs(clip.duration - 1) < 0.1
