@@ -83,9 +83,8 @@ class AvcapProcessor(CaptioningProcessor):
         max_caption_tokens: int = 40,
     ):
         check_choice("frame_sampling", frame_sampling, FRAME_SAMPLINGS)
-        for name, value in (("frames_per_clip", frames_per_clip), ("max_caption_tokens", max_caption_tokens)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1.")
+        if max_caption_tokens < 1:
+            raise ValueError(f"max_caption_tokens is {max_caption_tokens}, expected at least 1.")
         for name, ids in (("cls_token", _begin(tokenizer)), ("sep_token", _end(tokenizer))):
             if ids is None:
                 raise ValueError(f"The tokenizer has no {name}, expected BERT's, or one that begins and ends a text.")
