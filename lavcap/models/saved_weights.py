@@ -58,9 +58,8 @@ def check_saved_weights(name_or_path: str | Path):
     config = load_config(name_or_path)
     if not files or getattr(config, "quantization_config", None) is not None:
         return
-    kind = model_class(config.model_type, (config.architectures or [None])[0])
     with errors_of(name_or_path), torch.device("meta"):
-        model = kind(config)
+        model = model_class(config.model_type, (config.architectures or [None])[0])(config)
     check_weights_fit(model, model.state_dict(keep_vars=True), name_or_path, files.values(), "config.json")
 
 

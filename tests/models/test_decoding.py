@@ -41,6 +41,7 @@ def with_settings(saved_model, folder, file: str, **fields):
         ("tokenizer_config.json", {"eos_token": 7}, "cannot be loaded"),
         ("config.json", {"text_config": []}, "expected a configuration or a dict"),
         ("config.json", {"audio_config": {"hidden_size": "24"}}, "hidden_size"),
+        ("config.json", {"architectures": 2.5}, "cannot be loaded"),
         ("config.json", {"model_type": {}}, "model_type is {}|model of type {}"),
         ("config.json", {"base_parts": 3}, "base_parts"),
     ],
