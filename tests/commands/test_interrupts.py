@@ -24,7 +24,7 @@ from lavcap.training.data import with_own_workers
 
 # Says when Python itself and what every command begins with are there: its own start is not the project's.
 BEGINNING = """
-import runpy, sys, lavcap.commands
+import runpy, sys, lavcap.endings
 sys.argv.pop(0)
 print(flush=True)
 runpy.run_path(sys.argv[0], run_name="__main__")
