@@ -90,24 +90,16 @@ def check_kind(config: PreTrainedConfig):
         _refuse(config, "whose experts are chosen by the ids of words, where the tokens of a clip have none")
 
 
-def per_layer_inputs(model: PreTrainedModel, words: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """What layers look up of the words themselves, beside the embeddings of the input, in kinds such as Gemma 3n.
+def looks_up_words(config: PreTrainedConfig) -> bool:
+    """Whether layers look up the words themselves, beside the embeddings of the input, as those of Gemma 3n do."""
+    return bool(getattr(config, "hidden_size_per_layer_input", None))
 
-    Args:
-        words: ids `(batch, sequence)` with padding in the place of clips, as such models have it for pictures.
 
-    Raises:
-        ValueError: they need ids, and there are none.
-    """
-    if not getattr(model.config, "hidden_size_per_layer_input", None):
-        return {}
-    if words is None:
-        raise ValueError(
-            f"Got inputs_embeds for a {type(model).__name__}, whose layers look up words themselves: pass input_ids."
-        )
+def look_up_words(model: PreTrainedModel, words: torch.Tensor) -> torch.Tensor:
+    """What the layers of such a model look up of ids `(batch, sequence)`: `(batch, sequence, layers, hidden)`."""
     look_up = model.get_decoder().get_per_layer_inputs
     others = [None] * (len(inspect.signature(look_up).parameters) - 1)  # embeddings, of which Gemma 4 can tell words
-    return {"per_layer_inputs": look_up(words, *others)}
+    return look_up(words, *others)
 
 
 def quantized_language_model(quantization_config: Any, config: PreTrainedConfig, parts: Sequence[str]) -> Any:

@@ -18,14 +18,14 @@ try:  # inside a package: the Hub's module cache
     from .adapters_captioning import AdapterMixin
     from .configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
     from .generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
-    from .language_model_captioning import per_layer_inputs
+    from .language_model_captioning import look_up_words, looks_up_words
     from .parts_captioning import read_part
     from .weights_captioning import WeightsError, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from adapters_captioning import AdapterMixin
     from configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
     from generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
-    from language_model_captioning import per_layer_inputs
+    from language_model_captioning import look_up_words, looks_up_words
     from parts_captioning import read_part
     from weights_captioning import WeightsError, load_strictly
 
@@ -282,7 +282,8 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
             clips = self.get_soft_tokens(**features)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Got both or neither of input_ids and inputs_embeds, expected exactly one.")
-        kwargs |= per_layer_inputs(self.language_model, None if input_ids is None else self._as_padding(input_ids))
+        if looks_up_words(self.language_model.config):
+            kwargs["per_layer_inputs"] = self._per_layer_inputs(input_ids)
         outputs = self.language_model(inputs_embeds=self._embed(input_ids, inputs_embeds, clips), **kwargs)
         output = self.output_class(
             logits=self._without_placeholder(outputs.logits),
@@ -294,6 +295,15 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
         if labels is not None:
             self._add_losses(output, labels, num_items_in_batch, num_clips_in_batch, clips.num_counted_clips)
         return output
+
+    def _per_layer_inputs(self, input_ids: torch.Tensor | None) -> torch.Tensor:
+        """What the layers look up of the text, with padding at clips, as such models have it at their pictures."""
+        if input_ids is None:
+            raise ValueError(
+                f"Got inputs_embeds for a {type(self.language_model).__name__}, whose layers look up words "
+                "themselves: pass input_ids."
+            )
+        return look_up_words(self.language_model, self._as_padding(input_ids))
 
     def _embed(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, clips: SoftTokens

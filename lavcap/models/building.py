@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from itertools import chain
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from lavcap.models.families import (
 )
 from lavcap.models.kernel_advice import KERNEL_ADVICE
 from lavcap.models.lora import add_lora, freeze, load_lora, train_in_float32
-from lavcap.models.saved_weights import check_finite, check_saved_model, put_parts
+from lavcap.models.saved_weights import check_finite_model, check_saved_model, put_parts
 from modeling_captioning import CaptioningModel
 from parts_captioning import WITHOUT_BEAMS, as_dtype, find_file, read_json
 from processing_captioning import CaptioningProcessor
@@ -223,7 +222,7 @@ def _trained_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, C
     _check_trainable(model, name)
     if args.parts_from is not None:
         put_parts(model, args.parts_from)
-    check_finite(name, chain(model.named_parameters(), model.named_buffers()))
+    check_finite_model(name, model)
     return model, processor
 
 

@@ -29,8 +29,7 @@ def check_decoding(name_or_path: str | Path):
     file = find_file(name_or_path, "generation_config.json", {})
     if file is None:
         return
-    told = read_json(file)
-    if not isinstance(told, dict) or not told.keys() - NOT_OF_DECODING:
+    if not read_json(file).keys() - NOT_OF_DECODING:
         raise ValueError(f"{file}: holds no options of decoding, expected those of the model; copy or save it again.")
 
 

@@ -47,6 +47,11 @@ def load_config(name_or_path: str | Path) -> CaptioningConfig:
         return kind.from_pretrained(name_or_path)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch found no room on a device, or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 @contextmanager
 def errors_of(
     name_or_path: str | Path, fault: str = "cannot be loaded", advice: str = "copy or save it again"
@@ -62,7 +67,7 @@ def errors_of(
         raise
     except Exception as error:
         words = " ".join(str(error).split())
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in words:
+        if isinstance(error, MemoryError) or is_out_of_memory(error):
             advice = "it takes more memory than there is"
         ours = isinstance(error, (ValueError, OSError))
         if ours and words == str(error) and str(name_or_path) in words:

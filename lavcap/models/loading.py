@@ -2,7 +2,6 @@
 
 import os
 import platform
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 
 from lavcap.models.decoding import try_decoding
 from lavcap.models.families import errors_of, load_processor, model_class, type_of
-from lavcap.models.saved_weights import check_finite, check_saved_model, put_parts
+from lavcap.models.saved_weights import check_finite_model, check_saved_model, put_parts
 from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
 
@@ -50,7 +49,7 @@ def load_model(
 
         check_sees(model, name_or_path)
     model = model.to(device).eval()
-    check_finite(name_or_path, chain(model.named_parameters(), model.named_buffers()))
+    check_finite_model(name_or_path, model)
     try_decoding(model, processor, name_or_path)
     return model, processor
 

@@ -6,10 +6,12 @@ still writes captions, worse ones. Here such a folder is refused.
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, check_bases
 from lavcap.models.decoding import check_decoding
@@ -120,6 +122,11 @@ def check_finite(name: str | Path, tensors: Iterable[tuple[str, torch.Tensor]]):
         "hold NaN or infinite values",
         [each for each, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()],
     )
+
+
+def check_finite_model(name: str | Path, model: nn.Module):
+    """As [`check_finite`], of all that a model holds."""
+    check_finite(name, chain(model.named_parameters(), model.named_buffers()))
 
 
 def check_finite_files(files: Iterable[Path]):

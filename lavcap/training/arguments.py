@@ -18,6 +18,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.evaluation.names import QUICK_METRICS
+from lavcap.models.decoding import MOST
 from lavcap.models.families import check_name
 
 
@@ -36,8 +37,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "warmup_steps": (0, 10**12),
     **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), (1e-9, 10**12)),
     "save_total_limit": (1, 10**6),
-    **dict.fromkeys(("generation_num_beams", "num_beams"), (1, 256)),
-    **dict.fromkeys(("generation_max_length", "max_new_tokens"), (1, 2**20)),
+    **dict.fromkeys(("generation_num_beams", "num_beams"), (1, MOST["num_beams"])),
+    **dict.fromkeys(("generation_max_length", "max_new_tokens"), (1, MOST["max_new_tokens"])),
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
     "cpu_threads": (1, 4096),
     **dict.fromkeys(("shuffle_buffer", "max_train_clips", "max_validation_clips"), (1, 10**12)),

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from lavcap.data.collation import BROKEN, model_inputs
 from lavcap.data.streaming import ClipStream
 from lavcap.models.building import plain
+from lavcap.models.families import is_out_of_memory
 from lavcap.models.lora import PEFT_PREFIX
 from lavcap.provenance import write_provenance
 from lavcap.training.broken_clips import BrokenClips, TrainingStopped
@@ -116,7 +117,7 @@ class CaptioningTrainer(Seq2SeqTrainer):
 
     def _reason_to_stop(self, error: Exception) -> str | None:
         """What is said of an error: of memory, or of options that the first step is the first to use."""
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             return (
                 f"There is not enough memory for steps of {self.args.per_device_train_batch_size} clips: halve "
                 "per_device_train_batch_size and double gradient_accumulation_steps, or turn on "
@@ -347,10 +348,6 @@ class ProvenanceCallback(TrainerCallback):
 def _halved(factor: Callable[[int], float], steps: Sequence[float], step: int) -> float:
     """A schedule's factor, halved after each of some steps."""
     return factor(step) * 0.5 ** sum(step >= each for each in steps)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _is_prompt(name: str) -> bool:
