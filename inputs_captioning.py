@@ -98,7 +98,7 @@ def to_frames(video: Any, choose: Callable[[int], Sequence[int]]) -> np.ndarray:
     """
     if hasattr(video, "convert"):
         video = [video]
-    if not hasattr(video, "__len__"):
+    if not hasattr(video, "__len__") or isinstance(video, Mapping):
         raise TypeError(f"Got {type(video).__name__} for a video, expected pictures, an array, or {KINDS}.")
     if not len(video):
         raise ValueError("Got a video of 0 frames, expected at least one: pass videos=None for no picture.")

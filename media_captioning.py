@@ -26,7 +26,7 @@ try:  # inside a package: the Hub's module cache
     )
     from .pictures_captioning import frame_to_rgb, is_picture, read_image, read_images
     from .sounds_captioning import AUDIBLE, Sound, cancel, check_samples, peak_of
-    from .sources_captioning import MediaError, as_source, check_file, list_images
+    from .sources_captioning import MediaError, as_source, check_file, is_folder, list_images
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from clocks_captioning import Track
     from containers_captioning import (
@@ -45,7 +45,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     )
     from pictures_captioning import frame_to_rgb, is_picture, read_image, read_images
     from sounds_captioning import AUDIBLE, Sound, cancel, check_samples, peak_of
-    from sources_captioning import MediaError, as_source, check_file, list_images
+    from sources_captioning import MediaError, as_source, check_file, is_folder, list_images
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def read_clip(
             that are NaN, infinite or far beyond full scale, or beyond the bounds of `bounds_captioning`.
     """
     source = as_source(medium)
-    if isinstance(source, Path) and source.is_dir():
+    if is_folder(source):
         if not video:
             raise MediaError(f"{source}: a folder of frames, which has no sound; pass a file that has.")
         images = list_images(source)

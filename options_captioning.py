@@ -47,6 +47,15 @@ def known_options(image_processor) -> set[str]:
     return {"common_kwargs", *groups} | names | _image_options(image_processor)
 
 
+def check_bounds(name: str, value: Any):
+    """Refuse a number, or one of several by name or in order, that is out of [`BOUNDS`]."""
+    least, most = BOUNDS[name]
+    several = value.values() if isinstance(value, Mapping) else value
+    for number in several if isinstance(several, Iterable) and not isinstance(several, str) else (several,):
+        if isinstance(number, (float, str)) or (isinstance(number, Integral) and not least <= number <= most):
+            raise ValueError(f"{name} is {value!r}, expected {least} to {most}.")
+
+
 def sort_options(processor: ProcessorMixin, kwargs: dict[str, Any]) -> CallOptions:
     """Options of a call of the processor, flat or in groups, over the defaults of its parts.
 
@@ -70,8 +79,8 @@ def sort_options(processor: ProcessorMixin, kwargs: dict[str, Any]) -> CallOptio
             )
     if given.get("return_attention_mask") is False:
         raise ValueError("return_attention_mask is False, but generation needs the mask: leave it out.")
-    for name, bounds in BOUNDS.items():
-        _check_bounds(name, given.get(name), *bounds)
+    for name in BOUNDS:
+        check_bounds(name, given.get(name))
     merged = processor._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=processor.tokenizer.init_kwargs, **kwargs)
     text = {name: merged["text_kwargs"].get(name) for name in TextOptions._fields}
     # A tokenizer has one side for everything; here prompts are padded on the left, training examples on the right.
@@ -83,14 +92,6 @@ def sort_options(processor: ProcessorMixin, kwargs: dict[str, Any]) -> CallOptio
         videos=merged["videos_kwargs"],
         return_tensors=given.get("return_tensors", "pt"),
     )
-
-
-def _check_bounds(name: str, value: Any, least: int, most: int):
-    """Refuse a number, or one of several by name or in order, that is out of bounds."""
-    several = value.values() if isinstance(value, Mapping) else value
-    for number in several if isinstance(several, Iterable) and not isinstance(several, str) else (several,):
-        if isinstance(number, (float, str)) or (isinstance(number, Integral) and not least <= number <= most):
-            raise ValueError(f"{name} is {value!r}, expected {least} to {most}.")
 
 
 def _image_options(image_processor) -> set[str]:

@@ -76,7 +76,7 @@ def image_to_rgb(image: "Image", name: str = "a picture") -> np.ndarray:
     from PIL import ImageOps
 
     check_size(name, *image.size)
-    return np.asarray(_reduced(ImageOps.exif_transpose(_in_rgb(image))))
+    return np.asarray(_reduced(ImageOps.exif_transpose(_in_rgb(image, name))))
 
 
 def array_to_rgb(array: np.ndarray, name: str = "A video frame") -> np.ndarray:
@@ -124,18 +124,20 @@ def frame_to_rgb(frame: Any, width: int, height: int, pixel_aspect: float | None
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-def _in_rgb(image: "Image") -> "Image":
+def _in_rgb(image: "Image", name: str) -> "Image":
     """In 8 bits a channel. Pillow cuts off what more bits hold: 16 of grey would be white."""
     from PIL import Image
 
     if not image.mode.startswith(("I", "F")):
         return image.convert("RGB")
     values = np.asarray(image)
+    if not np.isfinite(values).all():
+        raise MediaError(f"{name}: holds NaN or infinite values, expected finite ones; make it again.")
     if image.mode == "F":
-        scale = 255.0 if np.nanmax(values) <= 1 else 1.0
+        scale = 255.0 if values.max() <= 1 else 1.0
     else:
         scale = 1 / 257 if image.mode.startswith("I;16") or values.max() > 255 else 1.0
-    grey = np.nan_to_num(values * np.float32(scale)).round().clip(0, 255).astype(np.uint8)
+    grey = (values * np.float32(scale)).round().clip(0, 255).astype(np.uint8)
     scaled = Image.fromarray(grey).convert("RGB")
     scaled.info, scaled._exif = image.info, getattr(image, "_exif", None)
     return scaled

@@ -6,7 +6,6 @@ The same processor serves training and inference.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,10 +34,10 @@ try:  # inside a package: the Hub's module cache
         to_samples,
     )
     from .media_captioning import Clip, even_indices, read_clip
-    from .options_captioning import NO_OPTIONS, CallOptions, as_batch, sort_options
+    from .options_captioning import NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
     from .pictures_captioning import read_images
     from .sounds_captioning import cancel, peak_of, resample, to_mono
-    from .sources_captioning import as_source, list_images
+    from .sources_captioning import as_source, is_folder, list_images
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_captioning import CaptioningConfig, check_sizes
     from inputs_captioning import (
@@ -51,10 +50,10 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         to_samples,
     )
     from media_captioning import Clip, even_indices, read_clip
-    from options_captioning import NO_OPTIONS, CallOptions, as_batch, sort_options
+    from options_captioning import NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
     from pictures_captioning import read_images
     from sounds_captioning import cancel, peak_of, resample, to_mono
-    from sources_captioning import as_source, list_images
+    from sources_captioning import as_source, is_folder, list_images
 
 
 logger = logging.get_logger(__name__)
@@ -231,14 +230,12 @@ class CaptioningProcessor(ProcessorMixin):
                 option that has no meaning here.
             TypeError: unknown keyword.
         """
-        modalities = kwargs.pop("modalities", None)
+        wanted = self._wanted(kwargs.pop("modalities", None), media)
         options = sort_options(self, kwargs)
         parts = {"audio": audio, "images": images, "videos": videos, "video_features": video_features}
         if media is not None:
             if given := [name for name, part in parts.items() if part is not None]:
                 raise ValueError(f"Got media together with {', '.join(given)}: pass the clip once.")
-            self._check_modalities(modalities or ())
-            wanted = {kind: modalities and kind in modalities for kind in ("audio", "video")}
             frames = options.videos.get("num_frames")
             clips = [self.load_clip(source, **wanted, num_frames=frames) for source in as_files(media)]
             features = self._clip_features(clips, options)
@@ -268,11 +265,12 @@ class CaptioningProcessor(ProcessorMixin):
             audio, video: whether to take the sound, the picture; default: where there is one.
             num_frames: to take at even distances; default: those that the model takes.
         """
+        check_bounds("num_frames", num_frames)
         extractor = self.feature_extractor
         audio, video = audio is not False, video is not False
         audio, video = audio and "audio" in self.modalities, video and "video" in self.modalities
         source = as_source(medium)
-        if video and num_frames is None and isinstance(source, Path) and source.is_dir():
+        if video and num_frames is None and is_folder(source):
             images = list_images(source)
             return Clip(None, read_images(images, self.choose_frames(len(images))), None)
         candidates = num_frames or self.num_candidate_frames
@@ -334,6 +332,18 @@ class CaptioningProcessor(ProcessorMixin):
             return "neither sound nor picture: pass at least one."
         missing = "sound" if self.modalities == ("audio",) else "picture"
         return f"no {missing}, and the model takes nothing else: leave the clip out."
+
+    def _wanted(self, modalities: str | Iterable[str] | None, media: Any) -> dict[str, bool | None]:
+        """What [`load_clip`] is told to take, by modality; `None`: what there is."""
+        if modalities is None:
+            return {}
+        names = {modalities} if isinstance(modalities, str) else set(modalities)
+        if media is None or not names or not names <= {"audio", "video"}:
+            raise ValueError(
+                f"modalities is {modalities!r:.80}, expected 'audio', 'video' or both, of media: pass it with those."
+            )
+        self._check_modalities(names)
+        return {kind: kind in names for kind in ("audio", "video")}
 
     def _check_modalities(self, arguments: Iterable[str]):
         for name in arguments:

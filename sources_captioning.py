@@ -97,8 +97,7 @@ def check_file(path: Path):
     except (FileNotFoundError, NotADirectoryError):
         raise MediaError(f"{path}: no such file; check the path.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise MediaError(f"{path!s:.200}: cannot be read ({reason}); check the path and its permissions.") from error
+        raise _unreadable(path, error) from error
     if stat.S_ISDIR(mode):
         raise MediaError(f"{path}: is a folder, expected a file; pass one that is in it.")
     if not stat.S_ISREG(mode):
@@ -111,9 +110,23 @@ def openable(source: Source) -> Path | io.BytesIO:
 
 
 def first_bytes(source: Source, count: int) -> tuple[bytes, int]:
-    """The beginning of a file, and the number of its bytes."""
-    with io.BytesIO(source.data) if isinstance(source, StoredFile) else source.open("rb") as file:
-        return file.read(count), file.seek(0, io.SEEK_END)
+    """The beginning of a file, and the number of its bytes.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    if isinstance(source, StoredFile):
+        return source.data[:count], len(source.data)
+    try:
+        with source.open("rb") as file:
+            return file.read(count), file.seek(0, io.SEEK_END)
+    except OSError as error:
+        raise _unreadable(source, error) from error
+
+
+def is_folder(source: Source) -> bool:
+    """Whether a path leads to a folder; what cannot be looked at is none, and refused where it is read."""
+    return isinstance(source, Path) and os.path.isdir(source)
 
 
 def list_folder(folder: str | os.PathLike) -> list[Path]:
@@ -148,18 +161,27 @@ def one_line(error: object) -> str:
 
 
 def _of_text(text: str) -> Source:
-    if text.startswith("data:"):
+    scheme = text.partition(":")[0].lower()  # RFC 3986: small letters and capitals are one
+    if scheme == "data":
         return _of_data_address(text)
-    if text.startswith("file:"):
-        parts = urlsplit(text)
-        if parts.netloc not in ("", "localhost"):
-            raise MediaError(f"{text}: names a file of {parts.netloc}, expected one of this machine, file:///….")
-        return Path(url2pathname(parts.path))
+    if scheme == "file":
+        return _of_file_address(text)
     if "://" in text:
-        raise MediaError(f"{text}: an address, not a file; download it, and pass the file.")
+        raise MediaError(f"{text:.200}: an address, not a file; download it, and pass the file.")
     if not text:
         raise MediaError("Got an empty path, expected that of a file or folder.")
     return Path(text)
+
+
+def _of_file_address(text: str) -> Path:
+    """RFC 8089: `file:` and the path, with or without an empty host."""
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise MediaError(f"{text:.200}: no address of a file ({one_line(error)}), expected file:///….") from error
+    if parts.netloc not in ("", "localhost"):
+        raise MediaError(f"{text:.200}: names a file of {parts.netloc}, expected one of this machine, file:///….")
+    return Path(url2pathname(parts.path))
 
 
 def _of_data_address(text: str) -> StoredFile:
@@ -169,7 +191,7 @@ def _of_data_address(text: str) -> StoredFile:
         raise MediaError(f"{head[:40]}…: a data: address without data, expected them after a comma.")
     try:
         data = unquote_to_bytes(body)
-        data = base64.b64decode(data, validate=True) if head.endswith(";base64") else data
+        data = base64.b64decode(data, validate=True) if head.lower().endswith(";base64") else data
     except binascii.Error as error:
         raise MediaError(f"{head[:40]}: its data are not base64 ({one_line(error)}); encode them again.") from error
     return StoredFile(f"{head[:40]} address of {len(data):,} bytes", data)
@@ -182,7 +204,11 @@ def _of_column(item: Mapping[str, Any]) -> Source:
     if data is None:
         return as_source(path)
     stored = as_source(data)
-    return stored if path is None else StoredFile(os.fsdecode(path), stored.data)
+    if path is None:
+        return stored
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"Got {_kind(path)} for the path of a medium, expected a string or None.")
+    return StoredFile(os.fsdecode(path), stored.data)
 
 
 def _of_open_file(file: Any) -> StoredFile:
@@ -195,6 +221,11 @@ def _of_open_file(file: Any) -> StoredFile:
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise MediaError(f"{name}: is open as text, expected bytes; open it with mode 'rb'.")
     return StoredFile(name, bytes(data))
+
+
+def _unreadable(path: Path, error: Exception) -> MediaError:
+    reason = getattr(error, "strerror", None) or one_line(error)
+    return MediaError(f"{path!s:.200}: cannot be read ({reason}); check the path and its permissions.")
 
 
 def _kind(item: Any) -> str:

@@ -21,6 +21,7 @@ from sources_captioning import (
     Source,
     StoredFile,
     as_source,
+    is_folder,
     list_folder,
 )
 
@@ -98,7 +99,7 @@ def _clips_of(path: str | Path) -> list[Source]:
     if _is_pipe(path):
         return [read_pipe(path)]
     path = as_source(path)
-    if isinstance(path, StoredFile) or not path.is_dir():
+    if not is_folder(path):
         return [path]
     entries = list_folder(path)
     media = [entry for entry in entries if entry.suffix.lower() in MEDIA_SUFFIXES]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from clips import pictures, placeholders, sound
+from media_files import write_media
 from transformers.utils import logging as transformers_logging
 
 
@@ -124,6 +125,7 @@ def test_sound_as_the_model_takes_it_is_not_remarked_on(processor, said):
         ({"num_frames": 0}, ValueError, "num_frames is 0, expected 1 to 4096"),
         ({"num_frames": 10**9}, ValueError, "num_frames is 1000000000, expected 1 to 4096"),
         ({"num_frames": "4"}, ValueError, "num_frames is '4', expected 1 to 4096"),
+        ({"modalities": "audio"}, ValueError, "modalities is 'audio', expected 'audio', 'video' or both, of media"),
         ({"crop_size": {"height": 10**6, "width": 16}}, ValueError, "expected 1 to 8192"),
         ({"size": 10**6}, ValueError, "size is 1000000, expected 1 to 8192"),
         ({"return_attention_mask": False}, ValueError, "generation needs the mask"),
@@ -145,3 +147,16 @@ def test_options_that_cannot_be_followed_are_refused(processor, options, kind, m
 def test_frames_of_a_file_are_always_sampled(processor):
     with pytest.raises(ValueError, match="of files frames are sampled"):
         processor(videos="clip.mp4", do_sample_frames=False)
+
+
+def test_what_is_read_of_a_file_is_chosen_by_name(processor, tmp_path):
+    film = write_media(tmp_path / "clip.mp4", seconds=1)
+    assert processor(film).keys() - processor(film, modalities="audio").keys() == {"pixel_values_videos"}
+    assert "input_features" not in processor(film, modalities=["video"])
+    for wrong in ("smell", [], ["audio", "smell"]):
+        with pytest.raises(ValueError, match=r"modalities is .*, expected 'audio', 'video' or both"):
+            processor(film, modalities=wrong)
+    with pytest.raises(TypeError, match="Got dict for a video, expected pictures"):
+        processor(videos=(np.zeros((2, 8, 8, 3)), {"fps": 2}))
+    with pytest.raises(ValueError, match="num_frames is '4', expected 1 to 4096"):
+        processor.load_clip(film, num_frames="4")

@@ -247,6 +247,11 @@ def test_every_exception_of_a_decoder_is_the_file_s(monkeypatch, error):
         read_image(StoredFile("a.png", png()))
 
 
+def test_a_picture_of_numbers_that_are_none_is_refused():
+    with pytest.raises(MediaError, match="a picture: holds NaN or infinite values"):
+        image_to_rgb(Image.fromarray(np.array([[0.5, np.nan]], np.float32)))
+
+
 def test_arrays_that_are_no_pictures_are_refused_with_their_shape_and_kind():
     for array, message in (
         (np.zeros((8, 8, 2)), r"shape \(8, 8, 2\)"),

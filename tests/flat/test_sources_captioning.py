@@ -143,11 +143,18 @@ def test_other_samples_are_refused_in_one_line(processor, audio, rate, message):
         (3, "Got int for a medium, expected a path"),
         ({"array": [0.1]}, "Got dict for a medium"),
         ("https://example.org/a.mp4", "an address, not a file; download it"),
+        ("HTTP://example.org/" + "a" * 9999, "an address, not a file; download it"),
         ("file://server/a.mp4", "names a file of server"),
+        ("file://[/a.mp4", r"no address of a file \(Invalid IPv6 URL\)"),
         ("data:video/mp4", "a data: address without data"),
         ("data:video/mp4;base64,***", "its data are not base64"),
         ("", "an empty path"),
+        ("DATA:video/mp4;BASE64,***", "its data are not base64"),
         ("a\0b.mp4", "null byte"),
+        ("a" * 5000 + ".mp4", r"cannot be read \(File name too long\)"),
+        ("/proc/version", r"cannot be read \(Invalid argument\)"),
+        ("/proc/self/mem", r"cannot be read \(Input/output error\)"),
+        ({"bytes": b"1", "path": 5}, "Got int for the path of a medium"),
         ({"bytes": None, "path": None}, "bytes and path are None"),
         (io.StringIO("words"), "open as text"),
     ],
@@ -157,6 +164,21 @@ def test_another_medium_is_one_line_with_its_type_and_never_its_content(processo
     with pytest.raises((MediaError, TypeError), match=message) as raised:
         processor(item)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+def test_what_cannot_be_read_costs_a_folder_of_clips_nothing_but_itself(film, processor, monkeypatch):
+    def locked(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    assert captioning.list_clips(["a" * 5000, str(film)]) == [Path("a" * 5000), film]
+    monkeypatch.setattr(Path, "open", locked)
+    with pytest.raises(MediaError, match=r"ein Film ü\.mp4: cannot be read \(Permission denied\); check"):
+        processor.load_clip(film)
+
+
+def test_addresses_are_taken_in_capitals(film):
+    assert as_source(film.as_uri().replace("file:", "FILE:")) == film
+    assert as_source("DATA:,a%20b").data == b"a b" and as_source("data:;BASE64,YWI=").data == b"ab"
 
 
 def test_bytes_are_not_shown_in_messages(processor):
