@@ -2,6 +2,7 @@
 """Adapters: whether one belongs to a base, and models whose folder holds nothing but what was trained."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_PARTS = ("text", "audio", "vision", "audio_visual")
 ASSEMBLY_OPTIONS = ("attn_implementation", "device_map", "quantization_config")
 MOVED = "Where its base has moved, write the place into base_model_name_or_path of adapter_config.json."
+LORA_TENSORS = "(A|B|embedding_A|embedding_B|magnitude_vector)"
 # Ways in which LoRA may begin that leave the weights below as they are; the others rest on a changed base, which no
 # adapter holds.
 PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
@@ -279,10 +281,11 @@ def read_adapter(
     Raises:
         WeightsError: another language model by name, vocabulary or width, as the LAVCap configuration beside the
             adapter tells it, or that of the folder that it names as its base; a layer that the model lacks, or one of
-            another size; LoRA that rests on a changed base, as PiSSA does.
+            another size; LoRA that rests on a changed base, as PiSSA does, or is scaled by no positive number.
     """
     settings = read_json(find_file(name, ADAPTER_SETTINGS, options))
     _check_beginning(name, settings)
+    _check_scale(name, settings)
     theirs = read_json(find_file(name, "config.json", options))
     if not theirs:  # PEFT writes no configuration beside its adapters, but says which base they were trained on
         base = settings.get("base_model_name_or_path")
@@ -307,25 +310,31 @@ def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str
         tensors: from [`read_adapter`].
 
     Raises:
-        WeightsError: the file lacks some; they would be what the adapter began with, or drawn.
+        WeightsError: the file lacks some, which would be what the adapter began with, or drawn; or holds others, for
+            which the adapter has no place, as where its settings are those of another kind.
     """
-    own = re.compile(
-        rf"\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save)\.{re.escape(adapter)}(\.|$)"
-    )
+    own = re.compile(rf"\.(lora_{LORA_TENSORS}|modules_to_save)\.{re.escape(adapter)}(\.|$)")
     # An encoder that was put beside it for the stored features it was trained on has none, and needs none.
     encoder = f"{getattr(model, 'feature_encoder_name', None)}."
     is_adapted = any(place.startswith(encoder) for place in tensors)
-    missing = []
+    missing, used = [], set()
     for place, parameter in model.named_parameters():
         if own.search(place):
             place = place.removeprefix("base_model.model.")
             key = place if place in tensors else place.replace(f".{adapter}", "", 1)
             if key in tensors:
+                used.add(key)
                 parameter.data = tensors[key].to(parameter.device)
             elif is_adapted or not key.startswith(encoder):
                 missing.append(key)
     if missing:
         raise WeightsError(f"{name}: its {ADAPTER_WEIGHTS} is not whole." + itemised("missing", missing))
+    of_lora = re.compile(rf"\.(lora_{LORA_TENSORS}|modules_to_save)(\.|$)")
+    if unused := [key for key in tensors if key not in used and of_lora.search(key)]:
+        raise WeightsError(
+            f"{name}: its {ADAPTER_WEIGHTS} is none of the adapter that its {ADAPTER_SETTINGS} describes; copy both."
+            + itemised("without a place", unused)
+        )
 
 
 def _name_in_model(key: str, whole: tuple[str, ...], adapter: str) -> str:
@@ -377,6 +386,16 @@ def _check_beginning(name: str | Path, settings: dict):
             f"{name}: its LoRA began with {field}, which changed the weights of its base, and it does not hold these. "
             "Convert it where it was trained: PEFT's save_pretrained, with path_initial_model_for_weight_conversion."
         )
+
+
+def _check_scale(name: str | Path, settings: dict):
+    """Refuse LoRA that is scaled by what is no positive number: the captions would be noise."""
+    for alpha in (settings.get("lora_alpha", 1), *(settings.get("alpha_pattern") or {}).values()):
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+            raise WeightsError(
+                f"{name}: lora_alpha is {alpha!r:.40} in its {ADAPTER_SETTINGS}, expected a positive number; copy it "
+                "again."
+            )
 
 
 def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor], whole: tuple[str, ...]):

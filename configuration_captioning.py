@@ -36,6 +36,13 @@ SIZES: dict[str, tuple[int, int]] = {
     "image_size": (1, 8192),
     "max_frames": (1, 100_000),
     "sinkhorn_iterations": (1, 100_000),
+    "sampling_rate": (1_000, 1_000_000),
+}
+# Least and most of other numbers, single ones or one for each channel: what is outside makes noise of every clip.
+SCALES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("mean", "padding_value"), (-1e4, 1e4)),
+    **dict.fromkeys(("std", "image_std", "rescale_factor"), (1e-6, 1e4)),
+    "image_mean": (-1e4, 1e4),
 }
 
 
@@ -186,6 +193,21 @@ def check_sizes(config: PreTrainedConfig, place: str = ""):
         size = getattr(config, name, None)
         if isinstance(size, (int, float, str)) and not (type(size) is int and least <= size <= most):
             raise ValueError(f"{place}{name} is {size!r}, expected {least} to {most}.")
+
+
+def check_scales(processor: Any, place: str = ""):
+    """Refuse settings of a feature extractor or an image processor that are out of [`SCALES`], NaN too.
+
+    Args:
+        place: what messages put before the name of a setting.
+    """
+    for name, (least, most) in SCALES.items():
+        value = getattr(processor, name, None)
+        if value is None and not (name.startswith("image_") and getattr(processor, "do_normalize", False)):
+            continue
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if not isinstance(number, (int, float)) or not least <= number <= most:
+                raise ValueError(f"{place}{name} is {value!r:.80}, expected {least:g} to {most:g}.")
 
 
 def check_positive(config: PreTrainedConfig, *names: str):

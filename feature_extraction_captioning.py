@@ -16,12 +16,12 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 
 
 try:  # inside a package: the Hub's module cache
-    from .configuration_captioning import check_sizes
+    from .configuration_captioning import check_scales, check_sizes
     from .inputs_captioning import to_numpy
     from .options_captioning import as_batch
     from .sounds_captioning import to_mono
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from configuration_captioning import check_sizes
+    from configuration_captioning import check_scales, check_sizes
     from inputs_captioning import to_numpy
     from options_captioning import as_batch
     from sounds_captioning import to_mono
@@ -63,9 +63,10 @@ class FilterBankFeatureExtractor(SequenceFeatureExtractor):
     ):
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.max_frames = max_frames
-        check_sizes(self)
         self.mean = mean
         self.std = std
+        check_sizes(self)
+        check_scales(self)
 
     @property
     def window(self) -> float:

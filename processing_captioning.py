@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 
 try:  # inside a package: the Hub's module cache
-    from .configuration_captioning import CaptioningConfig, check_sizes
+    from .configuration_captioning import CaptioningConfig, check_scales, check_sizes
     from .inputs_captioning import (
         ClipInputs,
         as_files,
@@ -39,7 +39,7 @@ try:  # inside a package: the Hub's module cache
     from .sounds_captioning import cancel, peak_of, resample, to_mono
     from .sources_captioning import as_source, is_folder, list_images
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from configuration_captioning import CaptioningConfig, check_sizes
+    from configuration_captioning import CaptioningConfig, check_scales, check_sizes
     from inputs_captioning import (
         ClipInputs,
         as_files,
@@ -94,6 +94,7 @@ class CaptioningProcessor(ProcessorMixin):
     ):
         self.num_video_frames = num_video_frames
         check_sizes(self)
+        check_scales(image_processor, "image_processor.")
         super().__init__(feature_extractor, image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod

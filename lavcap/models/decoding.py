@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature
 
+from adapters_captioning import holds_weights
 from lavcap.models.families import errors_of
 from media_captioning import Clip
 from modeling_captioning import CaptioningModel
@@ -15,21 +16,25 @@ from parts_captioning import find_file, read_json
 from processing_captioning import CaptioningProcessor
 
 
+DECODING = "generation_config.json"
 NOT_OF_DECODING = {"transformers_version", "_from_model_config"}
 MOST = {"num_beams": 256, "max_new_tokens": 2**20, "max_length": 2**20, "num_return_sequences": 1}
 NOTHING = Clip(np.zeros(1600, np.float32), np.zeros((1, 8, 8, 3), np.uint8), 0.1, 16000)  # silence and darkness
 
 
 def check_decoding(name_or_path: str | Path):
-    """Refuse a `generation_config.json` that is empty or no JSON: the library would decode by its own defaults.
+    """Refuse a `generation_config.json` that is missing, empty or no JSON: the library would decode by its defaults.
 
     Raises:
         ValueError: with what was found.
     """
-    file = find_file(name_or_path, "generation_config.json", {})
-    if file is None:
-        return
-    if not read_json(file).keys() - NOT_OF_DECODING:
+    file = find_file(name_or_path, DECODING, {})
+    if file is None and holds_weights(name_or_path, {}):  # an adapter alone decodes as its base
+        raise ValueError(
+            f"{name_or_path}: holds no {DECODING}, or none that can be read, expected the options of decoding that "
+            "were saved with the model; copy or save it again."
+        )
+    if file is not None and not read_json(file).keys() - NOT_OF_DECODING:
         raise ValueError(f"{file}: holds no options of decoding, expected those of the model; copy or save it again.")
 
 
@@ -54,6 +59,7 @@ def try_decoding(model: CaptioningModel, processor: CaptioningProcessor, name: s
         return
     with errors_of(name, "cannot caption", "the files beside its weights do not fit them: copy or save it again"):
         features = processor.clip_features(NOTHING)
+        _check_numbers("features of silence and darkness", all(each.isfinite().all() for each in features.values()))
         if "audio" in model.modalities:  # which costs less than twenty pictures
             features = {each: features[each] for each in model.feature_names["audio"]}
         if "audio" in model.modalities or model.takes_media:
@@ -61,7 +67,14 @@ def try_decoding(model: CaptioningModel, processor: CaptioningProcessor, name: s
         else:  # of stored features alone
             inputs = BatchFeature(processor.encode_text([0]))
         with _as_it_was(model):
-            model.generate(**inputs.to(model.device), max_new_tokens=2)
+            options = {"output_logits": True, "return_dict_in_generate": True}
+            written = model.generate(**inputs.to(model.device), max_new_tokens=2, **options)
+            _check_numbers("scores of words", not any(each.isnan().any() for each in written.logits))
+
+
+def _check_numbers(what: str, are_numbers: bool):
+    if not are_numbers:
+        raise ValueError(f"its {what} are NaN or infinite")
 
 
 @contextmanager

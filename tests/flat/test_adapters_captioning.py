@@ -1,6 +1,7 @@
 """Adapters: each belongs to one base only, and one alone is a model if it tells what its base is made of."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -341,6 +342,28 @@ def test_an_adapter_that_peft_converted_for_the_unchanged_base_is_loaded(tmp_pat
     again = LavcapForConditionalGeneration.from_pretrained(tmp_path / "base")
     found = logits_of(load_lora(again, tmp_path / "plain").get_base_model().eval())
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "LOHA"}, "is none of the adapter that its adapter_config.json describes"),
+        ({"lora_alpha": math.nan}, "lora_alpha is nan in its adapter_config.json, expected a positive number"),
+        ({"lora_alpha": math.inf}, "lora_alpha is inf"),
+        ({"lora_alpha": 0}, "lora_alpha is 0"),
+        ({"alpha_pattern": {"q_proj": "8"}}, "lora_alpha is '8'"),
+    ],
+    ids=str,
+)
+def test_an_adapter_with_the_settings_of_another_is_refused(trained, tmp_path, fields, message):
+    for file in trained[1].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings | fields))
+    with pytest.raises(WeightsError, match=message):
+        LavcapForConditionalGeneration.from_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=message):
+        load_lora(LavcapForConditionalGeneration.base_of_adapter(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("lost", ["multi_modal_projector", "language_model.model.layers.1.self_attn.v_proj.lora_B"])

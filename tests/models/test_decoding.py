@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 
 import pytest
@@ -12,12 +13,25 @@ from lavcap.models.loading import load_model
 from modeling_lavcap import LavcapForConditionalGeneration
 
 
+EXTRACTOR, PICTURES = "LavcapFeatureExtractor", "CLIPImageProcessorPil"
+
+
 def with_settings(saved_model, folder, file: str, **fields):
     """A copy of a saved model, one of whose files has other fields."""
     shutil.copytree(saved_model, folder)
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(content | fields))
     return folder
+
+
+def heard(message: str, **fields) -> tuple[str, dict, str]:
+    """Settings of the feature extractor."""
+    return "processor_config.json", {"feature_extractor": {"feature_extractor_type": EXTRACTOR, **fields}}, message
+
+
+def seen(message: str, **fields) -> tuple[str, dict, str]:
+    """Settings of the image processor."""
+    return "processor_config.json", {"image_processor": {"image_processor_type": PICTURES, **fields}}, message
 
 
 @pytest.mark.parametrize(
@@ -32,12 +46,17 @@ def with_settings(saved_model, folder, file: str, **fields):
         ("processor_config.json", {"num_audio_tokens": 5}, "cannot caption"),
         ("processor_config.json", {"num_audio_tokens": 10**7}, "num_audio_tokens is 10000000, expected 0 to 100000"),
         ("processor_config.json", {"num_video_frames": 10**7}, "num_video_frames is 10000000, expected 1 to 4096"),
-        (
-            "processor_config.json",
-            {"feature_extractor": {"feature_extractor_type": "LavcapFeatureExtractor", "max_frames": 10**9}},
-            "max_frames is 1000000000, expected 1 to 100000",
-        ),
+        heard("max_frames is 1000000000, expected 1 to 100000", max_frames=10**9),
         ("processor_config.json", {"feature_extractor": 3}, "cannot be loaded"),
+        heard("std is 0, expected 1e-06 to 10000", std=0),
+        heard("std is nan", std=math.nan),
+        heard("mean is inf, expected -10000 to 10000", mean=math.inf),
+        heard("sampling_rate is 1000000000, expected 1000 to 1000000", sampling_rate=10**9),
+        heard(r"sampling_rate is 16000\.5, expected", sampling_rate=16000.5),
+        seen(r"image_processor\.image_std is .0\.2, 0\.0, 0\.2., expected 1e-06 to 10000", image_std=[0.2, 0.0, 0.2]),
+        seen(r"image_processor\.image_mean is .nan, nan, nan.", image_mean=[math.nan] * 3),
+        seen(r"image_processor\.image_mean is None, expected", image_mean=None),
+        seen(r"image_processor\.rescale_factor is 1e\+30, expected", rescale_factor=1e30),
         ("tokenizer_config.json", {"eos_token": 7}, "cannot be loaded"),
         ("config.json", {"text_config": []}, "expected a configuration or a dict"),
         ("config.json", {"audio_config": {"hidden_size": "24"}}, "hidden_size"),
@@ -53,6 +72,27 @@ def test_settings_of_another_kind_are_refused_in_a_line(saved_model, tmp_path, f
         load_model(folder, "cpu")
     assert str(tmp_path) in str(caught.value) or "model_type" in fields
     assert len(str(caught.value)) < 1200 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["missing", "a link to nowhere", "a folder"])
+def test_a_model_without_its_decoding_is_refused(saved_model, tmp_path, kind):
+    """The library would decode by its own defaults: other captions, and not a word."""
+    shutil.copytree(saved_model, tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    file.unlink()
+    if kind == "a folder":
+        file.mkdir()
+    elif kind == "a link to nowhere":
+        file.symlink_to("blobs/none")
+    with pytest.raises(ValueError, match=r"model: holds no generation_config\.json, or none that can be read"):
+        load_model(tmp_path / "model", "cpu")
+
+
+def test_scores_that_are_no_numbers_are_noticed_before_any_work(processor, fitting_config):
+    model = LavcapForConditionalGeneration(fitting_config).eval()
+    model.get_output_embeddings().register_forward_hook(lambda *parts: parts[2] * float("nan"))
+    with pytest.raises(ValueError, match=r"model: cannot caption .*scores of words are NaN or infinite"):
+        try_decoding(model, processor, "model")
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "null", "[" * 100_000])
