@@ -84,7 +84,7 @@ def test_a_model_without_its_decoding_is_refused(saved_model, tmp_path, kind):
         file.mkdir()
     elif kind == "a link to nowhere":
         file.symlink_to("blobs/none")
-    with pytest.raises(ValueError, match=r"model: holds no generation_config\.json, or none that can be read"):
+    with pytest.raises(ValueError, match=r"model: lacks generation_config\.json, or it cannot be read"):
         load_model(tmp_path / "model", "cpu")
 
 
