@@ -3,9 +3,9 @@
 import codecs
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from lavcap.data.audiocaps import LayoutRow, to_start
@@ -104,6 +104,7 @@ def to_annotations(
     names: Iterable[str],
     records: Iterable[tuple[str, Any]],
     columns: dict[str, str] | None = None,
+    media_of: Callable[[AnnotationRow], Any] | None = None,
 ) -> Annotations:
     """Rows of records of any origin.
 
@@ -112,6 +113,7 @@ def to_annotations(
         names: columns that there are.
         records: place and content: an object by column name, or the complaint as text.
         columns: as for [`read_annotations`].
+        media_of: what must be equal in rows of one clip, or `None` for a row without media; default: their files.
     """
     columns = choose_columns(name, list(names), columns or {})
     rows, complaints = [], []
@@ -120,7 +122,8 @@ def to_annotations(
             rows.append(_to_row(place, record, columns, number))
         except ValueError as error:
             complaints.append(f"{place}: {error}")
-    return _without_repetitions(rows, complaints, columns.get("id") in YOUTUBE_COLUMNS)
+    rows, contradictions = _without_other_clips(rows, media_of or _file_of)
+    return _without_repetitions(rows, complaints + contradictions, columns.get("id") in YOUTUBE_COLUMNS)
 
 
 def from_layout_rows(rows: Iterable[LayoutRow], complaints: dict[int, str]) -> Annotations:
@@ -138,7 +141,26 @@ def from_layout_rows(rows: Iterable[LayoutRow], complaints: dict[int, str]) -> A
         for row in rows
     ]
     bad = [f"row {number}: {reason}" for number, reason in complaints.items()]
-    return _without_repetitions(made, bad, any(row.id for row in made))
+    media = {row.number: (row.audio_path, row.video_path) for row in rows}
+    made, contradictions = _without_other_clips(made, lambda row: media[row.number])
+    return _without_repetitions(made, bad + contradictions, any(row.id for row in made))
+
+
+def clip_names(rows: Sequence[AnnotationRow]) -> list[str]:
+    """Name of each row's clip: its id, else the name of its file without suffix, with folders where files share it."""
+    first: dict[str, str] = {}
+    files = [row.file for row in rows if row.id is None]
+    shared = {stem_of(file) for file in files if first.setdefault(stem_of(file), file) != file}
+    return [row.id if row.id is not None else _name_of(row.file, shared) for row in rows]
+
+
+def _file_of(row: AnnotationRow) -> PurePosixPath | None:
+    return None if row.file is None else PurePosixPath(row.file.replace("\\", "/"))
+
+
+def _name_of(file: str, shared: set[str]) -> str:
+    stem = stem_of(file)
+    return file.replace("\\", "/").rpartition(".")[0] or file if stem in shared else stem
 
 
 def choose_columns(name: str | Path, names: list[str], given: dict[str, str]) -> dict[str, str]:
@@ -316,6 +338,40 @@ def _to_captions(value: Any) -> tuple[str, ...]:
     if not captions:
         raise ValueError("no caption")
     return captions
+
+
+def _without_other_clips(
+    rows: list[AnnotationRow], media_of: Callable[[AnnotationRow], Any]
+) -> tuple[list[AnnotationRow], list[str]]:
+    """Rows without those that say of their clip what an earlier one does not, and complaints about these.
+
+    One id with several start times stands for as many clips; beside them, a row without one is of none.
+    """
+    clips: dict[str, dict[float | None, list[AnnotationRow]]] = {}
+    for row, name in zip(rows, clip_names(rows), strict=True):
+        clips.setdefault(name, {}).setdefault(row.start_time, []).append(row)
+    faults: dict[int, str] = {}
+    for name, windows in clips.items():
+        if len(windows) > 1 and None in windows:
+            timed = next(each[0] for start, each in windows.items() if start is not None)
+            fault = f"has the id {name} of {timed.place}, but no start_time; give both of them one, or none"
+            faults |= {id(row): fault for row in windows.pop(None)}
+        for several in windows.values():
+            faults |= _other_media(name, several, media_of) if len(several) > 1 else {}
+    complaints = [f"{row.place}: {faults[id(row)]}" for row in rows if id(row) in faults]
+    return [row for row in rows if id(row) not in faults], complaints
+
+
+def _other_media(name: str, rows: list[AnnotationRow], media_of: Callable[[AnnotationRow], Any]) -> dict[int, str]:
+    """Complaints about rows of a clip that have other media than the first row with some, by the row's `id()`."""
+    named = [(row, media) for row in rows if (media := media_of(row)) is not None]
+    faults = {}
+    for row, media in named:
+        first, theirs = named[0]
+        if media != theirs:
+            which = f" ({row.file}, not {first.file})" if row.file != first.file else ""
+            faults[id(row)] = f"has the id {name} of {first.place} with other media{which}; give each clip its own id"
+    return faults
 
 
 def _without_repetitions(rows: list[AnnotationRow], complaints: list[str], youtube: bool) -> Annotations:

@@ -5,7 +5,8 @@ All of them become a `Source`: the clips that are expected, and a way to their m
 
 import hashlib
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from lavcap.preparation.annotations import (
     AnnotationRow,
     Annotations,
     choose_columns,
+    clip_names,
     from_layout_rows,
     read_annotations,
-    stem_of,
     to_annotations,
 )
 from lavcap.preparation.media import Media
@@ -159,7 +160,8 @@ def from_dataset(name: str, split: str, media: Sequence[str | Path], reading: Re
             f"{name}: has no column of sound or video (found {', '.join(dataset.column_names)}); name it with "
             "--column audio=NAME, or name a folder of media with --media."
         )
-    known = to_annotations(name, *_text_of(dataset, name, split, stored, columns), columns)
+    texts, records = _text_of(dataset, name, split, stored, columns)
+    known = to_annotations(name, texts, records, columns, _media_of(dataset, stored) if stored else None)
     known.check(name, reading.skip_bad_rows)
     index = MediaIndex(media) if media else None
     return Source(f"{name} ({split})", _join(known, reading.window), known, index, dataset if stored else None, stored)
@@ -178,20 +180,19 @@ def _join(annotations: Annotations, window: float) -> list[ExpectedClip]:
 
     One id with several start times stands for as many clips of one video: `<id>_<start ms>_<end ms>`.
     """
-    stems = _shared_stems(annotations.rows)
-    starts: dict[str, set[float]] = {}
-    for row in annotations.rows:
-        known = starts.setdefault(_name_of(row, stems), set())
-        known |= set() if row.start_time is None else {row.start_time}
+    names = clip_names(annotations.rows)
+    starts: dict[str, set[float | None]] = {}
+    for row, name in zip(annotations.rows, names, strict=True):
+        starts.setdefault(name, set()).add(row.start_time)
     clips: dict[str, ExpectedClip] = {}
-    for row in annotations.rows:
-        name = _name_of(row, stems)
-        start = row.start_time if row.start_time is not None else min(starts[name], default=None)
+    for row, name in zip(annotations.rows, names, strict=True):
+        start = row.start_time
         if len(starts[name]) > 1:
             name = window_stem(name, start, start + window)
         youtube_id = row.id if annotations.youtube else None
         made = ExpectedClip(name, row.id, youtube_id, row.file, start, number=row.number)
         clip = clips.setdefault(name, made)
+        clip.file = clip.file or row.file
         clip.captions += row.captions
         clip.rows.append(row)
     return list(clips.values())
@@ -200,20 +201,6 @@ def _join(annotations: Annotations, window: float) -> list[ExpectedClip]:
 def window_stem(name: str, start: float, end: float) -> str:
     """How AudioCaps' files are called: with start and end in milliseconds."""
     return f"{name}_{round(1000 * start)}_{round(1000 * end)}"
-
-
-def _name_of(row: AnnotationRow, shared: set[str]) -> str:
-    if row.id is not None:
-        return row.id
-    stem = stem_of(row.file)
-    return row.file.replace("\\", "/").rpartition(".")[0] or row.file if stem in shared else stem
-
-
-def _shared_stems(rows: list[AnnotationRow]) -> set[str]:
-    """Stems that stand for different files: `a/1.mp4` and `b/1.mp4`."""
-    first: dict[str, str] = {}
-    files = [row.file for row in rows if row.id is None]
-    return {stem_of(file) for file in files if first.setdefault(stem_of(file), file) != file}
 
 
 # -------------------------------------------------------------------------------------------------------- data sets
@@ -293,6 +280,18 @@ def _paths(dataset: Dataset, column: str) -> list[str | None]:
         fields = [cell.name for cell in cells.type] if hasattr(cells.type, "__iter__") else []
         paths += cells.field("path").to_pylist() if "path" in fields else [None] * len(cells)
     return paths
+
+
+def _media_of(dataset: Dataset, columns: dict[str, str]) -> Callable[[AnnotationRow], Any]:
+    """What tells the media of a row from those of another: digests of bytes, paths, or what its annotation names."""
+
+    def media_of(row: AnnotationRow) -> Any:
+        stored = dataset[row.number]
+        cells = [_to_medium(stored[column], "", row.number) for column in columns.values()]
+        digests = [zlib.crc32(cell.data) if isinstance(cell, StoredFile) else cell for cell in cells]
+        return row.file if all(digest is None for digest in digests) else digests
+
+    return media_of
 
 
 def _to_medium(cell: Any, name: str, number: int) -> StoredFile | str | None:

@@ -160,6 +160,53 @@ def test_one_id_with_two_start_times_is_two_clips(tmp_path):
     assert [source.find(clip, 10.0, 4).video is not None for clip in source.clips] == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "kept"),
+    [
+        (
+            "id,file,caption\nA,late.mp4,y\nB,b.mp4,x\nA,base.mp4,z\nA,./late.mp4,w\n",
+            "line 4: has the id A of line 2 with other media (base.mp4, not late.mp4); give each clip its own id",
+            {"A": ["y", "w"], "B": ["x"]},
+        ),
+        (
+            "id,start_time,caption\nA,,y\nA,40,z\nB,,x\nB,,w\n",
+            "line 2: has the id A of line 3, but no start_time; give both of them one, or none",
+            {"A": ["z"], "B": ["x", "w"]},
+        ),
+        (
+            "file,caption\na/1.wav,y\na/1.mp4,z\n",
+            "line 3: has the id a/1 of line 2 with other media (a/1.mp4, not a/1.wav); give each clip its own id",
+            {"1": ["y"]},
+        ),
+    ],
+)
+def test_rows_of_one_id_that_are_of_two_clips_are_bad_rows(tmp_path, text, message, kept):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError) as refused:
+        from_files(tmp_path / "a.csv", [tmp_path], READING)
+    assert str(refused.value).splitlines()[1:] == [f"  {message}"]
+    source = from_files(tmp_path / "a.csv", [tmp_path], Reading(10.0, skip_bad_rows=True))
+    assert {clip.id: clip.captions for clip in source.clips} == kept
+    assert source.annotations.complaints == [message]
+
+
+def test_rows_of_the_layout_and_of_data_sets_are_held_to_the_same(tmp_path):
+    row = {"youtube_id": "A", "caption": "rain", "audio_path": "a.wav", "video_path": "a.jpg"}
+    (tmp_path / "test.json").write_text(json.dumps([row, row | {"caption": "wind"}, row | {"video_path": "b.jpg"}]))
+    with pytest.raises(
+        DataError, match="1 of 3 rows cannot be used.*\n  row 2: has the id A of row 0 with other media;"
+    ):
+        from_layout(tmp_path, "test", READING)
+    columns = stored_rows()
+    columns["youtube_id"], columns["start_time"] = ["id0"] * 3, [0] * 3
+    columns["audio"][1]["bytes"] = columns["audio"][0]["bytes"]  # the same under another name
+    to_audio(columns).save_to_disk(tmp_path / "set")
+    with pytest.raises(
+        DataError, match="1 of 3 rows cannot be used.*\n  row 2: has the id id0 of row 0 with other media;"
+    ):
+        from_dataset(str(tmp_path / "set"), "test", [], READING)
+
+
 def test_equal_names_in_different_folders_are_different_clips(tmp_path):
     (tmp_path / "a.csv").write_text("file,caption\na/1.mp4,rain\nb/1.mp4,wind\n2.mp4,hail\n")
     source = from_files(tmp_path / "a.csv", [touch(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mp4")], READING)
@@ -295,7 +342,7 @@ def test_a_data_set_on_disk_is_read_without_decoding(tmp_path, form):
 
 def test_rows_without_ids_are_joined_by_the_name_of_their_sound(tmp_path):
     columns = stored_rows(2)
-    columns["audio"][1]["path"] = columns["audio"][0]["path"] = "Yabc.wav"
+    columns["audio"] = [columns["audio"][0] | {"path": "Yabc.wav"}] * 2
     to_audio({"audio": columns["audio"], "answer": ["rain", "wind"]}).save_to_disk(tmp_path / "set")
     (clip,) = from_dataset(str(tmp_path / "set"), "test", [], READING).clips
     assert (clip.id, clip.captions, clip.number) == ("Yabc", ["rain", "wind"], 0)
