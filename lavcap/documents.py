@@ -1,8 +1,41 @@
-"""JSON and YAML that is read: from people, from other programs, from files that may be damaged."""
+"""Files of text, JSON and YAML: from people, from other programs, that may be damaged.
 
+Regular files alone are read, no pipes and no devices: one that nobody writes to would be waited for without end. So a
+recipe or a table of captions cannot come from `<(command)` or /dev/stdin.
+"""
+
+import errno
 import json
 from pathlib import Path
 from typing import Any
+
+from sources_captioning import MediaError, check_file, one_line
+
+
+def check_regular(path: str | Path, error: type[Exception] = ValueError):
+    """Refuse what is no regular file, before it is opened: as [`check_file`], by another kind of `error`."""
+    try:
+        check_file(Path(path))
+    except MediaError as fault:
+        raise error(str(fault)) from None
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Content of a regular file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read, or is a folder, a pipe or a device; `strerror` is the reason.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "a pipe or a device, expected a regular file", str(path))
+    return path.read_bytes()
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, in one line and without its name."""
+    return getattr(error, "strerror", None) or one_line(error)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -38,11 +71,11 @@ def read_json(
         error: what is raised with that.
     """
     try:
-        return parse_json(Path(path).read_bytes())
+        return parse_json(read_bytes(path))
     except FileNotFoundError:
         raise error(f"{path}: no such file; {absent}.") from None
     except (OSError, ValueError) as fault:
-        raise error(f"{path}: not readable as JSON ({fault}); {advice}.") from fault
+        raise error(f"{path}: not readable as JSON ({reason_of(fault)}); {advice}.") from fault
 
 
 def read_object(path: str | Path) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ class Origin(NamedTuple):
 
 def origins(rows: Iterable[dict[str, Any]]) -> list[Origin]:
     """Where clips come from; `rows` have `id`, `youtube_id` and `captions`."""
-    return [Origin(row["id"], row["youtube_id"] or "\0".join((row["id"], *sorted(row["captions"])))) for row in rows]
+    return [Origin(row["id"], row["youtube_id"] or "\0".join((row["id"], *_captions(row)))) for row in rows]
 
 
 @lru_cache(maxsize=1)
@@ -65,6 +65,10 @@ def check_selection(clips: list[Origin], known: frozenset[str], split: str, allo
             f"anything. Name another --validation_split, or pass {FLAG} true, which marks all results."
         )
     return bool(found)
+
+
+def _captions(row: dict[str, Any]) -> list[str]:
+    return sorted(caption for caption in row["captions"] or () if caption)
 
 
 def _test_splits(data_dir: str) -> set[str]:

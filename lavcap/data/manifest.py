@@ -9,7 +9,7 @@ where the file lies below it. Any reader of parquet can use it; with `load_datas
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -19,9 +19,10 @@ from datasets import Dataset, Features, load_dataset
 from pyarrow import parquet
 
 from lavcap.data.batches import in_batches
-from lavcap.data.schema import CLIP_COLUMNS, DataError
-from lavcap.documents import read_json
+from lavcap.data.schema import CLIP_COLUMNS, SHARD_COLUMNS, STREAM_COLUMNS, DataError
+from lavcap.documents import check_regular, read_json
 from lavcap.files import replace_json, whole_file
+from sources_captioning import one_line
 
 
 ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time
@@ -67,17 +68,48 @@ def read_manifest(data_dir: str | Path, split: str) -> Dataset:
     """Rows of a split with absolute paths, in memory; of a split that holds its media, from a cache on disk.
 
     Raises:
-        DataError: no such split, a file that is no parquet, or columns other than `CLIP_COLUMNS`.
+        DataError: no such split, a file that is no parquet, columns other than `CLIP_COLUMNS`, or two rows of one id.
     """
     files = shards_of(data_dir, split)
     if not files:
         raise DataError(f"{Path(data_dir) / 'data'}: no {split}-*.parquet; run scripts/prepare_audiocaps.py first.")
     if read_facts(data_dir).get(split, {}).get("embedded"):
+        _check_ids(files, [read_columns(file, ["id"]) for file in files])
         return load_dataset("parquet", data_files=list(map(str, files)), split="train")
-    tables = [_read_table(file) for file in files]
+    tables = [read_columns(file, list(CLIP_COLUMNS), required=list(CLIP_COLUMNS)) for file in files]
+    _check_ids(files, tables)
     rows = (_absolute(row, Path(data_dir).absolute()) for table in tables for row in table.to_pylist())
     table = pa.Table.from_pylist(list(rows), schema=CLIP_COLUMNS.arrow_schema)
     return Dataset(table)
+
+
+def read_columns(file: Path, columns: Sequence[str], required: Sequence[str] = STREAM_COLUMNS) -> pa.Table:
+    """Columns of one parquet file of a manifest or of shards.
+
+    Args:
+        columns: that are read.
+        required: that must be there beside them, in the types of `SHARD_COLUMNS`.
+
+    Raises:
+        DataError: no regular file, no parquet, a column that lacks or is of another type, or a row without an id.
+    """
+    advice = "write it again with scripts/prepare_audiocaps.py or scripts/write_shards.py."
+    check_regular(file, DataError)
+    try:
+        with parquet.ParquetFile(file) as opened:
+            found = {field.name: field.type for field in opened.schema_arrow}
+            if absent := [name for name in required if name not in found]:
+                raise DataError(f"{file}: lacks the columns {', '.join(absent)}, found {', '.join(found)}; {advice}")
+            for name in found.keys() & SHARD_COLUMNS.keys():
+                wanted = SHARD_COLUMNS.arrow_schema.field(name).type
+                if not _fits(found[name], wanted):
+                    raise DataError(f"{file}: its column {name} holds {found[name]}, expected {wanted}; {advice}")
+            table = opened.read(columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file}: not readable as parquet ({one_line(error)}); {advice}") from error
+    if "id" in columns and (table["id"].null_count or pa.types.is_null(table["id"].type)) and len(table):
+        raise DataError(f"{file}: row {table['id'].to_pylist().index(None)} has no id; {advice}")
+    return table
 
 
 def write_facts(data_dir: str | Path, split: str, facts: dict[str, Any]):
@@ -112,17 +144,37 @@ def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-def _read_table(file: Path) -> pa.Table:
-    try:
-        table = parquet.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file}: not readable as parquet ({error}); prepare the data set again.") from error
-    if absent := [name for name in CLIP_COLUMNS if name not in table.column_names]:
-        raise DataError(
-            f"{file}: lacks the columns {', '.join(absent)}, found {', '.join(table.column_names)}; prepare the data "
-            "set with scripts/prepare_audiocaps.py."
-        )
-    return table.select(list(CLIP_COLUMNS))
+def _check_ids(files: Sequence[Path], tables: Sequence[pa.Table]):
+    """Refuse two rows of one id: captions, features and scores of a clip are found by it."""
+    first: dict[str, str] = {}
+    for file, table in zip(files, tables, strict=True):
+        for number, name in enumerate(table["id"].to_pylist()):
+            place = f"row {number} of {file.name}"
+            if first.setdefault(name, place) != place:
+                raise DataError(
+                    f"{file}: row {number} has the id {name} of {first[name]}; give each clip an id of its own, and "
+                    "all its captions one row."
+                )
+
+
+def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of a type can be taken for those of another; a column without any value has no type."""
+    types = pa.types
+    if types.is_null(found):
+        return True
+    if types.is_struct(wanted):
+        fields = {field.name: field.type for field in found} if types.is_struct(found) else {}
+        return all(field.name in fields and _fits(fields[field.name], field.type) for field in wanted)
+    kinds = {
+        types.is_list: (types.is_list, types.is_large_list, types.is_fixed_size_list),
+        types.is_string: (types.is_string, types.is_large_string),
+        types.is_binary: (types.is_binary, types.is_large_binary),
+        types.is_floating: (types.is_floating, types.is_integer),
+    }
+    known = next(several for is_wanted, several in kinds.items() if is_wanted(wanted))
+    if not any(is_kind(found) for is_kind in known):
+        return False
+    return not types.is_list(wanted) or _fits(found.value_type, wanted.value_type)
 
 
 def _relative(row: dict[str, Any], root: Path) -> dict[str, Any]:

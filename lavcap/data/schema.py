@@ -18,6 +18,7 @@ CLIP_COLUMNS = Features(
     }
 )
 SHARD_COLUMNS = Features(CLIP_COLUMNS | {STORED_FEATURES: List(List(Value("float32")))})  # (video_frames, hidden)
+STREAM_COLUMNS = ("id", "youtube_id", "audio", "frames", "captions")  # without which shards are of no use
 MEDIA_COLUMNS = {"audio": ("audio",), "video": ("frames", STORED_FEATURES)}  # that show a modality
 
 

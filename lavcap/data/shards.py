@@ -14,7 +14,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 
 from lavcap.data.batches import in_batches
 from lavcap.data.dataset import as_file
-from lavcap.data.manifest import shards_of, write_facts, write_parquet
+from lavcap.data.manifest import read_columns, shards_of, write_facts, write_parquet
 from lavcap.data.precomputed_features import read_stored_features
 from lavcap.data.schema import SHARD_COLUMNS, STORED_FEATURES, DataError
 from lavcap.data.wav import SAMPLING_RATE, to_pcm, write_wav
@@ -30,7 +30,7 @@ def find_shards(data_dir: str | Path, split: str) -> list[Path]:
     """Shards of a split that hold their media.
 
     Raises:
-        DataError: none, not all of them, or a manifest of paths.
+        DataError: none, not all of them, one of no use, or a manifest of paths.
     """
     files = shards_of(data_dir, split)
     if not files:
@@ -38,6 +38,9 @@ def find_shards(data_dir: str | Path, split: str) -> list[Path]:
     declared = int(files[0].stem.rsplit("-", 1)[-1])
     if len(files) != declared:
         raise DataError(f"{files[0].parent}: {len(files)} of {declared} shards of {split}; copy or write them again.")
+    for file in files:
+        if not len(read_columns(file, ["id"])):
+            raise DataError(f"{file}: holds no rows, expected some; write the shards again, or move it away.")
     first = next(iter(open_stream([str(files[0])])))
     media = [first["audio"], *(first["frames"] or [])]
     if any(medium is not None and medium["bytes"] is None for medium in media):

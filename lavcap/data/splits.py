@@ -133,6 +133,6 @@ def one_row_per_caption(dataset: Dataset) -> Dataset:
     return Dataset(table.set_column(place, table.schema.field(place), column))
 
 
-def one_by_one(captions: Sequence[str] | None) -> list[list[str]]:
-    """Captions of a clip as those of as many rows; none of them as those of one row."""
-    return [[caption] for caption in captions or ()] or [[]]
+def one_by_one(captions: Sequence[str | None] | None) -> list[list[str]]:
+    """Captions of a clip as those of as many rows, less empty ones; none of them as those of one row."""
+    return [[caption] for caption in captions or () if caption and caption.strip()] or [[]]

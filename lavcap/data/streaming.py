@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pyarrow import parquet
 
 from lavcap.data.batches import in_batches
 from lavcap.data.collation import REPEATED
 from lavcap.data.dataset import drawn_frames, features_or_reason, read_features, shared_number, start_item
+from lavcap.data.manifest import read_columns
 from lavcap.data.shards import open_stream
 from lavcap.data.splits import one_by_one
 
@@ -128,5 +128,5 @@ def _flat_rows(files: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _count_rows(file: str) -> int:
-    captions = parquet.read_table(file, columns=["captions"])["captions"]
+    captions = read_columns(Path(file), ["captions"])["captions"]
     return sum(len(one_by_one(each)) for each in captions.to_pylist())

@@ -9,18 +9,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from pyarrow import parquet
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.utils import logging
 
 from lavcap.data.dataset import ClipDataset
 from lavcap.data.leakage import check_selection, clips_of_a_test, keys_of_tests, origins
-from lavcap.data.manifest import read_facts, take_rows
+from lavcap.data.manifest import read_columns, read_facts, take_rows
 from lavcap.data.precomputed_features import check_features_fit, feature_facts, note_encoder
 from lavcap.data.schema import DataError
 from lavcap.data.shards import find_shards, stored_example
-from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption
+from lavcap.data.splits import check_usable, load_split, load_splits, one_by_one, one_row_per_caption
 from lavcap.data.streaming import ClipStream
 from lavcap.endings import interrupts_left_to_this_process
 from lavcap.training.arguments import DataArguments
@@ -39,11 +38,13 @@ class TrainingRows:
         train: one row per caption; shards when streaming.
         validation: one row per clip.
         provenance: see [`write_provenance`].
+        num_captions: of the training clips.
     """
 
     train: Dataset | list[Path]
     validation: Dataset
     provenance: dict[str, Any]
+    num_captions: int
 
 
 def load_rows(args: DataArguments) -> TrainingRows:
@@ -59,7 +60,7 @@ def load_rows(args: DataArguments) -> TrainingRows:
     validation_dir = args.validation_data_dir or args.data_dir
     if args.streaming:
         train: Dataset | list[Path] = find_shards(args.data_dir, args.train_split)
-        known = [row for file in train for row in parquet.read_table(file, columns=ORIGIN).to_pylist()]
+        known = [row for file in train for row in read_columns(file, ORIGIN).to_pylist()]
         validation = load_split(validation_dir, args.validation_split, args.skip_missing_media)
     else:
         splits = [(args.data_dir, args.train_split), (validation_dir, args.validation_split)]
@@ -88,15 +89,22 @@ def load_rows(args: DataArguments) -> TrainingRows:
         "selected_on_test": selected_on_test,
         "trained_on_test_clips": len(leaked),
     }
-    return TrainingRows(train, _first(validation, args.max_validation_clips), provenance)
+    captions = sum(len(each) for row in known for each in one_by_one(row["captions"]))
+    return TrainingRows(train, _first(validation, args.max_validation_clips), provenance, captions)
 
 
 def as_model_inputs(rows: TrainingRows, args: DataArguments, model, processor, training_args):
     """Both splits as model features: `(train, validation)`.
 
     Raises:
-        DataError: clips that the model can make nothing of, or stored features of another image encoder.
+        DataError: clips that the model can make nothing of, no caption for one that learns from captions, or stored
+            features of another image encoder.
     """
+    if not rows.num_captions and "tokens" in model.loss_terms.values():
+        raise DataError(
+            f"{args.data_dir}: no clip of {args.train_split} has a caption, and {type(model).__name__} learns from "
+            "captions; write some into its rows."
+        )
     _fit_features(rows, args, model, processor)
     check_usable(rows.validation, processor)
     width = model.stored_feature_size

@@ -234,7 +234,7 @@ def test_one_feature_file_of_another_width_is_a_broken_clip_of_its_own(damaged, 
     train = find_shards(args.data_dir, "val") if streaming else one_row_per_caption(rows)
     run = SimpleNamespace(per_device_train_batch_size=2, seed=0, process_index=0, world_size=1)
     model = tiny_model(has_vision_tower=False)
-    for items in as_model_inputs(TrainingRows(train, rows, {}), args, model, processor, run):
+    for items in as_model_inputs(TrainingRows(train, rows, {}, 1), args, model, processor, run):
         items = items if isinstance(items, ClipStream) else [items[index] for index in range(len(items))]
         assert {item["id"]: item["broken"] for item in items if "broken" in item}.keys() == {rows[0]["id"]}
     assert items[0]["broken"].endswith(".npy: 10 wide, expected 24 as the model's; extract it again.")

@@ -216,6 +216,16 @@ def test_bad_manifests_are_refused(prepared):
         load_split(prepared, "train")
 
 
+@pytest.mark.parametrize("embedded", [False, True])
+def test_two_rows_of_one_id_are_refused(prepared, embedded):
+    rows = load_split(prepared, "train").to_list()[:3]
+    write_split(prepared, "train", [*rows, rows[2] | {"audio": rows[0]["audio"]}], {"embedded": embedded})
+    with pytest.raises(
+        DataError, match=r"row 3 has the id (\S+) of row 2 of train-00000-of-00001\.parquet; give each"
+    ):
+        load_split(prepared, "train")
+
+
 @pytest.mark.parametrize(
     "content",
     ["null", "7", "[1]", '{"val": null}', '{"val": [[]]}', *(f'{{"val": {{"{name}": [[7]]}}}}' for name in FACTS)],

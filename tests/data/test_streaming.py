@@ -1,25 +1,31 @@
 """Streams of shards: every row once, in an order of the seed's, by any number of processes, from any place."""
 
+import os
+import shutil
 from collections import Counter
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from datasets import load_dataset
 from media_files import write_media
+from pyarrow import parquet
 from stranger import run_inside
 from torch.utils.data import DataLoader
 
 from lavcap.data.augmentation import Augmentation
 from lavcap.data.collation import TrainingCollator
 from lavcap.data.dataset import ClipDataset, read_features
-from lavcap.data.manifest import read_facts, shards_of, write_split
-from lavcap.data.schema import DataError
+from lavcap.data.manifest import read_facts, shards_of, write_parquet, write_split
+from lavcap.data.schema import SHARD_COLUMNS, DataError
 from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import load_split
 from lavcap.data.streaming import ClipStream
+from lavcap.training.arguments import DataArguments
+from lavcap.training.data import as_model_inputs, load_rows
 from sources_captioning import StoredFile
 
 
@@ -177,6 +183,92 @@ def test_shards_that_cannot_be_streamed_are_refused(shards, toy_world, tmp_path)
         (part / file.name).hardlink_to(file)
     with pytest.raises(DataError, match="4 of 5 shards of train; copy or write them again"):
         find_shards(tmp_path / "part", "train")
+
+
+BAD_SHARDS = {
+    "renamed columns": (
+        lambda table: table.rename_columns({"audio": "sound"}),
+        "lacks the columns audio, found id, yo",
+    ),
+    "whole numbers as ids": (
+        lambda table: with_column(table, "id", pa.array(range(len(table)))),
+        "its column id holds int64, expected string",
+    ),
+    "no ids": (lambda table: with_column(table, "id", pa.nulls(len(table), pa.string())), "row 0 has no id"),
+    "text as sound": (
+        lambda table: with_column(table, "audio", pa.array(["a.wav"] * len(table))),
+        "its column audio holds string, expected struct<bytes: binary, path: string>",
+    ),
+    "sound without bytes": (
+        lambda table: with_column(table, "audio", pa.array([{"path": "a.wav"}] * len(table))),
+        "its column audio holds struct<path: string>, expected struct",
+    ),
+    "one text as captions": (
+        lambda table: with_column(table, "captions", pa.array(["rain"] * len(table))),
+        "its column captions holds string, expected list<",
+    ),
+    "no rows": (lambda table: table.slice(0, 0), "holds no rows, expected some"),
+}
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+@pytest.fixture
+def second_shard(shards, tmp_path) -> Path:
+    """The second file of a copy of the training shards, which a test may damage."""
+    shutil.copytree(shards / "data", tmp_path / "data")
+    return shards_of(tmp_path, "train")[1]
+
+
+@pytest.mark.parametrize("fault", BAD_SHARDS)
+def test_a_shard_of_other_rows_is_refused_by_its_name(second_shard, tmp_path, fault):
+    change, message = BAD_SHARDS[fault]
+    parquet.write_table(change(parquet.read_table(second_shard)), second_shard)
+    with pytest.raises(DataError) as refused:
+        find_shards(tmp_path, "train")
+    assert str(refused.value).startswith(f"{second_shard}: {message}") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.mkdir, "is a folder, expected a file"),
+        (lambda path: path.write_text("id,captions\n"), "not readable as parquet ("),
+        (os.mkfifo, "is a pipe or a device, expected a regular file"),
+    ],
+)
+def test_what_is_no_shard_is_refused_by_its_name(second_shard, tmp_path, damage, message):
+    second_shard.unlink()
+    damage(second_shard)
+    with pytest.raises(DataError) as refused:
+        find_shards(tmp_path, "train")
+    assert str(refused.value).startswith(f"{second_shard}: {message}") and "\n" not in str(refused.value)
+
+
+def test_shards_of_other_writers_are_taken(second_shard, tmp_path, processor):
+    """Large strings, null where no clip has a value, empty captions among others, and columns of their own."""
+    table = parquet.read_table(second_shard)
+    table = with_column(table, "id", table["id"].cast(pa.large_string()))
+    table = with_column(table, "youtube_id", pa.nulls(len(table)))
+    table = with_column(table, "captions", pa.array([[None, "rain", " "]] * len(table)))
+    parquet.write_table(table.append_column("mine", pa.array(range(len(table)))), second_shard)
+    second_shard.rename(tmp_path / "data" / "other-00000-of-00001.parquet")
+    rows = ClipStream(find_shards(tmp_path, "other"), processor, 4)._rows(0)
+    assert [row["captions"] for row in rows] == [["rain"]] * len(table)
+
+
+@pytest.mark.parametrize("captions", [None, [], [None, " "]])
+def test_shards_without_any_caption_are_no_use_to_a_model_that_learns_from_captions(
+    second_shard, toy_world, tmp_path, model, processor, captions
+):
+    rows = [row | {"captions": captions, "youtube_id": None} for row in parquet.read_table(second_shard).to_pylist()]
+    write_parquet(tmp_path / "data" / "none-00000-of-00001.parquet", rows, SHARD_COLUMNS)
+    fields = {"data_dir": str(tmp_path), "train_split": "none", "validation_data_dir": str(toy_world)}
+    arguments = DataArguments(streaming=True, **fields)
+    with pytest.raises(DataError, match="no clip of none has a caption, and LavcapForCond.* learns from captions"):
+        as_model_inputs(load_rows(arguments), arguments, model, processor, None)
 
 
 def test_an_interrupted_writer_leaves_no_shards(toy_world, tmp_path):
