@@ -63,7 +63,7 @@ def reject_unknown(kind: str, names: Any, known: set[str]):
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
+            hint = f"did you mean {near[0]}?" if near else f"known are {listed(sorted(known))}."
             raise ValueError(f"{name!r} is not {kind}; {hint}")
 
 

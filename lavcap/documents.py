@@ -9,16 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sources_captioning import MediaError, check_file, one_line
-
-
-def check_regular(path: str | Path, error: type[Exception] = ValueError):
-    """Refuse what is no regular file, before it is opened: as [`check_file`], by another kind of `error`."""
-    try:
-        check_file(Path(path))
-    except MediaError as fault:
-        raise error(str(fault)) from None
-
 
 def read_bytes(path: str | Path) -> bytes:
     """Content of a regular file.
@@ -35,7 +25,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 def reason_of(error: Exception) -> str:
     """Why a file cannot be read, in one line and without its name."""
-    return getattr(error, "strerror", None) or one_line(error)
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -51,13 +41,16 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Content of YAML; raises as [`parse_json`]."""
+    """Content of YAML; raises as [`parse_json`], and where a value holds itself."""
     import yaml  # which few commands need
 
     try:
-        return yaml.safe_load(text)
+        content = yaml.safe_load(text)
+        if isinstance(content, (dict, list)):
+            _check_ends(content, (), set())
     except (RecursionError, yaml.YAMLError) as error:
         raise ValueError(" ".join(str(error).split())) from error
+    return content
 
 
 def read_json(
@@ -85,3 +78,13 @@ def read_object(path: str | Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _check_ends(value: Any, above: tuple[int, ...], known: set[int]):
+    """Refuse a value that an alias puts into itself; `above` is what it stands in, `known` what comes to an end."""
+    if id(value) in above:
+        raise ValueError("an alias stands inside of what it stands for, which has no end")
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, (dict, list)) and id(item) not in known:
+            _check_ends(item, (*above, id(value)), known)
+    known.add(id(value))

@@ -65,11 +65,10 @@ def main() -> int:
 
 
 def _read(path: str) -> dict[str, Any]:
-    import yaml
+    from lavcap.training.recipe import read_recipe
 
-    with open(path, encoding="utf-8") as file:
-        recipe = yaml.safe_load(file)
-    if not isinstance(recipe, dict) or "model_config" not in recipe:
+    recipe = read_recipe(path)
+    if not isinstance(recipe.get("model_config"), dict):
         raise ValueError(f"{path}: has no model_config, expected a recipe that tells the sizes of its model.")
     return recipe
 

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from lavcap.commands import reject_unknown
-from lavcap.documents import parse_json
+from lavcap.documents import parse_json, read_bytes, reason_of
 
 
 MODES = {"captioning": "audio_visual", "audio_captioning": "audio", "video_captioning": "video"}
@@ -72,14 +72,14 @@ class AvcapOptions:
         if path is None:
             return cls()
         try:
-            options = parse_json(Path(path).read_bytes())
+            options = parse_json(read_bytes(path))
             if not isinstance(options, dict):
                 raise ValueError(f"holds {type(options).__name__}, expected an object of options.")
             if part is not None and options.keys().isdisjoint(SECTIONS):
                 options = {"encoder" if part == "av_encoder." else "decoder": options}
             return cls(options)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {reason_of(error)}") from error
 
     def _section(self, name: str) -> dict[str, Any]:
         section = self.options.get(name) or {}

@@ -18,7 +18,7 @@ from configuration_dali import CLIP_VIT_L_14_336, VICUNA_7B, DaliConfig
 from lavcap.commands import reject_unknown
 from lavcap.conversion.dali_names import PREFIX, PROJECTOR_NAMES, AudioBackbone, split_backbone, split_llava
 from lavcap.conversion.parts import Weights, write_model
-from lavcap.documents import parse_json
+from lavcap.documents import parse_json, read_bytes, reason_of
 from modeling_dali import DaliForAlignment, DaliForConditionalGeneration
 from parts_captioning import caption_decoding, read_part
 from processing_dali import DaliProcessor
@@ -98,12 +98,12 @@ def _read_options(path: str | Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        options = parse_json(Path(path).read_bytes())
+        options = parse_json(read_bytes(path))
         if not isinstance(options, dict):
             raise ValueError(f"holds {type(options).__name__}, expected an object of options.")
         reject_unknown("an option of DALI", options, OPTIONS)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {reason_of(error)}") from error
     return options
 
 

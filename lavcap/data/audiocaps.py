@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from lavcap.data.references import as_text, coco_annotations, join_annotations
 from lavcap.data.schema import CLIP_COLUMNS, DataError, stored_features_of
-from lavcap.documents import read_json
+from lavcap.documents import read_bytes, read_json
 
 
 LATEST_START = 1_000_000  # seconds: 11 days
@@ -195,7 +195,7 @@ def _read_references(path: Path) -> dict[str, list[str]]:
     if not path.exists():
         return {}
     try:
-        annotations = coco_annotations(path.read_bytes())
+        annotations = coco_annotations(read_bytes(path))
         if annotations is None:
             raise ValueError(
                 f"{path}: not in COCO's layout, expected an object with `annotations`, each with `image_id` and "

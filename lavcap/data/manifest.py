@@ -20,9 +20,9 @@ from pyarrow import parquet
 
 from lavcap.data.batches import in_batches
 from lavcap.data.schema import CLIP_COLUMNS, SHARD_COLUMNS, STREAM_COLUMNS, DataError
-from lavcap.documents import check_regular, read_json
+from lavcap.documents import read_json
 from lavcap.files import replace_json, whole_file
-from sources_captioning import one_line
+from sources_captioning import MediaError, check_file, one_line
 
 
 ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time
@@ -94,8 +94,8 @@ def read_columns(file: Path, columns: Sequence[str], required: Sequence[str] = S
         DataError: no regular file, no parquet, a column that lacks or is of another type, or a row without an id.
     """
     advice = "write it again with scripts/prepare_audiocaps.py or scripts/write_shards.py."
-    check_regular(file, DataError)
     try:
+        check_file(file)
         with parquet.ParquetFile(file) as opened:
             found = {field.name: field.type for field in opened.schema_arrow}
             if absent := [name for name in required if name not in found]:
@@ -105,6 +105,8 @@ def read_columns(file: Path, columns: Sequence[str], required: Sequence[str] = S
                 if not _fits(found[name], wanted):
                     raise DataError(f"{file}: its column {name} holds {found[name]}, expected {wanted}; {advice}")
             table = opened.read(columns=list(columns))
+    except MediaError as error:  # no regular file
+        raise DataError(str(error)) from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file}: not readable as parquet ({one_line(error)}); {advice}") from error
     if "id" in columns and (table["id"].null_count or pa.types.is_null(table["id"].type)) and len(table):

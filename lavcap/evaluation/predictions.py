@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from lavcap.commands import listed
 from lavcap.data.references import as_id, as_text, coco_annotations, join_annotations, use_all
-from lavcap.documents import parse_json
+from lavcap.documents import parse_json, read_bytes, reason_of
 from lavcap.evaluation.tokenization import tokenize_caption
 
 
@@ -123,9 +123,9 @@ def _read_lines(path: str | Path, use: Callable[[dict], Entry]) -> list[Entry]:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_bytes(path)
     except OSError as error:
-        raise OSError(f"{path}: {error.strerror}; name a file of captions.") from error
+        raise OSError(f"{path}: {reason_of(error)}; name a file of captions.") from error
 
 
 def _object(line: bytes) -> dict:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lavcap.data.audiocaps import LayoutRow, to_start
 from lavcap.data.schema import DataError
-from lavcap.documents import parse_json
+from lavcap.documents import parse_json, read_bytes, reason_of
 
 
 # What a row says, and the column names under which data sets say it; the first that is there counts.
@@ -23,6 +23,9 @@ KNOWN_COLUMNS = {
 }
 YOUTUBE_COLUMNS = frozenset({"youtube_id", "ytid"})
 OFFICIAL_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
+# By their marks, the longest first: that of UTF-32 begins as one of UTF-16.
+OTHER_ENCODINGS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}
+OTHER_ENCODINGS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 LISTED_AT_ONCE = 100  # bad rows that a message names
 
 
@@ -190,11 +193,12 @@ def choose_columns(name: str | Path, names: list[str], given: dict[str, str]) ->
 def _read_text(path: Path) -> str:
     """Text of a file; bytes that are no UTF-8 come as lone surrogates, so that their rows can be named."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{path}: is UTF-16, expected UTF-8; save it again with that encoding.")
+        raise DataError(f"{path}: cannot be read ({reason_of(error)}); check the path.") from error
+    for mark, encoding in OTHER_ENCODINGS.items():
+        if data.startswith(mark):
+            raise DataError(f"{path}: is {encoding}, expected UTF-8; save it again with that encoding.")
     return data.decode("utf-8-sig", errors="surrogateescape")
 
 

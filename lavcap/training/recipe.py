@@ -9,7 +9,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from lavcap.commands import parse_object, reject_unknown
-from lavcap.documents import parse_yaml
+from lavcap.documents import parse_yaml, read_bytes, reason_of
 
 
 class _Parser(HfArgumentParser):
@@ -30,9 +30,10 @@ def parse_recipe(dataclass_types: tuple[type, ...], arguments: list[str] | None 
     parser = _Parser(dataclass_types, allow_abbrev=False)
     if arguments and not arguments[0].startswith("-"):
         path = Path(arguments.pop(0))
-        recipe = _read_yaml(path)
+        recipe = read_recipe(path)
         reject_unknown(f"a field of {path}", recipe, fields)
-        arguments = [*_as_options(recipe), *_merged(arguments, recipe)]
+        of_several = {action.dest for action in parser._actions if action.nargs == "+"}
+        arguments = [*_as_options(path, recipe, of_several), *_merged(arguments, recipe)]
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     except (AttributeError, ImportError, KeyError, TypeError) as error:  # of the library's own fields
@@ -42,30 +43,48 @@ def parse_recipe(dataclass_types: tuple[type, ...], arguments: list[str] | None 
     return tuple(parsed)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Fields of a recipe, by name.
+
+    Raises:
+        ValueError: no such file, no regular one, no YAML, or no fields; it names the file.
+    """
     try:
-        recipe = parse_yaml(path.read_text(encoding="utf-8"))
+        recipe = parse_yaml(read_bytes(path).decode("utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such recipe; the recipes of this project are in configs/.") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as YAML ({error}); mend it.") from error
+        raise ValueError(f"{path}: not readable as YAML ({reason_of(error)}); mend it.") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{path}: holds a {type(recipe).__name__}, expected `field: value` lines.")
     return recipe
 
 
-def _as_options(recipe: dict[str, Any]) -> list[str]:
-    """Fields as the command line would give them, so that both are read by one parser."""
+def _as_options(path: Path, recipe: dict[str, Any], of_several: set[str]) -> list[str]:
+    """Fields as the command line would give them, so that both are read by one parser.
+
+    Args:
+        of_several: fields that take several values.
+
+    Raises:
+        ValueError: a list for a field of one value, or a value that JSON does not have.
+    """
     options = []
     for name, value in recipe.items():
         if value is None:
             continue
         values = value if isinstance(value, list) else [value]
-        options += [
-            f"--{name}",
-            *(json.dumps(item) if isinstance(item, (bool, dict)) else str(item) for item in values),
-        ]
+        if len(values) != 1 and name not in of_several:
+            raise ValueError(f"{path}: {name} is a list of {len(values)}, expected one value; mend it.")
+        try:
+            options += [f"--{name}", *(_as_option(item) for item in values)]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {name} cannot be used ({error}), expected values of JSON; mend it.") from error
     return options
+
+
+def _as_option(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (bool, dict)) else str(value)
 
 
 def _merged(arguments: list[str], recipe: dict[str, Any]) -> list[str]:

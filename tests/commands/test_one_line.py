@@ -1,5 +1,6 @@
 """What ends a command early, or cannot be read or shown, is one line or none, and never a traceback."""
 
+import os
 import subprocess
 import sys
 
@@ -7,12 +8,15 @@ import pytest
 
 from conftest import ROOT
 from lavcap.commands import parse_object
+from lavcap.data.manifest import read_facts
 from lavcap.data.references import coco_annotations
 from lavcap.documents import read_json
 from lavcap.endings import errors_in_one_line
+from lavcap.evaluation.predictions import read_predictions, read_references
 from lavcap.models.weight_files import find_weights
 from lavcap.preparation.annotations import read_annotations
 from lavcap.training.recipe import parse_recipe
+from scripts import benchmark_training
 from train_hf import TrainingArguments
 from weights_captioning import read_weights
 
@@ -37,6 +41,25 @@ def test_what_is_nested_too_deeply_is_refused_as_other_damage_is(tmp_path, kind)
     with pytest.raises(ValueError) as raised:
         read(path)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
+
+
+TEXT_FILES = {name: READERS[name] for name in ("a JSON file", "annotations", "a recipe")} | {
+    "references": (".json", read_references),
+    "predictions": (".jsonl", read_predictions),
+    "a recipe to measure": (".yaml", benchmark_training._read),
+    "a manifest": ("manifest.json", lambda path: read_facts(path.parent)),
+}
+
+
+@pytest.mark.parametrize("kind", TEXT_FILES)
+def test_pipes_are_refused_before_they_are_waited_for(tmp_path, kind):
+    suffix, read = TEXT_FILES[kind]
+    path = tmp_path / (suffix if suffix == "manifest.json" else f"a{suffix}")
+    os.mkfifo(path)
+    with pytest.raises((ValueError, OSError)) as raised:
+        read(path)
+    assert str(raised.value).startswith(f"{path}: ") and "\n" not in str(raised.value)
+    assert "a pipe or a device, expected a regular file" in str(raised.value)
 
 
 def test_references_that_are_nested_too_deeply_are_in_no_known_layout():

@@ -121,6 +121,7 @@ def test_half_of_a_caption_that_a_line_break_cut_is_not_kept(tmp_path, header, l
         ("a.csv", b"1,idA,30,rain\n", "no header line, its first line is '1,idA,30,rain'; put one above it"),
         ("a.csv", b"who,what\nx,rain\n", r"no column of captions \(found who, what\); name it with --column"),
         ("a.csv", "file,caption\nx,rain".encode("utf-16"), "is UTF-16, expected UTF-8"),
+        ("a.csv", "file,caption\nx,rain".encode("utf-32"), "is UTF-32, expected UTF-8"),
         ("a.csv", b"", "no column of captions"),
         ("a.csv", b"file,caption\n", "none of its 0 rows can be used"),
         ("a.json", b"{", "not readable as JSON"),

@@ -57,11 +57,30 @@ def test_options_alone_are_enough():
         ("steps: many", (), "invalid int value: 'many'"),
         ("- steps", (), "holds a list, expected `field: value` lines"),
         ("steps: [", (), "not readable as YAML"),
+        ("steps: [1, 2]", (), r"recipe\.yaml: steps is a list of 2, expected one value; mend it\.$"),
+        ("model_config: {x: 2020-01-01}", (), r"model_config cannot be used \(Object of type date is not JSON ser"),
+        (
+            "model_config: &a {x: {y: [*a]}}",
+            (),
+            r"recipe\.yaml: not readable as YAML \(an alias stands inside of what",
+        ),
+        ("names: &a [*a]", (), r"recipe\.yaml: not readable as YAML \(an alias stands inside of what"),
     ],
 )
 def test_a_bad_recipe_is_refused_in_one_sentence(tmp_path, text, options, message):
     with pytest.raises(ValueError, match=message):
         parse(tmp_path, text, *options)
+
+
+def test_a_value_may_stand_in_two_places(tmp_path):
+    fields = parse(tmp_path, "names: [b]\nmodel_config: {x: &a [1, 2], y: [*a, *a]}\n")
+    assert parse_object(fields.model_config, "model_config") == {"x": [1, 2], "y": [[1, 2], [1, 2]]}
+
+
+def test_a_name_that_is_like_none_gives_a_short_line(tmp_path):
+    with pytest.raises(ValueError, match=r"'xyzzy' is not an option; known are .* and \d+ more\.$") as refused:
+        parse_recipe((TrainingArguments,), ["--xyzzy", "1"])
+    assert len(str(refused.value)) < 600
 
 
 def test_a_missing_recipe_is_named():
