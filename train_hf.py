@@ -139,6 +139,8 @@ def main():
         if args.eval_strategy != "no":
             trainer.save_metrics("eval", trainer.evaluate())
     if args.process_index == 0:
+        if trainer.continuation.is_over:
+            print(f"Nothing was left to do: {checkpoint} is of step {trainer.state.global_step}, the last one.")
         print(f"Model and processor are in {args.output_dir}")
     if args.push_to_hub:
         with errors_in_one_line():

@@ -47,6 +47,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "sample_captions": (0, 10**6),
     "early_stopping_patience": (1, 10**9),
 }
+# Fields of the Trainer's that have one value here, and why no other.
+FIXED: dict[str, tuple[Any, str]] = {
+    "label_smoothing_factor": (
+        0,
+        "with it the Trainer would put a loss of its own in the place of all terms of the model's",
+    ),
+    "remove_unused_columns": (False, "a clip is made of columns that no model has"),
+    "eval_do_concat_batches": (True, "captions are scored over all batches, as one table"),
+}
 # What older releases of the Trainer put into `fsdp_config` by themselves.
 FSDP_DEFAULTS = {"min_num_params", "xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt"}
 
@@ -212,13 +221,9 @@ def check_training_options(args: TrainingArguments):
         check_name(args.generation_config)
     if any(not 0 < share < 1 for share in args.halve_lr_at or ()):
         raise ValueError(f"halve_lr_at is {args.halve_lr_at}, expected shares of the run between 0 and 1.")
-    if args.label_smoothing_factor:
-        raise ValueError(
-            f"label_smoothing_factor is {args.label_smoothing_factor}, expected 0: with it the Trainer would put a "
-            "loss of its own in the place of all terms of the model's; leave it out."
-        )
-    if args.remove_unused_columns:
-        raise ValueError("remove_unused_columns is True, expected False: a clip is made of columns that no model has.")
+    for name, (expected, reason) in FIXED.items():
+        if getattr(args, name) != expected:
+            raise ValueError(f"{name} is {getattr(args, name)}, expected {expected}: {reason}; leave it out.")
     if args.train_sampling_strategy not in ("random", "sequential"):
         raise ValueError(
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, expected 'random' or 'sequential': clips "

@@ -25,6 +25,7 @@ class StepCounts:
 
     Attributes:
         num_clips: that count in the step, `()`, at least 1.
+        targets: label tokens and clips that a term of the loss is averaged over, in all steps so far, `()`.
     """
 
     def __init__(self, model: Any, accelerator: Accelerator, over_processes: bool):
@@ -32,6 +33,7 @@ class StepCounts:
         self.accelerator = accelerator
         self.over_processes = over_processes
         self.num_clips: torch.Tensor | None = None
+        self.targets = torch.zeros((), device=accelerator.device)
 
     def count(
         self, batches: Sequence[Mapping[str, Any]], num_tokens: torch.Tensor | None, device: torch.device
@@ -46,10 +48,16 @@ class StepCounts:
         clips = sum(counted, torch.zeros((), device=device))
         if self.over_processes:
             clips = self.accelerator.gather(clips).sum()
+        numbers = {"clips": clips, "tokens": sum(map(_label_tokens, batches))}
+        self.targets = self.targets + sum(numbers[unit] for unit in set(self.model.loss_terms.values()))
         self.num_clips = clips.clamp(min=1)
         if num_tokens is not None:
             return num_tokens.clamp(min=1)  # of broken clips alone there are none
         return self.num_clips if batches and "labels" not in batches[0] else None
+
+    def has_learned(self) -> bool:
+        """Whether any step so far had something to learn from; to be called by all processes."""
+        return bool(self.accelerator.reduce(self.targets, "sum").item())
 
 
 def without_repeated(

@@ -300,22 +300,28 @@ class Continuation(TrainerCallback):
 
     Attributes:
         checkpoint: that the run continues from.
+        is_over: whether that is of the last step, so that nothing is left to do.
     """
 
     def __init__(self):
         self.checkpoint: Path | None = None
-        self._is_over = False
+        self.is_over = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._is_over = state.global_step >= state.max_steps
+        if state.global_step > state.max_steps:
+            raise CheckpointError(
+                f"{self.checkpoint}: is of step {state.global_step}, but the run is to end at step {state.max_steps}: "
+                "raise max_steps or num_train_epochs, or resume from an earlier checkpoint in another --output_dir."
+            )
+        self.is_over = state.global_step == state.max_steps
         if self.checkpoint is not None:
             find_best(state, self.checkpoint, Path(args.output_dir))
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        control.should_training_stop |= self._is_over
+        control.should_training_stop |= self.is_over
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self._is_over:  # the last step has been logged, evaluated and saved
+        if self.is_over:  # the last step has been logged, evaluated and saved
             control.should_log = control.should_evaluate = control.should_save = False
 
 

@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from lavcap.data.collation import BROKEN, model_inputs
@@ -63,7 +64,8 @@ class CaptioningTrainer(Seq2SeqTrainer):
     Raises:
         CheckpointError: by `train`, a checkpoint of another engine, optimizer or set of trained tensors, one that
             lacks files or is damaged; by all that write, files that cannot be written, such as on a full disk.
-        TrainingStopped: by `train`, too many clips are broken, or too many steps not finite.
+        TrainingStopped: by `train`, too many clips are broken, too many steps are not finite, or none had anything to
+            learn from.
     """
 
     def __init__(self, *args, eval_data_collator=None, **kwargs):
@@ -113,7 +115,16 @@ class CaptioningTrainer(Seq2SeqTrainer):
             raise TrainingStopped(
                 "Training took no step: check max_steps, num_train_epochs and the rows of the split."
             )
+        if not self.continuation.is_over and not self.counts.has_learned():
+            raise TrainingStopped(self._nothing_learned())
         return result._replace(training_loss=result.metrics["train_loss"])
+
+    def _nothing_learned(self) -> str:
+        broken = self.broken_clips
+        cause = "their clips have no caption that the model could learn"
+        if broken.num_broken:
+            cause = f"{broken.num_broken} of {broken.num_read} clips read are broken; {broken.path} has the reasons"
+        return f"No step had anything to learn from: {cause}. Mend the clips or their rows, and train anew."
 
     def _reason_to_stop(self, error: Exception) -> str | None:
         """What is said of an error: of memory, or of options that the first step is the first to use."""
@@ -292,6 +303,9 @@ class CaptioningTrainer(Seq2SeqTrainer):
         self.checkpoints.save_metrics(split, metrics, combined)
 
     def _save_checkpoint(self, model, trial):
+        for callback in self.callback_handler.callbacks:  # one that the run it continues did not have
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
         self.checkpoints.save(partial(super()._save_checkpoint, model, trial), Path(self._get_output_dir(trial)))
 
     def _get_output_dir(self, trial) -> str:

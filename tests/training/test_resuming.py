@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lavcap.files import UNFINISHED, checksum
 from lavcap.models.lora import freeze
+from lavcap.training.arguments import early_stopping
 from lavcap.training.checkpoints import RECORD, CheckpointError, is_complete
 from lavcap.training.resume import check_checkpoint, find_checkpoint
 from weights_captioning import WeightsError
@@ -309,3 +310,37 @@ def test_the_same_settings_are_not_warned_of(finished, caplog):
     shutil.rmtree(finished.output / "checkpoint-7")
     finished.trainer().train(resume_from_checkpoint=True)
     assert "other settings" not in caplog.text
+
+
+def test_a_run_that_is_to_end_before_its_checkpoint_is_refused(finished):
+    finished.options |= {"max_steps": 4}
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-7: is of step 6, but the run is to end at step 4: raise max"
+    ):
+        finished.trainer().train(resume_from_checkpoint=True)
+    finished.options |= {"max_steps": -1, "num_train_epochs": 1}
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-7: is of step 6, but the run is to end at step 5: raise max"
+    ):
+        finished.trainer().train(resume_from_checkpoint=True)
+
+
+def test_a_finished_run_knows_that_nothing_is_left(finished):
+    trainer = finished.trainer()
+    assert trainer.train(resume_from_checkpoint=True).global_step == 6 and trainer.continuation.is_over
+    finished.options |= {"max_steps": 7, "save_steps": 7}
+    trainer = finished.trainer()
+    assert trainer.train(resume_from_checkpoint=True).global_step == 7 and not trainer.continuation.is_over
+
+
+def test_a_run_may_begin_to_watch_for_an_early_stop_when_it_is_continued(finished):
+    watched = {"early_stopping_patience": 1, "metric_for_best_model": "loss", "eval_strategy": "steps"}
+    finished.options |= watched | {"eval_steps": 1, "save_steps": 1}
+    for steps in (7, 8):  # the second time from a checkpoint that has its state
+        finished.options["max_steps"] = steps
+        trainer = finished.trainer()
+        for callback in early_stopping(trainer.args):
+            trainer.add_callback(callback)
+        assert trainer.train(resume_from_checkpoint=True).global_step == steps
+        state = json.loads((finished.output / f"checkpoint-{steps}" / "trainer_state.json").read_text())
+        assert state["stateful_callbacks"]["EarlyStoppingCallback"]["args"]["early_stopping_patience"] == 1

@@ -10,6 +10,7 @@ from transformers import EvalPrediction
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.data.collation import EvaluationCollator, TrainingCollator, model_inputs
 from lavcap.data.dataset import ClipDataset
+from lavcap.data.manifest import take_rows
 from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import load_split, one_row_per_caption
 from lavcap.data.streaming import ClipStream
@@ -244,4 +245,22 @@ def test_memory_that_is_not_there_is_one_line_with_what_to_do(trainer, monkeypat
 def test_a_run_without_a_step_is_none(trainer):
     trainer.args.num_train_epochs, trainer.args.max_steps = 0.0, -1
     with pytest.raises(TrainingStopped, match="took no step"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("fault", ["broken", "without captions"])
+def test_a_run_that_learned_nothing_does_not_end_well(trainer, tmp_path, monkeypatch, fault):
+    rows = trainer.train_dataset.rows
+    if fault == "broken":
+        message = r"No step had anything to learn from: 12 of 12 clips read are broken; .*broken_clips\.jsonl has the"
+        trainer.train_dataset = trainer.train_dataset.__class__(
+            take_rows(rows, range(3)).map(lambda row: row | {"audio": {"bytes": b"", "path": "a.wav"}}),
+            trainer.processing_class,
+            tolerant=True,
+        )
+    else:
+        message = "No step had anything to learn from: their clips have no caption that the model could learn"
+        trainer.train_dataset.rows = rows.map(lambda row: row | {"captions": []})
+        monkeypatch.setattr(trainer.model.__class__, "loss_terms", {"caption_loss": "tokens"})
+    with pytest.raises(TrainingStopped, match=message):
         trainer.train()
