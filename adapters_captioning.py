@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,7 +110,7 @@ class AdapterMixin:
         adapter = adapter_kwargs.pop("_adapter_model_path", None) or name
         model = cls._base_of_adapter(name, base, args, parts, kwargs)
         options = adapter_kwargs if adapter != name else hub | adapter_kwargs
-        if Path(adapter).is_dir():  # an older Transformers looks for the weights of an adapter beside a subfolder
+        if os.path.isdir(adapter):  # an older Transformers looks for the weights of an adapter beside a subfolder
             adapter = Path(adapter) / options.pop("subfolder", "")
         model.load_adapter(str(adapter), adapter_kwargs=options)
         return model.eval()
@@ -122,7 +123,7 @@ class AdapterMixin:
             WeightsError: adapter and base share a repository on the Hub; as a local folder they do.
         """
         if holds_weights(name, kwargs):
-            if not Path(name).is_dir():
+            if not os.path.isdir(name):
                 raise WeightsError(f"{name}: holds a base and an adapter, expected a local folder; download it first.")
             config = cls.config_class.from_pretrained(name)
             # The library would load the adapter, too.
@@ -248,8 +249,8 @@ def check_bases(name: str | Path, base: Any):
                 f"{MOVED}"
             )
         way.append(base)
-        settings = Path(base) / ADAPTER_SETTINGS
-        base = read_json(settings).get("base_model_name_or_path") if settings.is_file() else None
+        settings = os.path.join(base, ADAPTER_SETTINGS)
+        base = read_json(settings).get("base_model_name_or_path") if os.path.isfile(settings) else None
 
 
 def own_fields(config: PreTrainedConfig) -> set[str]:
@@ -289,7 +290,7 @@ def read_adapter(
     theirs = read_json(find_file(name, "config.json", options))
     if not theirs:  # PEFT writes no configuration beside its adapters, but says which base they were trained on
         base = settings.get("base_model_name_or_path")
-        theirs = read_json(find_file(base, "config.json", {})) if base and Path(base).exists() else {}
+        theirs = read_json(find_file(base, "config.json", {})) if base and os.path.exists(base) else {}
     check_base(model.config, name, theirs)
     file = find_file(name, ADAPTER_WEIGHTS, options)
     if file is None:
@@ -328,12 +329,12 @@ def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str
             elif is_adapted or not key.startswith(encoder):
                 missing.append(key)
     if missing:
-        raise WeightsError(f"{name}: its {ADAPTER_WEIGHTS} is not whole." + itemised("missing", missing))
+        raise WeightsError(f"{name}: its {ADAPTER_WEIGHTS} is not whole.", *itemised("missing", missing))
     of_lora = re.compile(rf"\.(lora_{LORA_TENSORS}|modules_to_save)(\.|$)")
     if unused := [key for key in tensors if key not in used and of_lora.search(key)]:
         raise WeightsError(
-            f"{name}: its {ADAPTER_WEIGHTS} is none of the adapter that its {ADAPTER_SETTINGS} describes; copy both."
-            + itemised("without a place", unused)
+            f"{name}: its {ADAPTER_WEIGHTS} is none of the adapter that its {ADAPTER_SETTINGS} describes; copy both.",
+            *itemised("without a place", unused),
         )
 
 
@@ -420,6 +421,6 @@ def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor], whole: 
             problems.append(f"{name}: expected {expected}, got {got}")
     if problems:
         raise WeightsError(
-            "The adapter was trained on another model: load the language model and the towers that it belongs to."
-            + itemised("layers that do not fit", problems)
+            "The adapter was trained on another model: load the language model and the towers that it belongs to.",
+            *itemised("layers that do not fit", problems),
         )

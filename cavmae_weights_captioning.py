@@ -82,7 +82,7 @@ def load_cavmae(
         encoder.has_fresh_patches = fitted is not weights and video_patches == "fresh"
         return encoder
     except WeightsError as error:
-        raise WeightsError(f"{part}: {error}") from error
+        raise error.of(part) from error
 
 
 def encoder_of(weights: Mapping[str, torch.Tensor], config: CavMaeConfig) -> CavMaeModel:

@@ -50,7 +50,7 @@ def read_ced(path: str | Path, own_type: str) -> tuple[dict[str, torch.Tensor], 
         weights, fields = ced_tower(tensors)
         return weights, fields | saved
     except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
+        raise error.of(path) from error
 
 
 def ced_weights(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -64,7 +64,7 @@ def load_git(part: str | Path | PreTrainedModel, fields: dict[str, Any] | None =
         weights, _ = git_weights(tensors)
         return decoder_of(weights, fields_of_part(saved, weights, fields or {}))
     except WeightsError as error:
-        raise WeightsError(f"{part}: {error}") from error
+        raise error.of(part) from error
 
 
 def fields_of_part(

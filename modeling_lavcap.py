@@ -156,7 +156,7 @@ class LavcapAudioModel(LavcapPreTrainedModel):
             load_strictly(model, weights)
             cast(model, model.dtype, KEPT_IN_FLOAT32)  # the statistics go up to float32
         except WeightsError as error:
-            raise WeightsError(f"{path}: {error}") from error
+            raise error.of(path) from error
         return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -2,6 +2,7 @@
 """Pretrained parts of a model: finding, loading and casting them."""
 
 import json
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -89,13 +90,13 @@ def find_file(name_or_path: str | Path | None, file: str, options: dict) -> str 
 def published_name(part: str | Path | PreTrainedModel) -> str | None:
     """Name on the Hub; of a folder its last part: the rest of its path means nothing elsewhere."""
     name = getattr(part, "name_or_path", None) if isinstance(part, nn.Module) else str(part)
-    return Path(name).resolve().name if name and Path(name).exists() else name or None
+    return Path(name).resolve().name if name and os.path.exists(name) else name or None
 
 
 def location(part: str | Path | PreTrainedModel | None) -> str | None:
     """Where a part can be loaded from again: its name on the Hub, or the absolute path of its file or folder."""
     name = getattr(part, "name_or_path", None) if isinstance(part, nn.Module) else part
-    return str(Path(name).resolve()) if name and Path(name).exists() else str(name) if name else None
+    return str(Path(name).resolve()) if name and os.path.exists(name) else str(name) if name else None
 
 
 def cast(part: nn.Module, dtype: torch.dtype, kept: Collection[str] = ()) -> nn.Module:
@@ -130,8 +131,8 @@ def read_part(part: str | Path, *model_types: str) -> tuple[dict[str, Any], dict
     Raises:
         WeightsError: unreadable or unsafe.
     """
-    if not Path(part).exists() and Path(part).suffix in WEIGHT_SUFFIXES:
+    if not os.path.exists(part) and Path(part).suffix in WEIGHT_SUFFIXES:
         raise WeightsError(f"{part}: no such file; check the path.")
-    saved = {} if Path(part).is_file() else read_json(find_file(part, "config.json", {}))
-    file = part if Path(part).exists() else cached_file(str(part), "model.safetensors")
+    saved = {} if os.path.isfile(part) else read_json(find_file(part, "config.json", {}))
+    file = part if os.path.exists(part) else cached_file(str(part), "model.safetensors")
     return saved if saved.get("model_type") in model_types else {}, read_weights(file)

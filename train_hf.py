@@ -24,7 +24,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lavcap.endings import end_at_interrupts, errors_in_one_line
+from lavcap.endings import end_at_interrupts, errors_in_one_line, printable
 
 
 if __name__ == "__main__":
@@ -140,8 +140,9 @@ def main():
             trainer.save_metrics("eval", trainer.evaluate())
     if args.process_index == 0:
         if trainer.continuation.is_over:
-            print(f"Nothing was left to do: {checkpoint} is of step {trainer.state.global_step}, the last one.")
-        print(f"Model and processor are in {args.output_dir}")
+            place, step = printable(checkpoint), trainer.state.global_step
+            print(f"Nothing was left to do: {place} is of step {step}, the last one.")
+        print(f"Model and processor are in {printable(args.output_dir)}")
     if args.push_to_hub:
         with errors_in_one_line():
             trainer.push_to_hub()

@@ -4,6 +4,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -24,7 +25,15 @@ CONTAINERS = ("model", "state_dict")  # under which training scripts keep the we
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be used: unreadable, unsafe, or not those of the model."""
+    """Weights that cannot be used: unreadable, unsafe, or not those of the model; `lines` are those of its message."""
+
+    def __init__(self, *lines: str):
+        self.lines = list(lines)
+        super().__init__("\n".join(lines))
+
+    def of(self, name: str | Path, *hints: str) -> "WeightsError":
+        """The same, which begins with the name of a file or folder and ends with lines that say what to do."""
+        return WeightsError(f"{name}: {self.lines[0]}", *self.lines[1:], *hints)
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
@@ -150,7 +159,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, torch.Tensor], origin
         itemised("of another shape", _shape_conflicts(expected, weights)),
     ]
     if any(problems):
-        raise WeightsError("the weights do not fit the model." + "".join(problems))
+        raise WeightsError("the weights do not fit the model.", *chain(*problems))
     module.load_state_dict(weights, assign=True)
 
 
@@ -223,10 +232,10 @@ def _is_usable(name: str, tensor: torch.Tensor) -> bool:
     return dense and (counter or tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
 
-def itemised(what: str, names: list[str], most: int = 20) -> str:
+def itemised(what: str, names: list[str], most: int = 20) -> list[str]:
     """Lines of a message: how many there are of something, and the first of them; nothing if there is none."""
     shown = [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
-    return f"\n{len(names)} {what}:" + "".join(f"\n  {name}" for name in shown) if names else ""
+    return [f"{len(names)} {what}:", *(f"  {name}" for name in shown)] if names else []
 
 
 def shorten(names: Iterable[str], most: int = 4) -> str:

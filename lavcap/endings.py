@@ -1,5 +1,7 @@
 """How a command ends: errors of the user in one line with exit status 2, Ctrl-C, readers that leave, full disks."""
 
+import errno
+import logging
 import os
 import re
 import signal
@@ -12,7 +14,10 @@ from lavcap.files import FULL
 from lavcap.hub import cleaned_logs, concerns_hub, explain, without_tokens
 
 
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # characters that steer a terminal, but the end of a line
+# Characters that steer a terminal, end a line, or turn the direction of what follows.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+LONG_WORD = re.compile(r"(\S{200})\S{600,}(\S{200})")  # such as the name of a file that can be none
+OURS = re.compile(r"lavcap(\..*)?|(.*\.)?\w+_captioning")  # loggers
 
 
 @contextmanager
@@ -44,14 +49,15 @@ def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError
 
     `kinds` are the exceptions that bad input raises. Whatever the Hub's library raises is bad input, too.
 
-    What a console cannot show, or what would steer it, such as in the name of a file, is shown by its code; a reader
+    An error has one line, or those of its attribute `lines`. What a console cannot show, or what would steer it, such
+    as in the name of a file, is shown by its code, here and in what is logged (see [`printable`]); a reader
     that has had enough, such as `head`, ends the command without a word. With `LAVCAP_TRACEBACK=1` in the environment
     bad input shows its traceback too.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with cleaned_logs():
+        with cleaned_logs(), _printable_logs():
             yield
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -63,13 +69,39 @@ def errors_in_one_line(kinds: tuple[type[Exception], ...] = (ValueError, OSError
         of_hub = concerns_hub(error)
         if os.environ.get("LAVCAP_TRACEBACK") or not (of_hub or isinstance(error, kinds)):
             raise
-        message = explain(error) if of_hub else without_tokens(CONTROL.sub(_code, _message(error)))
+        message = explain(error) if of_hub else without_tokens("\n".join(map(printable, _lines(error))))
         sys.stderr.write(f"error: {message}\n")  # at once: processes of one run write at the same time
         sys.exit(2)
 
 
-def _code(found: re.Match) -> str:
-    return found[0].encode("unicode_escape").decode()
+def printable(text: object) -> str:
+    """A name, or other text of one line, with its control characters as codes: what commands print names by."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+@contextmanager
+def _printable_logs() -> Iterator[None]:
+    """Have log records of this project, which name files and clips, be [`printable`]."""
+    make = logging.getLogRecordFactory()
+
+    def make_printable(*args, **options) -> logging.LogRecord:
+        record = make(*args, **options)
+        if OURS.fullmatch(record.name):
+            record.msg, record.args = printable(record.getMessage()), ()
+        return record
+
+    logging.setLogRecordFactory(make_printable)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make)
+
+
+def _lines(error: Exception) -> list[str]:
+    """Lines of the message of an error, without the middle of words that are too long for any name."""
+    told = getattr(error, "lines", None)
+    lines = told if isinstance(told, list) and told else [_message(error)]
+    return [LONG_WORD.sub(r"\1…\2", str(line)) for line in lines]
 
 
 def _say_interrupted() -> int:
@@ -79,6 +111,8 @@ def _say_interrupted() -> int:
 
 def _message(error: Exception) -> str:
     """What is said of an error; of a disk that takes no more, what to do."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG and error.filename:
+        return f"{error.filename}: too long for the name of a file or folder; check it."
     if not isinstance(error, OSError) or error.errno not in FULL:
         return str(error)
     if error.filename is None:  # all files have their names

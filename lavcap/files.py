@@ -139,6 +139,7 @@ def check_writable(folder: str | Path, option: str):
     """Refuse a folder that cannot be made or takes no file, before hours of work; nothing is left of the trial."""
     folder = Path(folder).absolute()
     try:
+        folder.exists()  # a name that is too long is an error here
         place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(2**16))

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lavcap.commands import Parser, positive
-from lavcap.endings import errors_in_one_line, interrupts_left_to_this_process
+from lavcap.endings import errors_in_one_line, interrupts_left_to_this_process, printable
 
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def main() -> int:
         recipe = _read(args.recipe)
         device, _ = choose_device(args.device)
         rows = list(_measure_all(recipe, args, device))
-    print(f"{args.recipe} with random weights on {device_name(device)}, {rows[0].trained:,} parameters trained\n")
+    recipe_name, machine = printable(args.recipe), device_name(device)
+    print(f"{recipe_name} with random weights on {machine}, {rows[0].trained:,} parameters trained\n")
     print("| batch | gradient checkpointing | step, s | clips per second | peak memory, GiB |\n|---|---|---|---|---|")
     for row in rows:
         speed = "does not fit | " if row.step is None else f"{row.step:.3g} | {row.batch_size / row.step:.3g}"

@@ -6,7 +6,8 @@
     ffmpeg -i https://… -f matroska - | python scripts/caption.py - --model outputs/demo/model
     python scripts/caption.py --data_dir data/audioset --split train --as_dataset data/pseudo_captions --model my_dali
 
-Prints one caption per clip, after its path and a tab if there are several clips. With `--json`, one object per line:
+Prints one caption per clip, after its path and a tab if there are several clips; control characters of both are shown
+by their codes. With `--json`, one object per line:
 `clip`, `caption`, `modalities` (`audio+video`, `audio` or `video`), `duration` in seconds, `captioned` (seconds that
 were looked at); or `clip` and `error`. A clip that cannot be used is reported on standard error, the others are
 captioned, and the exit status is 2. `-` is standard input; `/dev/stdin` and `<(command)` of a shell are read, too.
@@ -21,7 +22,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lavcap.commands import Parser, add_model_options, not_negative, positive
-from lavcap.endings import errors_in_one_line
+from lavcap.endings import errors_in_one_line, printable
 
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def _write_dataset(args: argparse.Namespace) -> int:
         **generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens),
     )
     for name, reason in failed.items():
-        print(f"warning: {name} has no caption: {reason}", file=sys.stderr)
-    print(f"{number} captions of {args.split} are in {args.as_dataset}")
+        print(f"warning: {printable(f'{name} has no caption: {reason}')}", file=sys.stderr)
+    print(f"{number} captions of {args.split} are in {printable(args.as_dataset)}")
     return 0
 
 
@@ -118,7 +119,8 @@ def _caption_all(args: argparse.Namespace) -> int:
         captions = caption_features(model, processor, features, args.instruction, **options) if loaded else []
         for (path, clip), caption in zip(loaded, captions, strict=True):
             record = _record(path, clip, caption, processor.window)
-            print(json.dumps(record) if args.json else f"{path}\t{caption}" if several else caption, flush=True)
+            line = f"{printable(path)}\t{printable(caption)}" if several else printable(caption)
+            print(json.dumps(record) if args.json else line, flush=True)
     return 2 if failed else 0
 
 
@@ -138,7 +140,7 @@ def _expand(paths: list[str], as_json: bool) -> tuple[list["Source"], int]:
 
 
 def _report(path: "str | Source", error: "MediaError", as_json: bool):
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(error)}", file=sys.stderr)
     if as_json:
         print(json.dumps({"clip": str(path), "error": str(error)}), flush=True)
 

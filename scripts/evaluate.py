@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lavcap.commands import Parser, add_model_options, not_negative, positive
-from lavcap.endings import errors_in_one_line
+from lavcap.endings import errors_in_one_line, printable
 from lavcap.evaluation.names import METRICS, MODALITIES
 from lavcap.files import check_new_folder
 
@@ -54,7 +54,7 @@ def main() -> int:
         scoring = Scoring(args.metrics or METRICS, args.bootstrap, args.dataset_version, _preflight(args))
         report = captions.score(scoring)
         for warning in report.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(f"warning: {printable(warning)}", file=sys.stderr)
         write_results(args.output, report.results, report.text, report.predictions)
         print(report.text, end="")
     return 0

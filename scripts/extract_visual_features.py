@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 
 from lavcap.commands import Parser, positive
-from lavcap.endings import errors_in_one_line
+from lavcap.endings import errors_in_one_line, printable
 
 
 def main() -> int:
@@ -62,12 +62,11 @@ def _extract(args: argparse.Namespace) -> int:
         for complaint in tqdm(results, desc=f"Features of {split}", total=len(rows), unit="clip"):
             if complaint is not None:
                 failed += 1
-                tqdm.write(f"error: {complaint}", file=sys.stderr)
+                tqdm.write(f"error: {printable(complaint)}", file=sys.stderr)
         folder = stored_features_of(args.data_dir, split)
         seen = sum(rows.data.column("frames").is_valid().to_pylist())
-        print(
-            f"{folder}: features of {seen - failed} clips by {facts.model}; {len(rows) - seen} clips have no picture"
-        )
+        made = f"features of {seen - failed} clips by {facts.model}; {len(rows) - seen} clips have no picture"
+        print(f"{printable(folder)}: {made}")
         all_failed += failed
     return 2 if all_failed else 0
 

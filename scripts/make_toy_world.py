@@ -16,7 +16,7 @@ import sys
 import time
 
 from lavcap.commands import Parser
-from lavcap.endings import errors_in_one_line
+from lavcap.endings import errors_in_one_line, printable
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
             written = write_raw_world(args.output, **options, show_progress=True)
         else:
             written = write_toy_world(args.output, **options, videos=args.videos, show_progress=True, world=args.world)
-    print(f"{args.output}: written in {time.monotonic() - started:.0f} s")
+    print(f"{printable(args.output)}: written in {time.monotonic() - started:.0f} s")
     print(f"  clips       {written['train']} train, {written['val']} validation, {written['test']} test")
     if args.world == "natural":
         pictures = [written[split] for split in ("pictures", "pictures_val", "prefix")]

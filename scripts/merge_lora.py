@@ -10,7 +10,7 @@ of the adapter on its base; if they differ by more than rounding, nothing is lef
 import sys
 
 from lavcap.commands import Parser
-from lavcap.endings import errors_in_one_line
+from lavcap.endings import errors_in_one_line, printable
 
 
 PARTS = ("text", "audio", "vision", "audio_visual")  # that a base may be assembled of
@@ -29,7 +29,9 @@ def main() -> int:
 
         parts = {part: getattr(args, f"{part}_model") for part in PARTS}
         difference = merge_adapter(args.model, args.output, args.dtype, **parts)
-    print(f"{args.output}: the whole model; its logits differ by at most {difference:.1e} of the largest one.")
+    print(
+        f"{printable(args.output)}: the whole model; its logits differ by at most {difference:.1e} of the largest one."
+    )
     return 0
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lavcap.commands import Parser, positive
-from lavcap.endings import errors_in_one_line
+from lavcap.endings import errors_in_one_line, printable
 
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def main() -> int:
         from lavcap.preparation.preparation import Policy, prepare
 
         source = _read_source(args)
-        print(f"{len(source.clips):,} clips in {source.name}", file=sys.stderr)
+        print(f"{len(source.clips):,} clips in {printable(source.name)}", file=sys.stderr)
         settings = Settings(args.window, args.num_frames, args.frame_size)
         policy = Policy(args.keep, args.min_seconds, args.dataset_version)
         timeout = args.clip_timeout or CLIP_TIMEOUT
@@ -59,7 +59,7 @@ def main() -> int:
             f"The captions are taken for {report.dataset_version}: v2 is in lower case throughout, v1 is not. If not,"
         )
         print("say which with --dataset_version.")
-    print(f"Reports are in {Path(args.output) / 'reports'}")
+    print(f"Reports are in {printable(Path(args.output) / 'reports')}")
     return 0
 
 

@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lavcap.commands import Parser
-from lavcap.endings import errors_in_one_line
+from lavcap.endings import errors_in_one_line, printable
 
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main() -> int:
         print(_listing(files))
         if args.dry_run:
             write_files(files, args.dry_run, "--dry_run")
-            print(f"Nothing was uploaded; {args.dry_run} is what {args.repo_id} would hold.")
+            print(f"Nothing was uploaded; {printable(args.dry_run)} is what {args.repo_id} would hold.")
         else:
             _upload(args, files)
     return 0
@@ -87,7 +87,7 @@ def _publication(args: argparse.Namespace) -> "Publication":
 def _listing(files: "Files") -> str:
     from lavcap.publishing.files import size_of
 
-    lines = [f"{size_of(content):>15,}  {name}" for name, content in sorted(files.items())]
+    lines = [f"{size_of(content):>15,}  {printable(name)}" for name, content in sorted(files.items())]
     return "\n".join([*lines, f"{sum(map(size_of, files.values())):>15,}  bytes in {len(files)} files"])
 
 

@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 
 from lavcap.commands import Parser, positive
-from lavcap.endings import errors_in_one_line
+from lavcap.endings import errors_in_one_line, printable
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def _write(args: argparse.Namespace):
                 args.seed,
                 on_clip=progress.update,
             )
-        print(f"{args.output}: {len(rows)} clips of {split}")
+        print(f"{printable(args.output)}: {len(rows)} clips of {split}")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def convert(
         else:
             model = _decoder(plain, AvcapOptions.read(config, TEXT), weights)
     except WeightsError as error:
-        raise WeightsError(f"{checkpoint}: {error}") from error
+        raise error.of(checkpoint) from error
     return write_model(model, weights, output, dtype)
 
 

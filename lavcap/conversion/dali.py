@@ -83,7 +83,7 @@ def convert(
             return write_model(model, weights, output, dtype)
         model = _captioner(backbone, files, llava, options, weights)
     except WeightsError as error:
-        raise WeightsError(f"{folder}: {error}") from error
+        raise error.of(folder) from error
     return write_model(model, weights, output, dtype, DaliProcessor, str(llava))
 
 

@@ -330,12 +330,12 @@ def _fill(model: LavcapForConditionalGeneration, weights: Weights, checkpoint: s
         missing = [name for name in model.state_dict() if name not in weights.tensors]
         options = {AUDIO: "--audio-encoder", TEXT: "--text-model", VISION: "--vision-model"}
         hints = [
-            f"\nWhat the checkpoint lacks of the {part[:-1]} comes from {option}."
+            f"What the checkpoint lacks of the {part[:-1]} comes from {option}."
             for part, option in options.items()
             if any(name.startswith(part) for name in missing)
         ]
-        hints += [f"\nThe {note}." for note in weights.notes if note.startswith("configuration")]
-        raise WeightsError(f"{checkpoint}: {error}{''.join(hints)}") from error
+        hints += [f"The {note}." for note in weights.notes if note.startswith("configuration")]
+        raise error.of(checkpoint, *hints) from error
     model.tie_weights()
 
 

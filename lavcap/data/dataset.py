@@ -83,8 +83,8 @@ class ClipDataset(torch.utils.data.Dataset):
                 errors += [error] if error else []
                 progress.update()
         if errors:
-            listed = "".join(f"\n  {error}" for error in dict.fromkeys(errors))
-            raise DataError(f"{len(errors)} of {len(self)} clips cannot be read; replace them, or their rows:{listed}")
+            fault = f"{len(errors)} of {len(self)} clips cannot be read; replace them, or their rows:"
+            raise DataError(fault, dict.fromkeys(errors))
         return self
 
     def _try(self, index: int) -> str | None:

@@ -1,5 +1,6 @@
 """Rows of a data set: their columns, where features are stored beside them, and what is raised of a set of no use."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import Audio, Features, Image, List, Value
@@ -23,7 +24,24 @@ MEDIA_COLUMNS = {"audio": ("audio",), "video": ("frames", STORED_FEATURES)}  # t
 
 
 class DataError(ValueError):
-    """A data set cannot be used as it is. The message says which file, what was found and what to do."""
+    """A data set cannot be used as it is. The message says which file, what was found and what to do.
+
+    Args:
+        message: one line.
+        items: what it lists, each in a line of its own; `lines` holds all of them.
+    """
+
+    def __init__(self, message: str, items: Iterable[str] = ()):
+        self.lines = [message, *(f"  {item}" for item in items)]
+        super().__init__("\n".join(self.lines))
+
+    @classmethod
+    def joined(cls, errors: Iterable["DataError"]) -> "DataError":
+        """One error that says what several say."""
+        lines = [line for error in errors for line in error.lines]
+        error = cls("\n".join(lines))
+        error.lines = lines
+        return error
 
 
 def stored_features_of(data_dir: str | Path, split: str) -> Path:

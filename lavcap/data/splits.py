@@ -45,10 +45,10 @@ def check_media(
     path = Path(data_dir) / ("manifest.json" if prepared else f"{split}.json")
     total = len(rows) + len(missing)
     if missing and not (skip_missing_media or prepared):
-        listed = "".join(f"\n  {name}: {file}" for name, file in missing.items())
         raise DataError(
             f"{path}: {len(missing)} of {total} clips lack media; restore the files, or pass --skip_missing_media to "
-            f"do without these clips:{listed}"
+            "do without these clips:",
+            (f"{name}: {file}" for name, file in missing.items()),
         )
     if missing:
         logger.warning(f"{path}: {len(missing)} of {total} clips of {split} lack media and are left out.")
@@ -63,9 +63,9 @@ def load_splits(splits: Sequence[tuple[str | Path, str]], skip_missing_media: bo
         try:
             loaded.append(load_split(data_dir, split, skip_missing_media))
         except DataError as error:
-            complaints.append(str(error))
+            complaints.append(error)
     if complaints:
-        raise DataError("\n".join(complaints))
+        raise DataError.joined(complaints)
     return loaded
 
 

@@ -5,6 +5,7 @@ The Auto classes know a family by its `model_type` once its flat files, `modelin
 """
 
 import inspect
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -122,7 +123,7 @@ def check_name(name_or_path: str | Path, has_owner: bool = True):
     path = Path(name_or_path)
     is_short = len(path.parts) == 1 and not has_owner
     is_name = (is_short or len(path.parts) == 2) and not path.is_absolute() and path.parts[0] not in (".", "..")
-    if not is_name and not path.exists():
+    if not is_name and not os.path.exists(path):
         raise ValueError(f"{path}: no such folder, and not a name on the Hub (owner/model); check the path.")
 
 
@@ -130,7 +131,7 @@ def check_model_name(name_or_path: str | Path):
     """Refuse a folder that is missing or holds no captioner, and a name of which the Hub has no model for us."""
     path = Path(name_or_path)
     check_name(path)
-    if not path.exists():
+    if not os.path.exists(path):
         cached_file(str(path), "config.json")  # raises what the Hub says
         return
     if not (path / "config.json").is_file():

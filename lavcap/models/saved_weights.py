@@ -4,6 +4,7 @@ The library makes up what is missing, with a warning in a log, and takes values 
 still writes captions, worse ones. Here such a folder is refused.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -55,7 +56,7 @@ def check_saved_weights(name_or_path: str | Path):
         _refuse(name_or_path, "are no floating-point numbers", _not_floating(read_headers([adapter])))
         base = read_json(find_file(name_or_path, ADAPTER_SETTINGS, {})).get("base_model_name_or_path")
         check_bases(name_or_path, base)
-        if not files and base and Path(base).is_dir() and base != str(name_or_path):
+        if not files and base and os.path.isdir(base) and base != str(name_or_path):
             check_saved_weights(base)
     config = load_config(name_or_path)
     if not files or getattr(config, "quantization_config", None) is not None:

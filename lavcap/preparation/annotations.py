@@ -72,11 +72,11 @@ class Annotations:
         total = len(self.rows) + len(self.repeated) + len(self.complaints)
         if self.complaints and not skip_bad_rows:
             rest = len(self.complaints) - LISTED_AT_ONCE
-            listed = "".join(f"\n  {complaint}" for complaint in self.complaints[:LISTED_AT_ONCE])
-            listed += f"\n  … and {rest} more" if rest > 0 else ""
+            more = [f"… and {rest} more"] if rest > 0 else []
             raise DataError(
                 f"{name}: {len(self.complaints)} of {total} rows cannot be used; mend them, or pass --skip_bad_rows "
-                f"to do without:{listed}"
+                "to do without:",
+                self.complaints[:LISTED_AT_ONCE] + more,
             )
         if not self.rows:
             raise DataError(f"{name}: none of its {total} rows can be used, expected at least one with a caption.")

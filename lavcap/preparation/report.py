@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lavcap.endings import printable
 from lavcap.files import replace_text
 from lavcap.preparation.annotations import OFFICIAL_COLUMNS, AnnotationRow
 
@@ -62,7 +63,7 @@ class Report:
     def to_markdown(self) -> str:
         """A table, and the first entries of each heading."""
         lines = [f"# {self.split}: {self.kept} of {self.expected} clips are in the manifest", ""]
-        lines += [f"Source: {self.source}. Captions: {self.dataset_version or 'version unknown'}.", ""]
+        lines += [f"Source: {printable(self.source)}. Captions: {self.dataset_version or 'version unknown'}.", ""]
         lines += ["| | clips | |", "|---|---|---|"]
         meanings = {"expected": "in the annotations", "found": "have media", "kept": "in the manifest", **HEADINGS}
         lines += [f"| {name} | {number:,} | {meanings[name]} |" for name, number in self.counts.items()]
@@ -90,6 +91,6 @@ def write_reports(report: Report, folder: str | Path, missing: Iterable[Annotati
 def _section(heading: str, entries: list[str]) -> list[str]:
     if not entries:
         return []
-    shown = [f"* {entry}" for entry in entries[:SHOWN_ENTRIES]]
+    shown = [f"* {printable(entry)}" for entry in entries[:SHOWN_ENTRIES]]
     rest = len(entries) - len(shown)
     return ["", f"## {heading}", "", *shown] + ([f"* … and {rest:,} more in the json file"] if rest else [])

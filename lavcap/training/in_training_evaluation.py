@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
+from lavcap.endings import printable
 from lavcap.evaluation.metrics import score_captions
 from processing_captioning import CaptioningProcessor
 
@@ -73,7 +74,7 @@ class SampleCaptions(TrainerCallback):
             return
         self._shown = samples
         for sample in samples:
-            tqdm.write(f"  {sample['id']}: {sample['caption']!r}; a person wrote {sample['reference']!r}")
+            tqdm.write(f"  {printable(sample['id'])}: {sample['caption']!r}; a person wrote {sample['reference']!r}")
         _append(Path(args.output_dir) / SAMPLES, samples)
         for callback in self.trainer.callback_handler.callbacks:
             if getattr(callback, "tb_writer", None) is not None:

@@ -15,7 +15,7 @@ ROOMS = {
     "documents": set(),
     "files": set(),
     "hub": set(),
-    "commands": {"documents"},
+    "commands": {"documents", "endings"},
     "endings": {"files", "hub"},
     "provenance": {"flat", "documents", "files", "commands"},
     "progress_log": {"documents", "files"},

@@ -1,5 +1,7 @@
 """What ends a command early, or cannot be read or shown, is one line or none, and never a traceback."""
 
+import errno
+import logging
 import os
 import subprocess
 import sys
@@ -7,18 +9,20 @@ import sys
 import pytest
 
 from conftest import ROOT
-from lavcap.commands import parse_object
+from lavcap.commands import Parser, parse_object
 from lavcap.data.manifest import read_facts
 from lavcap.data.references import coco_annotations
+from lavcap.data.schema import DataError
 from lavcap.documents import read_json
 from lavcap.endings import errors_in_one_line
 from lavcap.evaluation.predictions import read_predictions, read_references
+from lavcap.files import check_writable
 from lavcap.models.weight_files import find_weights
 from lavcap.preparation.annotations import read_annotations
 from lavcap.training.recipe import parse_recipe
 from scripts import benchmark_training
 from train_hf import TrainingArguments
-from weights_captioning import read_weights
+from weights_captioning import WeightsError, itemised, read_weights
 
 
 DEEP = "[" * 100_000
@@ -93,7 +97,37 @@ def test_a_reader_that_has_had_enough_ends_a_command_without_a_word():
     assert done.stdout.startswith("r\\udce4in") and done.stderr == "" and done.returncode in (0, 141)
 
 
-def test_a_name_that_would_steer_a_terminal_is_shown_by_its_codes(capsys):
+HOSTILE = "\x1b[31mclip\x9b\t\n  error: a\u2028b\u202ec.mp4"
+SHOWN = "\\x1b[31mclip\\x9b\\t\\n  error: a\\u2028b\\u202ec.mp4"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError(f"{HOSTILE}: no."), f"{SHOWN}: no."),
+        (DataError(f"{HOSTILE}: 1 bad:", [HOSTILE]), f"{SHOWN}: 1 bad:\n  {SHOWN}"),
+        (DataError.joined([DataError("1 bad:", [HOSTILE]), DataError("none.")]), f"1 bad:\n  {SHOWN}\nnone."),
+        (WeightsError("no fit.", *itemised("too many", [HOSTILE])).of("a"), f"a: no fit.\n1 too many:\n  {SHOWN}"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 6000), f"{'a' * 200}…{'a' * 199}: too long for the "),
+        (ValueError(f"{'a' * 6000}: no such folder."), f"{'a' * 200}…{'a' * 199}: no such folder."),
+    ],
+)
+def test_a_name_that_would_steer_a_terminal_or_fill_it_is_shown_by_its_codes_and_ends(capsys, error, said):
     with pytest.raises(SystemExit), errors_in_one_line():
-        raise ValueError("a list:\n  \x1b[31mclip\x9b\tb.mp4")
-    assert capsys.readouterr().err == "error: a list:\n  \\x1b[31mclip\\x9b\\tb.mp4\n"
+        raise error
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_names_in_logs_and_of_arguments_are_shown_by_their_codes(caplog, capsys):
+    with errors_in_one_line():
+        for name in ("lavcap.data.splits", "processing_captioning", "other"):
+            logging.getLogger(name).warning("%s: left out", HOSTILE)
+    assert [record.getMessage() for record in caplog.records] == [f"{SHOWN}: left out"] * 2 + [f"{HOSTILE}: left out"]
+    with pytest.raises(SystemExit):
+        Parser("a command").parse_args([HOSTILE])
+    assert f"unrecognized arguments: {SHOWN};" in capsys.readouterr().err
+
+
+def test_a_folder_of_too_long_a_name_is_refused_before_work():
+    with pytest.raises(ValueError, match="cannot be written .File name too long.; make room there, or name another"):
+        check_writable("a" * 6000, "--output_dir")

@@ -63,6 +63,20 @@ def test_a_bad_clip_costs_no_good_one(saved_model, clips, tmp_path):
     assert ["error" in record for record in records] == [True, True, False]
 
 
+def test_every_clip_has_one_line_whatever_its_name_holds(saved_model, clips, tmp_path):
+    names = ["a\nb\x1b[31m.mp4", "c\td.mp4"]
+    for name in names:
+        shutil.copy(clips / "both.mp4", tmp_path / name)
+    (tmp_path / "e\nf.mp4").write_bytes(b"noise")
+    plain, told = caption(saved_model, tmp_path), caption(saved_model, tmp_path, "--json")
+    shown = [line.rpartition("\t")[0].rpartition("/")[2] for line in plain.stdout.splitlines()]
+    assert shown == ["a\\nb\\x1b[31m.mp4", "c\\td.mp4"]
+    errors = [line for line in plain.stderr.splitlines() if "e\\nf.mp4" in line]
+    assert len(errors) == 1 and errors[0].startswith("error: ") and "\x1b" not in plain.stderr
+    records = [json.loads(line) for line in told.stdout.splitlines()]
+    assert sorted(record["clip"].rpartition("/")[2] for record in records) == sorted([*names, "e\nf.mp4"])
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
