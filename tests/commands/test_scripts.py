@@ -11,7 +11,7 @@ from stranger import run_inside
 from lavcap.data.batches import in_batches
 from lavcap.models.captioning import list_clips
 from lavcap.models.loading import load_model
-from sources_captioning import MediaError
+from sources_captioning import MediaError, check_file
 
 
 def caption(saved_model, *arguments: object) -> subprocess.CompletedProcess:
@@ -119,6 +119,8 @@ def test_folders_are_clips_or_hold_clips(tmp_path, clips):
     frames.mkdir()
     with pytest.raises(MediaError, match="neither media files nor images"):
         list_clips([frames])
+    with pytest.raises(MediaError, match="cannot be read .File name too long"):
+        [check_file(path) for path in list_clips(["a" * 6000])]
     (frames / "0.png").touch()
     assert list_clips([frames]) == [frames]
     shutil.copy(clips / "both.mp4", frames)

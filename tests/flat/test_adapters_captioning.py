@@ -16,6 +16,7 @@ from stranger import run_stranger
 from tiny_models import tiny_model
 
 from conftest import ROOT
+from lavcap.endings import errors_in_one_line
 from lavcap.models.lora import add_lora, load_lora, save_adapter
 from lavcap.models.saved_weights import check_saved_weights
 from modeling_lavcap import LavcapForConditionalGeneration
@@ -480,3 +481,15 @@ def test_an_adapter_that_leads_back_to_itself_is_refused_with_the_way(adapter, t
         LavcapForConditionalGeneration.from_pretrained(tmp_path / "a")
     with pytest.raises(WeightsError, match="its base is .* ->.*expected a model in the end"):
         check_saved_weights(tmp_path / "a")
+
+
+@pytest.mark.parametrize("base", ["a" * 6000, f"a/{'b' * 6000}", f"/{'a/' * 3000}", "a\0b"])
+def test_a_base_whose_name_can_be_none_is_refused_with_the_adapter(adapter, tmp_path, capsys, base):
+    folder = shutil.copytree(adapter[0], tmp_path / "adapter")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": base}))
+    check_saved_weights(folder)  # which are whole
+    with pytest.raises(SystemExit), errors_in_one_line():
+        LavcapForConditionalGeneration.from_pretrained(folder)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 1800 and said.startswith(f"error: {folder}: its base "), said
