@@ -112,7 +112,7 @@ SHOWN = "\\x1b[31mclip\\x9b\\t\\n  error: a\\u2028b\\u202ec.mp4"
         (ValueError(f"{'a' * 6000}: no such folder."), f"{'a' * 200}…{'a' * 199}: no such folder."),
     ],
 )
-def test_a_name_that_would_steer_a_terminal_or_fill_it_is_shown_by_its_codes_and_ends(capsys, error, said):
+def test_a_name_that_would_steer_a_terminal_is_shown_by_its_codes(capsys, error, said):
     with pytest.raises(SystemExit), errors_in_one_line():
         raise error
     assert capsys.readouterr().err.startswith(f"error: {said}")

@@ -265,3 +265,8 @@ def test_the_command_continues_after_a_kill(short_recipe, tmp_path):
     results = (json.loads((folder / "eval_results.json").read_text()) for folder in (whole, killed))
     assert len({result["eval_loss"] for result in results}) == 1
     assert {path.name for path in whole.iterdir()} == {path.name for path in killed.iterdir()}
+    again = ("train_hf.py", short_recipe, "--output_dir", killed, "--resume_from_checkpoint", "true")
+    done, refused = run_inside(*again), run_inside(*again, "--max_steps", "5")
+    assert done.returncode == 0 and "Nothing was left to do: " in done.stdout, done.stderr[-2000:]
+    (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert refused.returncode == 2 and "is of step 6, but the run is to end at step 5: raise max_steps" in error
