@@ -31,8 +31,8 @@ def check_decoding(name_or_path: str | Path):
     file = find_file(name_or_path, DECODING, {})
     if file is None and holds_weights(name_or_path, {}):  # an adapter alone decodes as its base
         raise ValueError(
-            f"{name_or_path}: lacks {DECODING}, or it cannot be read, expected the options of decoding that were saved "
-            "with the model; copy or save it again."
+            f"{name_or_path}: lacks {DECODING}, or it cannot be read, expected the options of decoding that were "
+            "saved with the model; copy or save it again."
         )
     if file is not None and not read_json(file).keys() - NOT_OF_DECODING:
         raise ValueError(f"{file}: holds no options of decoding, expected those of the model; copy or save it again.")
