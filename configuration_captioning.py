@@ -40,9 +40,8 @@ SIZES: dict[str, tuple[int, int]] = {
 }
 # Least and most of other numbers, single ones or one for each channel: what is outside makes noise of every clip.
 SCALES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("mean", "padding_value"), (-1e4, 1e4)),
-    **dict.fromkeys(("std", "image_std", "rescale_factor"), (1e-6, 1e4)),
-    "image_mean": (-1e4, 1e4),
+    **dict.fromkeys(("mean", "padding_value", "image_mean", "rescale_factor"), (-1e4, 1e4)),
+    **dict.fromkeys(("std", "image_std"), (1e-6, 1e4)),
 }
 
 
