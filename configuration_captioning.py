@@ -1,6 +1,7 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """What the configurations of all captioners share: the language model they end in, and checks of their options."""
 
+import copy
 import dataclasses
 import difflib
 import math
@@ -22,6 +23,7 @@ if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):  # before a
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig  # noqa: E402
 
 
+UNSCALED = ("aya_vision", "cohere2_vision")  # whose logits are not scaled as those of their language model alone are
 GENERATION_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 # Least and most of a size, by its name in any part. The most are far above those of any model: beyond them lies a slip
 # of the keyboard, and days of work or all of a machine's memory.
@@ -89,7 +91,7 @@ class CaptioningConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         reject_misspelt(self, kwargs)
         text = build_part("text_config", self.text_config, *self.default_text)
-        self.text_config = text.get_text_config(decoder=True)  # of several parts, such as Gemma 3, the one that writes
+        self.text_config = language_model_config(text)
         for name in ("vocab_size", "hidden_size"):
             if not hasattr(self.text_config, name):
                 raise ValueError(
@@ -170,6 +172,21 @@ def build_part(name: str, part: dict | PreTrainedConfig | None, kind: type | str
             )
         kind = CONFIG_MAPPING[model_type]
     return kind(**fields)
+
+
+def language_model_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Configuration of the language model, as it writes within a model of several parts, such as Gemma 3; that of a
+    language model is its own.
+    """
+    alone = config.get_text_config(decoder=True)
+    if alone is config:
+        return config
+    alone = copy.deepcopy(alone)
+    if hasattr(config, "tie_word_embeddings"):  # what the whole says holds
+        alone.tie_word_embeddings = config.tie_word_embeddings
+    if config.model_type in UNSCALED and hasattr(alone, "logit_scale"):
+        alone.logit_scale = 1.0
+    return alone
 
 
 def reject_misspelt(config: PreTrainedConfig, extra: dict[str, Any]):

@@ -21,8 +21,10 @@ from transformers import (
 
 
 try:  # inside a package: the Hub's module cache
+    from .configuration_captioning import language_model_config
     from .parts_captioning import load_part
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from configuration_captioning import language_model_config
     from parts_captioning import load_part
 
 
@@ -46,7 +48,7 @@ def load_language_model(
         ValueError: it cannot stand below a captioner.
     """
     config = part.config if isinstance(part, nn.Module) else AutoConfig.from_pretrained(part, trust_remote_code=False)
-    alone = config.get_text_config(decoder=True)
+    alone = language_model_config(config)
     check_kind(alone)
     if alone is not config and isinstance(part, nn.Module):
         raise ValueError(
@@ -54,7 +56,6 @@ def load_language_model(
             "folder or name, and the part that writes is taken."
         )
     if alone is not config:
-        alone.tie_word_embeddings = config.tie_word_embeddings  # what the whole says holds
         options |= {"config": alone, "key_mapping": ALONE}
     return load_part(AutoModelForCausalLM, part, dtype, **options)
 

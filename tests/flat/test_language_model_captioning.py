@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMultimodalLM
 
 from configuration_lavcap import LavcapConfig
 from conftest import ROOT
-from language_model_captioning import load_language_model
+from language_model_captioning import build_language_model, load_language_model
 from modeling_lavcap import LavcapForConditionalGeneration
 from weights_captioning import WeightsError
 
@@ -119,18 +119,23 @@ def test_what_would_not_take_a_clip_is_refused_by_name(kind, message):
         LavcapForConditionalGeneration(LavcapConfig(text_config={"model_type": kind}))
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("kind", PICTURES)
 def test_of_a_model_of_several_parts_the_one_that_writes_is_taken(kind, tmp_path):
     known(kind)
     fields = small_whole(kind)
     torch.manual_seed(0)
-    whole = AutoModelForMultimodalLM.from_config(CONFIG_MAPPING[kind](**fields))
+    whole = AutoModelForMultimodalLM.from_config(CONFIG_MAPPING[kind](**fields)).eval()
     whole.save_pretrained(tmp_path)
     found = load_language_model(tmp_path, "auto")
     own, taken = (model.get_decoder().state_dict() for model in (whole, found))
     assert own.keys() == taken.keys() and all(torch.equal(own[name], taken[name]) for name in own)
     assert torch.equal(found.get_output_embeddings().weight, whole.get_output_embeddings().weight)
     config = LavcapConfig(text_config=fields)
+    configured = build_language_model(config.text_config).eval()
+    configured.load_state_dict(found.state_dict())
+    for model in (found, configured):
+        torch.testing.assert_close(model(input_ids=words()).logits, whole(input_ids=words()).logits)
     assert config.text_config.model_type == found.config.model_type == whole.config.text_config.model_type
     with pytest.raises(ValueError, match="which is of several parts, expected a causal language model: pass its fold"):
         load_language_model(whole, "auto")

@@ -54,15 +54,18 @@ KINDS = QUICK | {
 }  # fmt: skip
 ENCODER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 PICTURES = {
+    "aya_vision": ENCODER | {"image_size": 28, "patch_size": 14},
+    "cohere2_vision": ENCODER | {"image_size": 28, "patch_size": 14},
     "gemma3": ENCODER | {"image_size": 28, "patch_size": 14},
     "gemma4": None,
     "idefics3": ENCODER | {"image_size": 28, "patch_size": 14},
     "internvl": ENCODER | {"image_size": [28, 28], "patch_size": [14, 14]},
     "llava": ENCODER | {"image_size": 28, "patch_size": 14},
     "mistral3": ENCODER | {"image_size": 28, "patch_size": 14, "head_dim": 8},
+    "qwen2_audio": {"d_model": 16, "encoder_ffn_dim": 24, "encoder_layers": 1, "encoder_attention_heads": 2},
     "qwen3_5": {"hidden_size": 16, "depth": 1, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 16},
 }
-"""Kinds of several parts, with their encoder of pictures, if they have one."""
+"""Kinds of several parts, with their encoder of pictures or sound, if they have one."""
 
 
 def small_fields(model_type: str) -> dict[str, Any]:
@@ -78,6 +81,7 @@ def small_whole(model_type: str) -> dict[str, Any]:
     text = CONFIG_MAPPING[model_type]().get_text_config(decoder=True).model_type
     fields = {"model_type": model_type, "text_config": small_fields(text)}
     if PICTURES[model_type] is not None:
-        pictures = CONFIG_MAPPING[model_type]().vision_config.model_type
-        fields["vision_config"] = {"model_type": pictures} | PICTURES[model_type]
+        whole = CONFIG_MAPPING[model_type]()
+        encoder = "vision_config" if hasattr(whole, "vision_config") else "audio_config"
+        fields[encoder] = {"model_type": getattr(whole, encoder).model_type} | PICTURES[model_type]
     return fields
