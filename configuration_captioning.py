@@ -23,7 +23,9 @@ if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):  # before a
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig  # noqa: E402
 
 
-UNSCALED = ("aya_vision", "cohere2_vision")  # whose logits are not scaled as those of their language model alone are
+# Kinds whose logits are not scaled, where those of their language model alone are: by a field of Cohere or Granite.
+UNSCALED = ("aya_vision", "cohere2_vision", "llava", "llava_next")
+LOGIT_SCALES = ("logit_scale", "logits_scaling")
 GENERATION_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 # Least and most of a size, by its name in any part. The most are far above those of any model: beyond them lies a slip
 # of the keyboard, and days of work or all of a machine's memory.
@@ -184,8 +186,9 @@ def language_model_config(config: PreTrainedConfig) -> PreTrainedConfig:
     alone = copy.deepcopy(alone)
     if hasattr(config, "tie_word_embeddings"):  # what the whole says holds
         alone.tie_word_embeddings = config.tie_word_embeddings
-    if config.model_type in UNSCALED and hasattr(alone, "logit_scale"):
-        alone.logit_scale = 1.0
+    for name in LOGIT_SCALES if config.model_type in UNSCALED else ():
+        if hasattr(alone, name):
+            setattr(alone, name, 1.0)
     return alone
 
 

@@ -61,11 +61,15 @@ PICTURES = {
     "idefics3": ENCODER | {"image_size": 28, "patch_size": 14},
     "internvl": ENCODER | {"image_size": [28, 28], "patch_size": [14, 14]},
     "llava": ENCODER | {"image_size": 28, "patch_size": 14},
+    "llava_next": ENCODER | {"image_size": 28, "patch_size": 14},
     "mistral3": ENCODER | {"image_size": 28, "patch_size": 14, "head_dim": 8},
     "qwen2_audio": {"d_model": 16, "encoder_ffn_dim": 24, "encoder_layers": 1, "encoder_attention_heads": 2},
     "qwen3_5": {"hidden_size": 16, "depth": 1, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 16},
 }
 """Kinds of several parts, with their encoder of pictures or sound, if they have one."""
+
+TEXTS = {"llava_next": {"model_type": "granite", "logits_scaling": 8.0}}
+"""Language models of such kinds where theirs are not those of the default configuration."""
 
 
 def small_fields(model_type: str) -> dict[str, Any]:
@@ -78,10 +82,10 @@ def small_fields(model_type: str) -> dict[str, Any]:
 
 def small_whole(model_type: str) -> dict[str, Any]:
     """A model of several parts around such a language model."""
-    text = CONFIG_MAPPING[model_type]().get_text_config(decoder=True).model_type
-    fields = {"model_type": model_type, "text_config": small_fields(text)}
+    whole = CONFIG_MAPPING[model_type]()
+    text = TEXTS.get(model_type) or {"model_type": whole.get_text_config(decoder=True).model_type}
+    fields = {"model_type": model_type, "text_config": small_fields(text["model_type"]) | text}
     if PICTURES[model_type] is not None:
-        whole = CONFIG_MAPPING[model_type]()
         encoder = "vision_config" if hasattr(whole, "vision_config") else "audio_config"
         fields[encoder] = {"model_type": getattr(whole, encoder).model_type} | PICTURES[model_type]
     return fields
