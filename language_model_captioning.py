@@ -33,8 +33,10 @@ HALVES = ("bert-generation", "trocr")  # which neither mapping tells from a lang
 ALONE = {
     r"^(model\.)?language_model\.lm_head\.": "lm_head.",
     r"^model\.(language_model|text_model)\.": "model.",
+    r"^language_model\.model\.(blocks|encoder\.layers)\.": "model.layers.",  # Kimi K2.5, Qianfan-OCR
     r"^language_model\.(model\.)?": "model.",
 }
+REPACKED = ("minimax_m3_vl",)  # whose weights the library unpacks within the whole alone
 
 
 def load_language_model(
@@ -48,6 +50,8 @@ def load_language_model(
         ValueError: it cannot stand below a captioner.
     """
     config = part.config if isinstance(part, nn.Module) else AutoConfig.from_pretrained(part, trust_remote_code=False)
+    if config.model_type in REPACKED and not isinstance(part, nn.Module):
+        _refuse(config, "whose weights are packed in a way that its language model alone does not read")
     alone = language_model_config(config)
     check_kind(alone)
     if alone is not config and isinstance(part, nn.Module):

@@ -149,6 +149,13 @@ def test_a_part_without_weights_is_none(tmp_path):
         load_language_model(tmp_path, "auto")
 
 
+def test_a_part_that_cannot_be_read_alone_is_refused_before_its_weights_are(tmp_path):
+    known("minimax_m3_vl")
+    CONFIG_MAPPING["minimax_m3_vl"]().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'minimax_m3_vl', whose weights are packed in a way that its language model"):
+        load_language_model(tmp_path, "auto")
+
+
 def test_a_captioner_is_assembled_of_the_part_that_writes(tmp_path):
     whole = AutoModelForMultimodalLM.from_config(CONFIG_MAPPING["llava"](**small_whole("llava")))
     whole.save_pretrained(tmp_path / "llava")

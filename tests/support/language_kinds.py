@@ -60,15 +60,20 @@ PICTURES = {
     "gemma4": None,
     "idefics3": ENCODER | {"image_size": 28, "patch_size": 14},
     "internvl": ENCODER | {"image_size": [28, 28], "patch_size": [14, 14]},
+    "kimi_k25": ENCODER | {"patch_size": 14},
     "llava": ENCODER | {"image_size": 28, "patch_size": 14},
     "llava_next": ENCODER | {"image_size": 28, "patch_size": 14},
     "mistral3": ENCODER | {"image_size": 28, "patch_size": 14, "head_dim": 8},
+    "qianfan_ocr": ENCODER | {"image_size": 28, "patch_size": 14},
     "qwen2_audio": {"d_model": 16, "encoder_ffn_dim": 24, "encoder_layers": 1, "encoder_attention_heads": 2},
     "qwen3_5": {"hidden_size": 16, "depth": 1, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 16},
 }
 """Kinds of several parts, with their encoder of pictures or sound, if they have one."""
 
-TEXTS = {"llava_next": {"model_type": "granite", "logits_scaling": 8.0}}
+TEXTS = {
+    "kimi_k25": {"model_type": "deepseek_v3", "first_k_dense_replace": 1},
+    "llava_next": {"model_type": "granite", "logits_scaling": 8.0},
+}
 """Language models of such kinds where theirs are not those of the default configuration."""
 
 
