@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
@@ -33,8 +34,8 @@ def add_lora(model: PreTrainedModel, fields: dict[str, Any]) -> PeftModel:
             parameters in this model are left out.
 
     Raises:
-        ValueError: a field or a module that there is not, layers that match nothing, or an adapter that could not be
-            loaded again.
+        ValueError: a field or a module that there is not, layers that match nothing or choose experts, or an adapter
+            that could not be loaded again.
     """
     reject_unknown("a field of lora", fields, {field.name for field in dataclasses.fields(LoraConfig)})
     _check_can_be_loaded(fields)
@@ -44,6 +45,7 @@ def add_lora(model: PreTrainedModel, fields: dict[str, Any]) -> PeftModel:
         adapted = get_peft_model(model, LoraConfig(**fields | {"modules_to_save": whole or None}))
     except (AttributeError, NotImplementedError, TypeError, re.error) as error:
         raise ValueError(f"lora is {fields}, which PEFT cannot make an adapter of: {error}.") from error
+    _check_routers(adapted)
     for settings in adapted.peft_config.values():  # a relative path would mean another folder elsewhere
         settings.base_model_name_or_path = location(settings.base_model_name_or_path)
     return train_in_float32(adapted)
@@ -148,6 +150,16 @@ def _check_can_be_loaded(fields: dict[str, Any]):
             f"lora has {got}, expected init_lora_weights: {known}; others "
             "change the weights of the base, which no checkpoint holds, or need a preparation that this project lacks."
         )
+
+
+def _check_routers(model: PeftModel):
+    """Refuse LoRA on routers of experts, such as Llama 4's: these are linear layers, but give several tensors."""
+    for name, layer in model.get_base_model().named_modules():
+        if isinstance(layer, LoraLinear) and type(layer.get_base_layer()).__name__.endswith("Router"):
+            raise ValueError(
+                f"lora has target_modules that match {name}, a router of experts, whose several results PEFT cannot "
+                f"add to, expected plain layers: add exclude_modules: [{name.rpartition('.')[2]}]."
+            )
 
 
 def _parameters_below(model: nn.Module, name: str) -> list[nn.Parameter]:

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 import yaml
+from clips import clip_inputs
+from language_kinds import small_fields
 from model_parts import LORA
 from peft import PeftModel
 from tiny_models import tiny_model
@@ -156,6 +158,16 @@ def test_a_fusion_without_parameters_is_left_out():
 def test_lora_that_cannot_be_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         add_lora(tiny_model(), LORA | fields)
+
+
+@pytest.mark.parametrize(("kind", "router"), [("llama4_text", "feed_forward.router"), ("phimoe", "mlp.router")])
+def test_all_linear_layers_but_routers_of_experts_take_lora(kind, router):
+    fields = {"target_modules": "all-linear"}
+    with pytest.raises(ValueError, match=rf"layers.0.{router}, a router of experts, .* exclude_modules: \[router\]"):
+        add_lora(tiny_model(text_config=small_fields(kind)), fields)
+    model = add_lora(tiny_model(text_config=small_fields(kind)), fields | {"exclude_modules": ["router"]})
+    model(**clip_inputs(model)).logits.sum().backward()
+    assert [name for name, weight in model.named_parameters() if "q_proj.lora_B" in name and weight.grad.any()]
 
 
 @pytest.mark.parametrize("beginning", [True, False, "gaussian", "orthogonal"])
