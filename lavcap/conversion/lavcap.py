@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from ced_captioning import ced_weights, fit_time_positions
+from configuration_captioning import language_model_config
 from configuration_lavcap import LavcapConfig
 from language_model_captioning import load_language_model
 from lavcap.conversion.lavcap_checkpoint import (
@@ -187,7 +188,7 @@ def _configure(
 
 def _text_config(options: ReleasedOptions, text_model: str | None) -> PreTrainedConfig:
     if text_model is not None:
-        config = AutoConfig.from_pretrained(text_model, trust_remote_code=False)
+        config = language_model_config(AutoConfig.from_pretrained(text_model, trust_remote_code=False))
         if not hasattr(config, "vocab_size"):
             raise ValueError(f"--text-model {text_model}: a {config.model_type} model, expected a language model.")
         return config

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from language_kinds import small_whole
 from released_files import ced_file, clip_folder, text_folder, trained_parts
 from released_reference import BOS, OPTIONS, PAD, random_inputs, random_state, read_golden, released_state, run
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
 
 from conftest import ROOT
 from lavcap.conversion.lavcap import convert as convert_checkpoint
@@ -304,6 +305,18 @@ def test_trained_parts_are_completed_from_ced_and_the_base(shipped, tmp_path, ca
     assert "CED's tagging head" in table and "CED's own filter bank" in table
     assert model.config.text_model_name == "llama"
     assert (model.config.text_model_vocab_size, model.config.text_model_hidden_size) == (120, 32)
+
+
+def test_the_base_may_be_a_part_of_a_larger_model(shipped, tmp_path):
+    options, state, inputs, expected = shipped
+    torch.save(ced_file(state), tmp_path / "ced.pt")
+    base = LlamaForCausalLM.from_pretrained(text_folder(tmp_path / "llama", options, state))
+    whole = LlavaForConditionalGeneration(LlavaConfig(**small_whole("llava") | {"text_config": base.config}))
+    whole.model.language_model, whole.lm_head = base.model, base.lm_head
+    whole.save_pretrained(tmp_path / "llava")
+    parts = ["--audio-encoder", tmp_path / "ced.pt", "--text-model", tmp_path / "llava"]
+    model = convert(tmp_path / "run", options | {"llama": None}, trained_parts(state), *parts)
+    assert_same(outputs_of(model, inputs), expected)
 
 
 def test_statistics_of_the_checkpoint_come_before_those_of_ced(shipped, tmp_path):
