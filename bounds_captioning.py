@@ -19,6 +19,7 @@ CLIP_SECONDS = 120  # of opening and decoding
 MAX_OPENING_BYTES = 2**26  # that are read before a file's streams are known
 MAX_SEARCHED_BYTES = 2**28  # that are read without a packet of a wanted stream; FFmpeg keeps twice as many
 MAX_STREAM_BYTES = 2**30  # of a pipe, which is read whole
+MAX_WINDOWS = 100_000  # of a long medium: eleven days, of ten seconds each
 LOST_SHARE = 0.25  # of a stream's packets that no decoder takes
 
 

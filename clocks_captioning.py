@@ -1,6 +1,8 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """What time it is in a container: time stamps of all streams as seconds of one clip."""
 
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +16,14 @@ class Track:
 
     Args:
         index: of the stream in the container.
-        times: of its packets within the window.
+        last: start of its last packet within the window; `None`: it has none there.
         end: of the last packet.
         complete: followed to its end, not only past the end of the window.
         offsets: what is added to its time stamps, section by section: a clock that goes back begins another one.
     """
 
     index: int
-    times: list[float] = field(default_factory=list)
+    last: float | None = None
     end: float = 0.0
     complete: bool = True
     offsets: list[float] = field(default_factory=lambda: [0.0])
@@ -36,10 +38,10 @@ class Clock:
 
     def __init__(self, origin: float):
         self.origin = origin
-        self._packets: dict[str, list[tuple[int, float]]] = {}  # section and start, by kind
+        self._packets: dict[str, dict[int, array]] = {}  # starts by kind and section
         self._visited: dict[str, list[int]] = {}  # sections, in order
         self._latest: dict[str, float] = {}
-        self._ends: dict[tuple[str, int], float] = {}
+        self._ends: dict[str, dict[int, float]] = {}  # of the last packet, by kind and section
         self._starts: list[float] = []  # of sections, by their own clock
 
     def add(self, kind: str, packet: Any) -> float:
@@ -57,9 +59,10 @@ class Clock:
         while len(self._starts) <= section:
             self._starts.append(start)
         self._starts[section] = min(self._starts[section], start)
-        self._packets.setdefault(kind, []).append((section, start))
+        self._packets.setdefault(kind, {}).setdefault(section, array("d")).append(start)
         end = start + (packet.duration or 0) * base
-        self._ends[kind, section] = max(self._ends.get((kind, section), end), end)
+        ends = self._ends.setdefault(kind, {})
+        ends[section] = max(ends.get(section, end), end)
         return start + self._section_offsets()[section]
 
     def offsets(self, kind: str) -> list[float]:
@@ -67,19 +70,20 @@ class Clock:
         offsets = self._section_offsets()
         return [offsets[section] for section in self._visited.get(kind, [0])]
 
-    def times(self, kind: str) -> list[float]:
+    def times(self, kind: str) -> Iterator[float]:
         """Starts of a stream's packets."""
         offsets = self._section_offsets()
-        return [start + offsets[section] for section, start in self._packets.get(kind, ())]
+        for section, starts in self._packets.get(kind, {}).items():
+            yield from (start + offsets[section] for start in starts)
 
     def end(self, kind: str) -> float:
         """Of a stream's last packet."""
         offsets = self._section_offsets()
-        return max((end + offsets[section] for (own, section), end in self._ends.items() if own == kind), default=0.0)
+        return max((end + offsets[section] for section, end in self._ends.get(kind, {}).items()), default=0.0)
 
     def _section_offsets(self) -> list[float]:
         offsets = [0.0]
         for section in range(1, len(self._starts)):
-            before = max((end for (_, own), end in self._ends.items() if own == section - 1), default=0.0)
+            before = max((ends[section - 1] for ends in self._ends.values() if section - 1 in ends), default=0.0)
             offsets.append(offsets[-1] + before - self._starts[section])
         return offsets

@@ -54,6 +54,7 @@ SEEKABLE_CONTAINERS = frozenset({"avi", "flac", "matroska", "mov", "mp4", "ogg",
 FROM_ZERO = frozenset({"matroska", "webm"})  # their duration is the time of the end, also where the start is not 0
 UNTIMED_CONTAINERS = frozenset({"avi"})  # the times of packets are guesses from the bit rate
 CUT_SHORT_SECONDS = 0.5  # streams of a sound file may end this much before the container says
+LIMITED_SECONDS = 600.0  # of a long medium, that are looked at within one time limit
 LEAD_SECONDS = 1.0  # decoded before a window and dropped: codecs need what came before, streams are out of step
 BUFFER_BYTES = 2**18
 MAX_FAILED_READS = 1000  # of a damaged file
@@ -77,6 +78,8 @@ class Reading:
         window: what is wanted of it.
         kinds: of its streams, `"audio"` and `"video"`.
         notes: what there is to say of it, each to follow its name.
+        long: more than one window is read; the time limit holds for each, and for so much of what is looked at
+            before.
     """
 
     source: Source
@@ -84,17 +87,24 @@ class Reading:
     kinds: tuple[str, ...] = ("audio", "video")
     notes: list[str] = field(default_factory=list)
     losses: dict[str, "Loss"] = field(default_factory=dict)
+    long: bool = False
+    bytes: dict[Any, "_Bytes"] = field(default_factory=dict)  # of its open containers
 
     def __post_init__(self):
+        self.renew()
+
+    def renew(self):
+        """Begin the time limit again."""
         self.deadline = Deadline(self.source)
 
     def check_losses(self):
-        """Note packets that no decoder took.
+        """Note packets that no decoder took since the last time.
 
         Raises:
             MediaError: these are too many.
         """
-        for kind, loss in self.losses.items():
+        losses, self.losses = self.losses, {}
+        for kind, loss in losses.items():
             packets = f"{loss.lost} of {loss.lost + loss.taken} packets of its {SENSES[kind]}"
             if loss.lost > LOST_SHARE * (loss.taken + loss.lost):
                 raise MediaError(
@@ -138,10 +148,12 @@ def opened(reading: Reading) -> Iterator[Any]:
     try:
         _check_riff_size(source)
         with (
-            _Bytes(source, reading.deadline) as reading.bytes,
-            av.open(reading.bytes, options=options, buffer_size=BUFFER_BYTES, metadata_errors="replace") as container,
+            _Bytes(reading) as data,
+            av.open(data, options=options, buffer_size=BUFFER_BYTES, metadata_errors="replace") as container,
         ):
+            reading.bytes[container] = data
             yield container
+            del reading.bytes[container]
     except (av.FFmpegError, OSError) as error:
         # FFmpeg's word for a format that is not among those above.
         reason = "no format of ours" if isinstance(error, av.error.ArgumentError) else one_line(error.strerror)
@@ -197,24 +209,27 @@ def follow(reading: Reading, container: Any, streams: dict[str, Any]) -> dict[st
     tracks = {kind: Track(stream.index) for kind, stream in streams.items()}
     by_index = {stream.index: kind for kind, stream in streams.items()}
     stops_early = container.duration is not None
+    renewed = 0.0
     for packet in _packets(reading, container, *streams.values()):
         if packet is not None and packet.pts is not None:
             kind = by_index[packet.stream.index]
             start = clock.add(kind, packet)
+            if reading.long and start > renewed + LIMITED_SECONDS:
+                renewed = start
+                reading.renew()
             # Packets come in decoding order, a little out of step: a second more is enough.
             tracks[kind].complete = not (stops_early and start > reading.window.end + 1)
             if not any(track.complete for track in tracks.values()):
                 break
     for kind, track in tracks.items():
         track.offsets = clock.offsets(kind)
-        times = clock.times(kind)
-        track.times = [time for time in times if time < reading.window.end]
+        track.last = max((time for time in clock.times(kind) if time < reading.window.end), default=None)
         track.end = clock.end(kind)
-        if _is_any(container, frozenset({"mov"})) and times and streams[kind].duration:
+        if _is_any(container, frozenset({"mov"})) and streams[kind].duration:
             # A packet of a variable rate lasts until the next one is decoded, which is not the next one shown.
             stream = streams[kind]
             stated = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _origin(container)
-            track.end = max(min(track.end, stated), max(times))
+            track.end = max(min(track.end, stated), max(clock.times(kind), default=0.0))
     return tracks
 
 
@@ -294,12 +309,12 @@ class _NoEnd(MediaError):
 class _Bytes:
     """A file's bytes, as FFmpeg asks for them: no other file, within the clip's time, and only so many at a time."""
 
-    def __init__(self, source: Source, deadline: Deadline):
-        self.name = Path(str(source)).name  # by its ending FFmpeg tells formats that begin alike
-        self._source, self._deadline, self._left = source, deadline, MAX_OPENING_BYTES
+    def __init__(self, reading: Reading):
+        self.name = Path(str(reading.source)).name  # by its ending FFmpeg tells formats that begin alike
+        self._reading, self._left = reading, MAX_OPENING_BYTES
 
     def __enter__(self) -> "_Bytes":
-        source = self._source
+        source = self._reading.source
         self._file = io.BytesIO(source.data) if isinstance(source, StoredFile) else source.open("rb", buffering=0)
         return self
 
@@ -311,13 +326,12 @@ class _Bytes:
         self._left = count
 
     def read(self, size: int) -> bytes:
-        self._deadline.check()
+        self._reading.deadline.check()
         data = self._file.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise _NoEnd(
-                f"{self._source}: holds many MiB without sound or picture; check that it plays, or copy it again."
-            )
+            name = self._reading.source
+            raise _NoEnd(f"{name}: holds many MiB without sound or picture; check that it plays, or copy it again.")
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -344,8 +358,8 @@ def _timed(reading: Reading, container: Any, stream: Any, offsets: list[float]) 
 def _decoded(reading: Reading, container: Any, stream: Any) -> Iterator[Any]:
     import av
 
-    loss = reading.losses[stream.type] = Loss()
     for packet in _packets(reading, container, stream):
+        loss = reading.losses.setdefault(stream.type, Loss())
         try:
             frames = stream.decode(packet)
         except av.FFmpegError as error:
@@ -383,13 +397,13 @@ def _packets(reading: Reading, container: Any, *streams: Any) -> Iterator[Any]:
 
     found = 0
     for _ in range(MAX_FAILED_READS):
-        reading.bytes.allow(MAX_SEARCHED_BYTES)
+        reading.bytes[container].allow(MAX_SEARCHED_BYTES)
         try:
             for packet in container.demux(*streams):
                 reading.deadline.check()
                 found += 1
                 yield packet
-                reading.bytes.allow(MAX_SEARCHED_BYTES)
+                reading.bytes[container].allow(MAX_SEARCHED_BYTES)
             return
         except av.error.InvalidDataError:
             continue

@@ -1,6 +1,8 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
-"""A window of sound and frames out of media: one function for every container, folder, picture and gap."""
+"""Windows of sound and frames out of media: one function for every container, folder, picture and gap."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,6 @@ import numpy as np
 
 
 try:  # inside a package: the Hub's module cache
-    from .clocks_captioning import Track
     from .containers_captioning import (
         Reading,
         Window,
@@ -24,11 +25,11 @@ try:  # inside a package: the Hub's module cache
         opened,
         stated_duration,
     )
-    from .pictures_captioning import frame_to_rgb, is_picture, read_image, read_images
+    from .pictures_captioning import is_picture, read_image, read_images
     from .sounds_captioning import AUDIBLE, Sound, cancel, check_samples, peak_of
-    from .sources_captioning import MediaError, as_source, check_file, is_folder, list_images
+    from .sources_captioning import MediaError, Source, as_source, check_file, is_folder, list_images
+    from .windows_captioning import SHORTEST_TAIL, Pictures, Sounds, plan_windows
 except ImportError:  # as a plain module: a clone, or after `pip install`
-    from clocks_captioning import Track
     from containers_captioning import (
         Reading,
         Window,
@@ -43,9 +44,10 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         opened,
         stated_duration,
     )
-    from pictures_captioning import frame_to_rgb, is_picture, read_image, read_images
+    from pictures_captioning import is_picture, read_image, read_images
     from sounds_captioning import AUDIBLE, Sound, cancel, check_samples, peak_of
-    from sources_captioning import MediaError, as_source, check_file, is_folder, list_images
+    from sources_captioning import MediaError, Source, as_source, check_file, is_folder, list_images
+    from windows_captioning import SHORTEST_TAIL, Pictures, Sounds, plan_windows
 
 
 @dataclass(frozen=True)
@@ -100,20 +102,65 @@ def read_clip(
             that are NaN, infinite or far beyond full scale, or beyond the bounds of `bounds_captioning`.
     """
     source = as_source(medium)
-    if is_folder(source):
-        if not video:
-            raise MediaError(f"{source}: a folder of frames, which has no sound; pass a file that has.")
-        images = list_images(source)
-        return Clip(None, read_images(images, even_indices(len(images), num_frames)), None)
-    if isinstance(source, Path):
-        check_file(source)
-    if is_picture(source):
-        if not video:
-            raise MediaError(f"{source}: a picture, which has no sound; pass a file that has.")
-        return Clip(None, np.stack([read_image(source)] * num_frames), None)
-    kinds = tuple(kind for kind, wanted in (("audio", audio), ("video", video)) if wanted)
-    with decoding(source):
-        return _read_file(Reading(source, Window(start, start + window), kinds), sampling_rate, num_frames, channels)
+    if (still := _read_still(source, num_frames, video)) is not None:
+        return still
+    reading = Reading(source, Window(start, start + window), _kinds(audio, video))
+    ((_, clip),) = _read_file(reading, sampling_rate, num_frames, channels, lambda duration: [reading.window])
+    if isinstance(clip, MediaError):
+        raise clip
+    if not clip.modalities:
+        raise MediaError(
+            f"{source}: lasts {clip.duration:.1f} s and holds nothing from {start:g} s on; pass an earlier start."
+            if start > 0
+            else f"{source}: is empty, 0 s of sound and picture; pass a clip that holds some."
+        )
+    return clip
+
+
+def read_windows(
+    medium: Any,
+    sampling_rate: int | None,
+    num_frames: int,
+    window: float,
+    audio: bool = True,
+    video: bool = True,
+    start: float = 0.0,
+    end: float | None = None,
+    overlap: float = 0.0,
+    shortest: float = SHORTEST_TAIL,
+    channels: str = "mean",
+) -> Iterator[tuple[Window, Clip | MediaError]]:
+    """Decode a medium window by window, in one pass: memory does not grow with its length.
+
+    Args:
+        start, end: of what is read, in seconds from the beginning of the file; default: to its end.
+        overlap: seconds that a window begins before the end of the one before it.
+        shortest: seconds that the last window has at least; what is left over is not read.
+        others: as of [`read_clip`].
+
+    Yields:
+        Each window, in seconds from the beginning of the file, with what it holds: a clip, which has no modalities
+        where the file has a hole; or the reason why it cannot be used, such as damage, which costs the others nothing.
+        A picture or a folder of them is one window of no length.
+
+    Raises:
+        MediaError: as [`read_clip`], of the file as a whole.
+    """
+    source = as_source(medium)
+    if (still := _read_still(source, num_frames, video)) is not None:
+        yield Window(0.0, 0.0), still
+        return
+    reading = Reading(source, Window(start, float("inf") if end is None else end), _kinds(audio, video), long=True)
+
+    def plan(duration: float) -> list[Window]:
+        last = min(duration, reading.window.end)
+        if last <= start:
+            raise MediaError(
+                f"{source}: lasts {duration:.1f} s and holds nothing from {start:g} s on; pass an earlier start."
+            )
+        return plan_windows(source, start, last, window, overlap, shortest)
+
+    yield from _read_file(reading, sampling_rate, num_frames, channels, plan)
 
 
 def read_duration(medium: Any) -> float:
@@ -137,37 +184,63 @@ def even_indices(length: int, count: int) -> list[int]:
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-def _read_file(reading: Reading, rate: int | None, num_frames: int, channels: str) -> Clip:
-    with opened(reading) as container:
-        streams = choose_streams(reading, container)
-        note_choice(reading, container, streams)
-        jump(container, reading.window)
-        tracks = follow(reading, container, streams)
-        duration = duration_of(reading, container, tracks)
-        if "audio" in streams:
-            rate = rate or streams["audio"].codec_context.sample_rate
-        pixel_aspect = streams["video"].sample_aspect_ratio if "video" in streams else None
-    waveform = frames = None
-    if "audio" in tracks:
-        waveform = _read_waveform(reading, tracks["audio"], rate, channels)
-    if "video" in tracks:
-        frames = _read_frames(reading, tracks["video"], num_frames, pixel_aspect and float(pixel_aspect))
-    reading.check_losses()
-    if waveform is None and frames is None:
-        start = reading.window.start
-        raise MediaError(
-            f"{reading.source}: lasts {duration:.1f} s and holds nothing from {start:g} s on; pass an earlier start."
-            if start > 0
-            else f"{reading.source}: is empty, 0 s of sound and picture; pass a clip that holds some."
-        )
-    return Clip(waveform, frames, duration, None if waveform is None else rate, tuple(reading.notes))
+def _kinds(audio: bool, video: bool) -> tuple[str, ...]:
+    return tuple(kind for kind, wanted in (("audio", audio), ("video", video)) if wanted)
 
 
-def _read_waveform(reading: Reading, track: Track, rate: int, channels: str) -> np.ndarray | None:
-    window = reading.window
-    sound = Sound(rate, channels, window.end - window.start)
-    with frames_of(reading, track) as timed:
-        sound.take((None if time is None else time - window.start, frame) for time, frame in timed)
+def _read_still(source: Source, num_frames: int, video: bool) -> Clip | None:
+    """A picture, or a folder of frames; `None`: it is another file."""
+    if is_folder(source):
+        if not video:
+            raise MediaError(f"{source}: a folder of frames, which has no sound; pass a file that has.")
+        images = list_images(source)
+        return Clip(None, read_images(images, even_indices(len(images), num_frames)), None)
+    if isinstance(source, Path):
+        check_file(source)
+    if not is_picture(source):
+        return None
+    if not video:
+        raise MediaError(f"{source}: a picture, which has no sound; pass a file that has.")
+    return Clip(None, np.stack([read_image(source)] * num_frames), None)
+
+
+def _read_file(
+    reading: Reading, rate: int | None, num_frames: int, channels: str, plan: Callable[[float], Sequence[Window]]
+) -> Iterator[tuple[Window, Clip | MediaError]]:
+    """Windows that are planned when the length of the file is known, with what they hold."""
+    with decoding(reading.source), ExitStack() as stack:
+        with opened(reading) as container:
+            streams = choose_streams(reading, container)
+            note_choice(reading, container, streams)
+            jump(container, reading.window)
+            tracks = follow(reading, container, streams)
+            duration = duration_of(reading, container, tracks)
+            if "audio" in streams:
+                rate = rate or streams["audio"].codec_context.sample_rate
+            pixel_aspect = streams["video"].sample_aspect_ratio if "video" in streams else None
+        windows = plan(duration)
+        sounds = pictures = None
+        if "audio" in tracks:
+            sounds = Sounds(stack.enter_context(frames_of(reading, tracks["audio"])), rate, channels)
+        if "video" in tracks and (last := tracks["video"].last) is not None:
+            timed = stack.enter_context(frames_of(reading, tracks["video"]))
+            end = max(tracks["video"].end, last)
+            pictures = Pictures(timed, windows, end, num_frames, pixel_aspect and float(pixel_aspect))
+        for window in windows:
+            if reading.long:
+                reading.renew()
+            sound, frames = sounds and sounds.take(window), pictures and pictures.take(window)
+            try:
+                waveform = sound and _waveform(reading, sound)
+                reading.check_losses()
+            except MediaError as error:
+                yield window, error
+                continue
+            notes, reading.notes = tuple(reading.notes), []
+            yield window, Clip(waveform, frames, duration, None if waveform is None else rate, notes)
+
+
+def _waveform(reading: Reading, sound: Sound) -> np.ndarray | None:
     waveform = sound.waveform()
     if waveform is None:
         return None
@@ -181,30 +254,3 @@ def _read_waveform(reading: Reading, track: Track, rate: int, channels: str) -> 
         missing = sum(end - start for start, end in sound.holes)
         reading.notes.append(f"lacks {missing:.2f} s of sound from {sound.holes[0][0]:.2f} s on, which are silence")
     return waveform
-
-
-def _read_frames(reading: Reading, track: Track, num_frames: int, pixel_aspect: float | None) -> np.ndarray | None:
-    window = reading.window
-    if not track.times:
-        return None
-    end = min(max(track.end, track.times[-1]), window.end)
-    if window.start and end <= window.start:
-        return None
-    targets = [window.start + (part + 0.5) * (end - window.start) / num_frames for part in range(num_frames)]
-    taken: list[np.ndarray] = []
-    shown = shown_rgb = size = None
-    with frames_of(reading, track) as timed:
-        for time, frame in timed:
-            size = size or (frame.width, frame.height)
-            # The frame on screen at a target is the last one that began before it.
-            while len(taken) < num_frames and shown is not None and targets[len(taken)] < (time or 0.0):
-                shown_rgb = frame_to_rgb(shown, *size, pixel_aspect) if shown_rgb is None else shown_rgb
-                taken.append(shown_rgb)
-            if len(taken) == num_frames:
-                break
-            shown, shown_rgb = frame, None
-    if shown is None:
-        return None
-    if len(taken) < num_frames:
-        taken += [frame_to_rgb(shown, *size, pixel_aspect)] * (num_frames - len(taken))
-    return np.stack(taken)

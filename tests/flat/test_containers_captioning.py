@@ -378,11 +378,11 @@ def test_a_picture_larger_than_the_bound_is_refused_by_the_header():
 
 
 def test_one_frame_that_is_shown_for_long_is_converted_once(tmp_path, monkeypatch):
-    import media_captioning
+    import windows_captioning
 
     converted = []
-    real = media_captioning.frame_to_rgb
-    monkeypatch.setattr(media_captioning, "frame_to_rgb", lambda *args: converted.append(1) or real(*args))
+    real = windows_captioning.frame_to_rgb
+    monkeypatch.setattr(windows_captioning, "frame_to_rgb", lambda *args: converted.append(1) or real(*args))
     still = tmp_path / "still.gif"
     Image.new("RGB", (32, 32), "red").save(
         still, save_all=True, append_images=[Image.new("RGB", (32, 32), "blue")], duration=4000

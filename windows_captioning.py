@@ -1,0 +1,137 @@
+# Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
+"""Windows of a medium, one behind the other: which there are, and what each holds, by one pass over the streams."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+
+
+try:  # inside a package: the Hub's module cache
+    from .bounds_captioning import MAX_WINDOWS
+    from .containers_captioning import LEAD_SECONDS, Window
+    from .pictures_captioning import frame_to_rgb
+    from .sounds_captioning import Sound
+    from .sources_captioning import MediaError
+except ImportError:  # as a plain module: a clone, or after `pip install`
+    from bounds_captioning import MAX_WINDOWS
+    from containers_captioning import LEAD_SECONDS, Window
+    from pictures_captioning import frame_to_rgb
+    from sounds_captioning import Sound
+    from sources_captioning import MediaError
+
+
+SHORTEST_TAIL = 0.1  # seconds behind the last whole window that make another one: codecs fill up their last packet
+Timed = Iterator[tuple[float | None, Any]]  # decoded frames of PyAV, with their times in seconds
+
+
+def plan_windows(
+    name: object, start: float, end: float, length: float, overlap: float = 0.0, shortest: float = SHORTEST_TAIL
+) -> list[Window]:
+    """Windows that cover a span of a medium; the last one ends with it, and may be shorter.
+
+    Args:
+        name: of the medium, for the message.
+        start, end: of the span, in seconds.
+        length: of a window, in seconds.
+        overlap: seconds that a window begins before the end of the one before it.
+        shortest: seconds that the last window has at least; what is left over is not covered.
+
+    Raises:
+        MediaError: these are more than [`MAX_WINDOWS`].
+    """
+    step = length - overlap
+    number = 1 + max(0, int(np.ceil((end - start - length - shortest) / step)))
+    if number > MAX_WINDOWS:
+        raise MediaError(f"{name}: lasts {end - start:,.0f} s, {number:,} windows, expected at most {MAX_WINDOWS:,}.")
+    starts = [start + step * index for index in range(number)]
+    return [Window(each, max(each, min(each + length, end))) for each in starts]
+
+
+class Sounds:
+    """The sound of windows, whose starts and ends do not go back.
+
+    Args:
+        timed: decoded frames of a stream.
+        rate, channels: as of [`Sound`].
+    """
+
+    def __init__(self, timed: Timed, rate: int, channels: str):
+        self._timed, self._rate, self._channels = timed, rate, channels
+        self._kept: deque[tuple[float, float, Any]] = deque()  # start, end and frame, of what is needed again
+        self._end = 0.0
+
+    def take(self, window: Window) -> Sound:
+        sound = Sound(self._rate, self._channels, window.end - window.start)
+        sound.take((time - window.start, frame) for time, frame in self._frames(window.start - LEAD_SECONDS))
+        return sound
+
+    def _frames(self, start: float) -> Timed:
+        """Frames that end after a time: those that were decoded before, then others."""
+        while self._kept and self._kept[0][1] < start:
+            self._kept.popleft()
+        for time, _, frame in list(self._kept):
+            yield time, frame
+        for time, frame in self._timed:
+            time = self._end if time is None else time  # it follows the one before it
+            self._end = time + frame.samples / frame.sample_rate
+            if self._end >= start:
+                self._kept.append((time, self._end, frame))
+                yield time, frame
+
+
+class Pictures:
+    """The frames of windows, at the centres of equal parts of each.
+
+    Args:
+        timed: decoded frames of a stream.
+        windows: whose starts and ends do not go back; those where the picture has ended have none.
+        end: of the picture, in seconds.
+        num_frames: of a window.
+        pixel_aspect: width of a pixel by its height; `None`: square.
+    """
+
+    def __init__(
+        self, timed: Timed, windows: Sequence[Window], end: float, num_frames: int, pixel_aspect: float | None
+    ):
+        self._timed, self._end, self._num_frames, self._pixel_aspect = timed, end, num_frames, pixel_aspect
+        self._waiting = deque(windows)
+        self._targets: list[tuple[float, float]] = []  # times, with the starts of their windows
+        self._taken: dict[float, list[np.ndarray]] = {}  # by the starts of windows
+        self._shown = self._rgb = self._size = None
+        self._ahead = next(timed, None)
+
+    def take(self, window: Window) -> np.ndarray | None:
+        """`(num_frames, height, width, 3)` uint8 RGB; `None`: the picture has ended, or there is none."""
+        while self._waiting and self._waiting[0].start <= window.end:
+            self._add(self._waiting.popleft())
+        taken = self._taken.get(window.start)
+        if taken is None:
+            return None
+        while len(taken) < self._num_frames:
+            target, start = heappop(self._targets)
+            if (rgb := self._shown_at(target)) is None:
+                return None
+            self._taken[start].append(rgb)
+        return np.stack(self._taken.pop(window.start))
+
+    def _add(self, window: Window):
+        end = min(self._end, window.end)
+        if window.start and end <= window.start:
+            return
+        self._taken[window.start] = []
+        for part in range(self._num_frames):
+            target = window.start + (part + 0.5) * (end - window.start) / self._num_frames
+            heappush(self._targets, (target, window.start))
+
+    def _shown_at(self, target: float) -> np.ndarray | None:
+        """What is on screen at a time: the last frame that began before it."""
+        while self._ahead is not None and (self._shown is None or (self._ahead[0] or 0.0) <= target):
+            self._shown, self._rgb = self._ahead[1], None
+            self._size = self._size or (self._shown.width, self._shown.height)
+            self._ahead = next(self._timed, None)
+        if self._shown is not None and self._rgb is None:
+            self._rgb = frame_to_rgb(self._shown, *self._size, self._pixel_aspect)
+        return self._rgb
