@@ -4,7 +4,7 @@
 The same processor serves training and inference.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 try:  # inside a package: the Hub's module cache
     from .configuration_captioning import CaptioningConfig, check_scales, check_sizes
+    from .containers_captioning import Window
     from .inputs_captioning import (
         ClipInputs,
         as_files,
@@ -33,13 +34,15 @@ try:  # inside a package: the Hub's module cache
         to_frames,
         to_samples,
     )
-    from .media_captioning import Clip, even_indices, read_clip
+    from .media_captioning import Clip, even_indices, read_clip, read_windows
     from .options_captioning import NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
     from .pictures_captioning import read_images
     from .sounds_captioning import cancel, peak_of, resample, to_mono
-    from .sources_captioning import as_source, is_folder, list_images
+    from .sources_captioning import MediaError, Source, as_source, is_folder, list_images
+    from .windows_captioning import SHORTEST_TAIL
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_captioning import CaptioningConfig, check_scales, check_sizes
+    from containers_captioning import Window
     from inputs_captioning import (
         ClipInputs,
         as_files,
@@ -49,11 +52,12 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         to_frames,
         to_samples,
     )
-    from media_captioning import Clip, even_indices, read_clip
+    from media_captioning import Clip, even_indices, read_clip, read_windows
     from options_captioning import NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
     from pictures_captioning import read_images
     from sounds_captioning import cancel, peak_of, resample, to_mono
-    from sources_captioning import as_source, is_folder, list_images
+    from sources_captioning import MediaError, Source, as_source, is_folder, list_images
+    from windows_captioning import SHORTEST_TAIL
 
 
 logger = logging.get_logger(__name__)
@@ -267,22 +271,53 @@ class CaptioningProcessor(ProcessorMixin):
             num_frames: to take at even distances; default: those that the model takes.
         """
         check_bounds("num_frames", num_frames)
-        extractor = self.feature_extractor
-        audio, video = audio is not False, video is not False
-        audio, video = audio and "audio" in self.modalities, video and "video" in self.modalities
         source = as_source(medium)
-        if video and num_frames is None and is_folder(source):
+        if self._sees(video) and num_frames is None and is_folder(source):
             images = list_images(source)
             return Clip(None, read_images(images, self.choose_frames(len(images))), None)
-        candidates = num_frames or self.num_candidate_frames
-        rate = None if extractor.keeps_rate else extractor.sampling_rate
-        clip = read_clip(source, rate, candidates, self.window, audio, video, channels=extractor.channels)
+        clip = read_clip(source, **self._reading(audio, video, num_frames))
         self._warn_if_long(str(source), clip.duration)
-        for note in clip.notes:
-            logger.warning_once(f"{source} {note}.")
-        if clip.frames is not None and num_frames is None:
-            clip = replace(clip, frames=clip.frames[self.choose_frames(candidates)])
-        return clip
+        return self._taken_of(source, clip, audio, video, num_frames)
+
+    def load_windows(
+        self,
+        medium: Any,
+        start: float = 0.0,
+        end: float | None = None,
+        overlap: float = 0.0,
+        shortest: float = SHORTEST_TAIL,
+        audio: bool | None = None,
+        video: bool | None = None,
+    ) -> Iterator[tuple[Window, Clip | MediaError]]:
+        """Decode a medium of any length in windows that the model can take, one by one as they are asked for.
+
+        Args:
+            medium, audio, video: as of [`load_clip`].
+            start, end: of what is decoded, in seconds from the beginning of the file; default: all of it.
+            overlap: seconds that a window begins before the end of the one before it.
+            shortest: seconds that the last window has at least; what is left over is not decoded.
+
+        Yields:
+            Windows, with their clip, or with the reason why it cannot be used, which costs the others nothing. A
+            picture or a folder of frames is one window of no length.
+
+        Raises:
+            MediaError: the file cannot be used.
+            ValueError: a span or overlap that makes no windows.
+        """
+        if not 0 <= overlap < self.window:
+            raise ValueError(f"overlap is {overlap!r}, expected seconds from 0 to below the window's {self.window:g}.")
+        if not (0 <= start < float("inf") and (end is None or start < end)):
+            raise ValueError(f"Got the span {start!r} to {end!r}, expected seconds, the start before the end.")
+        source = as_source(medium)
+        if is_folder(source):
+            yield Window(0.0, 0.0), self.load_clip(source, audio, video)
+            return
+        span = {"start": start, "end": end, "overlap": overlap, "shortest": shortest}
+        for window, clip in read_windows(source, **self._reading(audio, video), **span):
+            if not isinstance(clip, MediaError):
+                clip = self._taken_of(source, clip, audio, video)
+            yield window, clip
 
     def clip_features(self, clip: Clip) -> dict[str, torch.Tensor]:
         """`input_features` `(frames, mel)` and `pixel_values_videos` `(video_frames, 3, height, width)` of a clip.
@@ -326,6 +361,31 @@ class CaptioningProcessor(ProcessorMixin):
         return BatchFeature(data)
 
     # ------------------------------------------------------------------------------------------------- internals
+
+    def _sees(self, video: bool | None) -> bool:
+        return video is not False and "video" in self.modalities
+
+    def _reading(self, audio: bool | None, video: bool | None, num_frames: int | None = None) -> dict[str, Any]:
+        """How files are read for this model: arguments of [`read_clip`]."""
+        extractor = self.feature_extractor
+        return {
+            "sampling_rate": None if extractor.keeps_rate else extractor.sampling_rate,
+            "num_frames": num_frames or self.num_candidate_frames,
+            "window": self.window,
+            "audio": audio is not False and "audio" in self.modalities,
+            "video": self._sees(video),
+            "channels": extractor.channels,
+        }
+
+    def _taken_of(
+        self, source: Source, clip: Clip, audio: bool | None, video: bool | None, num_frames: int | None = None
+    ) -> Clip:
+        """What the model takes of a window, by default of its own choice; what a user should know is said."""
+        for note in clip.notes:
+            logger.warning_once(f"{source} {note}.")
+        if clip.frames is not None and num_frames is None:
+            clip = replace(clip, frames=clip.frames[self.choose_frames(len(clip.frames))])
+        return clip
 
     @property
     def _nothing_to_use(self) -> str:

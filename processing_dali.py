@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ try:  # inside a package: the Hub's module cache
     from .options_captioning import CallOptions
     from .processing_captioning import clip_image_processor, register_processor
     from .prompts_captioning import SoftTokenProcessor, check_vocabulary
+    from .sources_captioning import Source
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from chat_captioning import chat_template
     from configuration_captioning import check_choice
@@ -27,6 +28,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from options_captioning import CallOptions
     from processing_captioning import clip_image_processor, register_processor
     from prompts_captioning import SoftTokenProcessor, check_vocabulary
+    from sources_captioning import Source
 
 
 # Released `eval_captions_AC.py` (template llava_v1), and the training scripts (vicuna_v1), which differ in two places.
@@ -150,15 +152,11 @@ class DaliProcessor(SoftTokenProcessor):
         tokens = audio * self.num_audio_tokens + video * frames * self.num_video_tokens
         return tokens + (self.num_prefix_tokens if self.use_prefix and tokens else 0)
 
-    def load_clip(
-        self,
-        medium: Any,
-        audio: bool | None = None,
-        video: bool | None = None,
-        num_frames: int | None = None,
+    def _taken_of(
+        self, source: Source, clip: Clip, audio: bool | None, video: bool | None, num_frames: int | None = None
     ) -> Clip:
-        """As [`CaptioningProcessor.load_clip`]; by default of a file with both only `film_modalities` are taken."""
-        clip = super().load_clip(medium, audio, video, num_frames)
+        """By default of a file with sound and picture only `film_modalities` are taken."""
+        clip = super()._taken_of(source, clip, audio, video, num_frames)
         if audio is not None or video is not None or clip.waveform is None or clip.frames is None:
             return clip
         taken = self.film_modalities

@@ -141,3 +141,24 @@ def test_windows_cover_every_second(span, options, expected):
 def test_more_windows_than_anyone_has_are_refused():
     with pytest.raises(MediaError, match=r"a film: lasts 10,000,000 s, 1,000,000 windows, expected at most 100,000"):
         plan_windows("a film", 0, 1e7, 10.0)
+
+
+def test_a_processor_takes_of_each_window_what_its_model_takes(processor, films):
+    length, film = processor.window, films["telephone.mp4"]
+    found = list(processor.load_windows(film, overlap=0.25 * length, start=2.0, end=2.0 + 1.5 * length))
+    assert [window for window, _ in found] == [
+        Window(2.0, 2.0 + length),
+        Window(2.0 + 0.75 * length, 2.0 + 1.5 * length),
+    ]
+    first = next(processor.load_windows(film))[1]
+    alone = processor.load_clip(film)
+    assert (first.frames == alone.frames).all() and (first.waveform == alone.waveform).all()
+    heard = next(processor.load_windows(film, video=False))[1]
+    assert heard.modalities == "audio"
+    for wrong, message in (
+        ({"overlap": length}, "overlap is .*, expected seconds from 0 to below the window's"),
+        ({"start": 3, "end": 2}, "Got the span 3 to 2, expected seconds, the start before the end"),
+        ({"start": float("nan")}, "Got the span nan to None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(processor.load_windows(film, **wrong))
