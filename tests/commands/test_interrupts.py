@@ -18,8 +18,9 @@ from conftest import ROOT
 from lavcap.endings import interrupts_left_to_this_process
 from lavcap.preparation.cutting import Job, Settings
 from lavcap.preparation.media import Media, MediaFile
-from lavcap.preparation.pool import _Worker
+from lavcap.preparation.pool import _cut
 from lavcap.training.data import with_own_workers
+from lavcap.workers import ANSWER, READY, _Worker
 
 
 # Says when Python itself and what every command begins with are there: its own start is not the project's.
@@ -86,12 +87,15 @@ def test_workers_of_loaders_leave_interrupts_to_the_training():
 def test_workers_of_a_preparation_leave_interrupts_to_it_while_they_start(tmp_path):
     write_media(tmp_path / "a.mp4", seconds=1)
     media = Media(video=MediaFile(str(tmp_path / "a.mp4")))
-    worker = _Worker(("a", Job("a", str(tmp_path / "out"), Settings(window=1), None, media)), 60)
+    worker = _Worker(_cut, ("a", Job("a", str(tmp_path / "out"), Settings(window=1), None, media)), 60)
     try:
         while not worker.line.poll(0.01):
             os.kill(worker.process.pid, signal.SIGINT)
-        assert worker.outcome() is None and worker.line.poll(60)
-        assert worker.outcome().audio is not None
+        assert worker.news()[0] == READY
+        worker.begin(worker.named)
+        assert worker.line.poll(60)
+        kind, outcome = worker.news()
+        assert kind == ANSWER and outcome.audio is not None
     finally:
         worker.end()
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lavcap.data.wav import write_wav
 from lavcap.preparation.cutting import Job, Settings
 from lavcap.preparation.media import Media, MediaFile
 from lavcap.preparation.pool import cut_clips
+from lavcap.workers import work_through
 
 
 LIMIT = 4.0  # seconds; a clip of these tests takes milliseconds once its process has loaded the decoder
@@ -61,6 +63,39 @@ def test_a_clip_that_hangs_or_crashes_is_named_and_the_others_go_on(sounds, num_
         "bomb": "x.wav: brings the decoder down (its process ended); convert it, to mp4 or wav say.",
     }
     assert not multiprocessing.active_children()
+
+
+def _count(job: tuple[str, int]):
+    """Numbers up to a limit, which a file tells; -1 ends the process."""
+    path, limit = job
+    for number in range(abs(limit)):
+        Path(path).write_text(str(number))
+        yield number
+    if limit < 0:
+        os._exit(7)
+
+
+def test_a_job_may_have_many_answers_of_which_few_are_made_ahead(tmp_path):
+    path = tmp_path / "number"
+    jobs = [("long", (str(path), 50_000)), ("ends", (str(tmp_path / "other"), -2))]
+    answers = work_through(_count, jobs, 1, 60.0, lambda job, reason: f"{Path(job[0]).name}: {reason}")
+    assert [next(answers) for _ in range(3)] == [("long", 0), ("long", 1), ("long", 2)]
+    time.sleep(0.5)
+    assert int(path.read_text()) < 20_000  # it waits where its line is full
+    assert list(answers)[-3:] == [
+        ("ends", 0),
+        ("ends", 1),
+        ("ends", "other: brings the decoder down (its process ended)"),
+    ]
+
+
+def test_time_that_the_taker_of_answers_spends_is_not_that_of_a_job(tmp_path):
+    jobs = [(name, (str(tmp_path / name), 2)) for name in "ab"]
+    found = []
+    for answer in work_through(_count, jobs, 2, 3.0, lambda job, reason: reason):
+        found.append(answer)
+        time.sleep(4.0 if len(found) == 1 else 0)
+    assert sorted(found) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
 
 
 def test_work_that_is_given_up_leaves_no_process(sounds):
