@@ -18,6 +18,7 @@ setup(
     package_data={"lavcap.data": ["audiocaps_test_ids.txt"], "lavcap.publishing": ["families/*.yaml"]},
     data_files=[("share/lavcap", ["model_card.md"])],
     py_modules=[*FLAT_FILES, "train_hf"],
+    entry_points={"console_scripts": ["lavcap = lavcap.commands:main"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.10.4,<6",

@@ -94,7 +94,7 @@ class Sound:
     rate: int
     channels: str
     length: float
-    peak: float = 0.0  # loudest sample of any channel
+    peak: float = 0.0  # loudest sample of any channel, of those in the window
     holes: list[tuple[float, float]] = field(default_factory=list)  # seconds where nothing is, from when to when
     _parts: list[tuple[int, np.ndarray]] = field(default_factory=list)
     _end: int | None = None  # where the next sample belongs, in samples from the start of the window
@@ -110,8 +110,8 @@ class Sound:
             position = (self._end or 0) if start is None else round(start * self.rate)
             if self._end is not None and abs(position - self._end) <= HOLE_SECONDS * self.rate:
                 position = self._end
-            for part in self._mono(chain([frame], (frame for _, frame in run))):
-                self._put(position, part)
+            for part, loudest in self._mono(chain([frame], (frame for _, frame in run))):
+                self._put(position, part, loudest)
                 position += len(part)
                 if position >= limit:
                     return
@@ -125,22 +125,24 @@ class Sound:
             waveform[position : position + len(part)] = part[: max(0, len(waveform) - position)]
         return waveform
 
-    def _put(self, position: int, part: np.ndarray):
+    def _put(self, position: int, part: np.ndarray, loudest: np.ndarray):
         skipped = max(0, -position if self._end is None else max(self._end, 0) - position)
         if skipped >= len(part):
             end = position + len(part)
             self._end = end if self._end is None else max(self._end, end)
             return
         position, part = position + skipped, part[skipped:]
-        if position >= round(self.length * self.rate):
+        room = round(self.length * self.rate) - position
+        if room <= 0:
             return
+        self.peak = max(self.peak, peak_of(loudest[skipped : skipped + room]))
         if self._end is not None and position > max(self._end, 0):
             self.holes.append((max(self._end, 0) / self.rate, position / self.rate))
         self._parts.append((position, part))
         self._end = position + len(part)
 
-    def _mono(self, frames: Iterator) -> Iterator[np.ndarray]:
-        """Resampled sound of one channel of frames of one form."""
+    def _mono(self, frames: Iterator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Resampled sound of one channel of frames of one form, and the loudest of all channels, sample by sample."""
         import av
 
         # Packed: PyAV reads the planes of 8 channels without a layout from where there are none, and the process ends.
@@ -148,8 +150,8 @@ class Sound:
         for frame in chain(frames, [None]):  # None empties the resampler
             for part in resampler.resample(frame):
                 samples = part.to_ndarray().reshape(-1, part.layout.nb_channels)
-                self.peak = max(self.peak, peak_of(samples))
-                yield samples[:, 0] if self.channels == "first" else samples.mean(axis=1)
+                mono = samples[:, 0] if self.channels == "first" else samples.mean(axis=1)
+                yield mono, np.abs(samples).max(axis=1)
 
 
 class _Run:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavcap.commands import Parser, positive
+from lavcap.arguments import Parser, positive
 from lavcap.endings import errors_in_one_line
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lavcap.commands import Parser, positive
+from lavcap.arguments import Parser, positive
 from lavcap.endings import errors_in_one_line, interrupts_left_to_this_process, printable
 
 

@@ -1,29 +1,9 @@
 #!/usr/bin/env python
-r"""Write the report of a run on the toy world: report.md, loss_curve.png and transport_plan.png.
-
-    python scripts/write_report.py --model outputs/demo/model --data_dir outputs/demo/data \
-        --evaluation outputs/demo/evaluation --output outputs/demo
-"""
+"""`lavcap report`, from a clone: `lavcap/commands/report.py` says what it does."""
 
 import sys
-from pathlib import Path
 
-from lavcap.commands import Parser
-from lavcap.endings import errors_in_one_line
-
-
-def main() -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder that train_hf.py wrote")
-    parser.add_argument("--data_dir", type=Path, required=True, help="toy world that the model was tested on")
-    parser.add_argument("--evaluation", type=Path, required=True, help="folder that scripts/evaluate.py wrote")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the report")
-    args = parser.parse_args()
-    with errors_in_one_line():
-        from lavcap.toy.report import write_report
-
-        print(write_report(args.model, args.data_dir, args.evaluation, args.output))
-    return 0
+from lavcap.commands.report import main
 
 
 if __name__ == "__main__":

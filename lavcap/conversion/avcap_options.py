@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from lavcap.commands import reject_unknown
+from lavcap.arguments import reject_unknown
 from lavcap.documents import parse_json, read_bytes, reason_of
 
 

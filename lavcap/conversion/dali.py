@@ -15,7 +15,7 @@ from cavmae_captioning import CavMaeConfig
 from cavmae_weights_captioning import cavmae_fields, cavmae_weights, is_built
 from configuration_captioning import build_part
 from configuration_dali import CLIP_VIT_L_14_336, VICUNA_7B, DaliConfig
-from lavcap.commands import reject_unknown
+from lavcap.arguments import reject_unknown
 from lavcap.conversion.dali_names import PREFIX, PROJECTOR_NAMES, AudioBackbone, split_backbone, split_llava
 from lavcap.conversion.parts import Weights, write_model
 from lavcap.documents import parse_json, read_bytes, reason_of

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lavcap.commands import listed
+from lavcap.arguments import listed
 from lavcap.documents import parse_json
 
 

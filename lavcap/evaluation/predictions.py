@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lavcap.commands import listed
+from lavcap.arguments import listed
 from lavcap.data.references import as_id, as_text, coco_annotations, join_annotations, use_all
 from lavcap.documents import parse_json, read_bytes, reason_of
 from lavcap.evaluation.tokenization import tokenize_caption

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lavcap.commands import listed
+from lavcap.arguments import listed
 from lavcap.evaluation.predictions import Prediction, by_modality, read_predictions, read_references
 from lavcap.evaluation.results import compare_sets, format_comparison, main_modality, results_beside
 from lavcap.evaluation.scoring import Scores, Scoring

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lavcap.commands import listed
+from lavcap.arguments import listed
 from lavcap.documents import read_json
 from lavcap.evaluation.java_metrics import java_version
 from lavcap.evaluation.metrics import measure_captions

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lavcap.commands import listed
+from lavcap.arguments import listed
 from lavcap.evaluation.names import METRICS
 from lavcap.evaluation.predictions import Prediction, by_modality
 from lavcap.evaluation.results import (

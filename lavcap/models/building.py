@@ -14,7 +14,7 @@ from transformers.utils import is_bitsandbytes_available, logging
 
 from adapters_captioning import ADAPTER_SETTINGS, ASSEMBLY_OPTIONS, BASE_PARTS
 from configuration_captioning import CaptioningConfig
-from lavcap.commands import parse_object, reject_unknown
+from lavcap.arguments import parse_object, reject_unknown
 from lavcap.models.families import (
     DEFAULT_FAMILY,
     check_name,

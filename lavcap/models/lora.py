@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
 from adapters_captioning import put_adapter, read_adapter
-from lavcap.commands import reject_unknown
+from lavcap.arguments import reject_unknown
 from parts_captioning import location
 from weights_captioning import WeightsError
 

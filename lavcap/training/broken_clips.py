@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from lavcap.commands import listed
+from lavcap.arguments import listed
 
 
 logger = logging.get_logger(__name__)

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType, gather_object
 from transformers import ProgressCallback, TrainerCallback, TrainerState
 from transformers.utils import logging
 
-from lavcap.commands import listed
+from lavcap.arguments import listed
 from lavcap.data.collation import BROKEN, CLIP_IDS
 from lavcap.training.arguments import MonitoringArguments
 from lavcap.training.broken_clips import BrokenClips, TrainingStopped

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from lavcap.commands import parse_object, reject_unknown
+from lavcap.arguments import parse_object, reject_unknown
 from lavcap.documents import parse_yaml, read_bytes, reason_of
 
 

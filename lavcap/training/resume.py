@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from adapters_captioning import ADAPTER_SETTINGS, check_base
-from lavcap.commands import listed
+from lavcap.arguments import listed
 from lavcap.files import check_new_folder, check_writable
 from lavcap.models.building import plain
 from lavcap.models.saved_weights import check_weights_fit

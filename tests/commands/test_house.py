@@ -9,16 +9,17 @@ import pytest
 from conftest import FLAT_FILES, ROOT
 
 
-BASE = {"flat", "documents", "files", "hub", "commands", "endings", "provenance", "progress_log"}
+BASE = {"flat", "documents", "files", "hub", "arguments", "endings", "provenance", "progress_log", "workers"}
 # What each room may import beside itself: data flows prepare -> read -> build -> train -> evaluate -> publish.
 ROOMS = {
     "documents": set(),
     "files": set(),
     "hub": set(),
-    "commands": {"documents", "endings"},
+    "arguments": {"documents", "endings"},
     "endings": {"files", "hub"},
-    "provenance": {"flat", "documents", "files", "commands"},
+    "provenance": {"flat", "documents", "files", "arguments"},
     "progress_log": {"documents", "files"},
+    "workers": {"endings"},
     "data": BASE,
     "preparation": BASE | {"data"},
     "models": BASE | {"data"},
@@ -26,8 +27,10 @@ ROOMS = {
     "publishing": BASE | {"data", "models", "evaluation"},
     "training": BASE | {"data", "models", "evaluation", "publishing"},
     "conversion": BASE | {"data", "models"},
+    "captioning": BASE | {"data", "models"},
     "toy": BASE | {"data", "preparation", "models", "evaluation"},
 }
+ROOMS |= {"commands": {*ROOMS, "flat"}, "__main__": {"commands"}}
 MOST_FILES = 15  # of a room, its `__init__.py` among them
 PACKAGE = ROOT / "lavcap"
 

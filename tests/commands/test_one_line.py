@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from lavcap.commands import Parser, parse_object
+from lavcap.arguments import Parser, parse_object
 from lavcap.data.manifest import read_facts
 from lavcap.data.references import coco_annotations
 from lavcap.data.schema import DataError

@@ -1,6 +1,5 @@
 """scripts/evaluate.py on captions that are there already, and the metrics as a module of `evaluate`."""
 
-import importlib.util
 import json
 import sys
 
@@ -8,6 +7,7 @@ import evaluate
 import pytest
 
 from conftest import ROOT
+from lavcap.commands.evaluate import main as evaluate_main
 from lavcap.evaluation.metrics import score_captions
 
 
@@ -19,15 +19,12 @@ REFERENCES = [row["references"] for row in ROWS]
 @pytest.fixture
 def evaluate_script(monkeypatch, tmp_path, capsys):
     """Run the script without Java: status, standard output, standard error."""
-    specification = importlib.util.spec_from_file_location("evaluate_script", ROOT / "scripts" / "evaluate.py")
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
         try:
-            status = script.main()
+            status = evaluate_main()
         except SystemExit as stopped:
             status = stopped.code
         return status, *capsys.readouterr()

@@ -81,6 +81,15 @@ def test_samples_are_cut_exactly(tmp_path):
         assert (clip.waveform == samples[round(window.start * RATE) : round(window.end * RATE)]).all()
 
 
+def test_what_is_said_of_a_window_is_of_no_other(tmp_path):
+    """A beep just before a silent window made its channels cancel each other."""
+    samples = np.zeros(16000 * 4, np.float32)
+    samples[31_000:31_990] = 0.5
+    write_floats(tmp_path / "beep.wav", samples)
+    for _, clip in read_windows(tmp_path / "beep.wav", None, 1, 2.0):
+        assert clip.notes == ()
+
+
 def test_damage_costs_its_window(tmp_path):
     samples = np.zeros(16000 * 6, np.float32)
     samples[16000 * 3] = np.nan

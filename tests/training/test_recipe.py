@@ -6,7 +6,7 @@ import pytest
 from tiny_models import tiny_config
 
 from conftest import ROOT
-from lavcap.commands import parse_object
+from lavcap.arguments import parse_object
 from lavcap.models.building import check_config_fields
 from lavcap.training.recipe import parse_recipe
 from train_hf import AugmentationArguments, DataArguments, ModelArguments, TrainingArguments

@@ -1,0 +1,113 @@
+"""Windows of clips as what a model is given, decoded and transformed where it costs the model no time."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from containers_captioning import Window
+from media_captioning import Clip
+from processing_captioning import CaptioningProcessor
+from sounds_captioning import peak_of
+from sources_captioning import MediaError, Source
+from windows_captioning import SHORTEST_TAIL
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which windows of a clip are taken.
+
+    Args:
+        start, end: of what is taken, in seconds; `None`: to the end of the file.
+        overlap: seconds that a window begins before the end of the one before it.
+        shortest: seconds that the last window has at least.
+        modalities: what is taken of a file, by name; `None`: as the model does.
+        silence: level in dB of full scale; sound whose loudest sample is below it counts as missing.
+    """
+
+    start: float = 0.0
+    end: float | None = None
+    overlap: float = 0.0
+    shortest: float = SHORTEST_TAIL
+    modalities: tuple[str, ...] | None = None
+    silence: float = -60.0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A window as it is given to a model.
+
+    Args:
+        number: of the window in its file, from 0.
+        start, end: in seconds; `None` of a picture.
+        features: arrays by the names of the model's inputs; empty where there is nothing to look at.
+        modalities, duration, silent, notes, error: as of a record.
+    """
+
+    number: int
+    start: float | None
+    end: float | None
+    features: dict[str, np.ndarray]
+    modalities: str = ""
+    duration: float | None = None
+    silent: bool = False
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass
+class WindowLoader:
+    """What a worker process does with a clip: `(source, first)` in, windows from number `first` on out.
+
+    Behind the last one comes `None`, or, of a clip that cannot be used to its end, a window with `error` and no times.
+    """
+
+    processor: CaptioningProcessor
+    options: Options
+
+    def __call__(self, job: tuple[Source, int]) -> Iterator[Loaded | None]:
+        source, first = job
+        number = first
+        try:
+            for number, (window, clip) in zip(count(first), self._windows(source, first), strict=False):
+                yield self._loaded(number, window, clip)
+            yield None
+        except MediaError as error:
+            yield failed(number, error)
+
+    def _windows(self, source: Source, first: int) -> Iterator[tuple[Window, Clip | MediaError]]:
+        options, taken = self.options, self.options.modalities
+        start = options.start + first * (self.processor.window - options.overlap)
+        yield from self.processor.load_windows(
+            source,
+            start,
+            options.end,
+            options.overlap,
+            options.shortest,
+            **{kind: None if taken is None else kind in taken for kind in ("audio", "video")},
+        )
+
+    def _loaded(self, number: int, window: Window, clip: Clip | MediaError) -> Loaded:
+        is_still = window.start == window.end == 0 and not isinstance(clip, MediaError) and clip.duration is None
+        times = (None, None) if is_still else (window.start, window.end)
+        if isinstance(clip, MediaError):
+            return Loaded(number, *times, {}, error=str(clip))
+        silent = clip.waveform is not None and level(clip.waveform) < self.options.silence
+        if silent:
+            clip = Clip(None, clip.frames, clip.duration, notes=clip.notes)
+        features = {name: each.numpy() for name, each in self.processor.clip_features(clip).items()}
+        return Loaded(number, *times, features, clip.modalities, clip.duration, silent, clip.notes)
+
+
+def failed(number: int, reason: Any) -> Loaded:
+    """What stands for the rest of a clip that cannot be used."""
+    return Loaded(number, None, None, {}, error=str(reason))
+
+
+def level(waveform: np.ndarray) -> float:
+    """Loudest sample in dB of full scale; minus infinity of digital silence."""
+    peak = peak_of(waveform)
+    return 20 * math.log10(peak) if peak else -math.inf

@@ -1,0 +1,200 @@
+"""Captions for many clips of any length: windows decoded ahead, batched over clips, written as they come."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from lavcap.captioning.captions import write_captions
+from lavcap.captioning.loading import Loaded, Options, WindowLoader, failed
+from lavcap.captioning.media_list import Medium
+from lavcap.captioning.outputs import Files, Printed
+from lavcap.captioning.records import Record
+from lavcap.workers import work_through
+from modeling_captioning import CaptioningModel
+from processing_captioning import CaptioningProcessor
+from windows_captioning import SHORTEST_TAIL
+
+
+WINDOW_TIMEOUT = 300.0  # seconds that a process may work on a window
+STILL_SECONDS = 1.0  # that a picture counts in the bar
+
+
+@dataclass
+class Totals:
+    """What was done, for the report at the end.
+
+    Args:
+        clips, windows, seconds: that were captioned, and what they last.
+        failed: clips, or windows of them, that cannot be used.
+        spent: seconds of work.
+    """
+
+    clips: int = 0
+    windows: int = 0
+    seconds: float = 0.0
+    failed: int = 0
+    spent: float = 0.0
+
+    def __str__(self) -> str:
+        rate = f", {self.seconds / self.spent:.1f} times as fast as they play" if self.seconds and self.spent else ""
+        told = f"{self.clips} clips, {self.windows} windows of {self.seconds:.0f} s in {self.spent:.0f} s{rate}"
+        return told + (f"; {self.failed} cannot be used, see above" if self.failed else "")
+
+
+@dataclass
+class _Begun:
+    """A clip whose captions are not all there."""
+
+    records: dict[int, Record] = field(default_factory=dict)
+    waiting: int = 0  # windows that wait for their captions
+    ended: bool = False  # whether all its windows are known
+
+
+class Captioning:
+    """The work on many clips.
+
+    Args:
+        model, processor: that write the captions.
+        output: where they go.
+        options: which windows of a clip are taken.
+        batch_size: windows captioned at a time, of any clips.
+        num_workers: processes that decode ahead; 0: this one, in turn with the model.
+        instruction, num_captions: as of [`write_captions`].
+        decoding: options for `generate`.
+        show: whether there is a bar; `None`: on a terminal.
+    """
+
+    def __init__(
+        self,
+        model: CaptioningModel,
+        processor: CaptioningProcessor,
+        output: Printed | Files,
+        options: Options,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        instruction: str | None = None,
+        num_captions: int = 1,
+        decoding: dict[str, Any] | None = None,
+        show: bool | None = None,
+    ):
+        self.model, self.processor, self.output, self.options = model, processor, output, options
+        self.batch_size, self.num_workers, self.show = batch_size, num_workers, show
+        self._write = {"instruction": instruction, "num_captions": num_captions, **(decoding or {})}
+        self.totals = Totals()
+        self._begun: dict[str, _Begun] = {}
+        self._batch: list[tuple[str, Loaded]] = []
+
+    def run(self, media: Sequence[Medium], report: Callable[[str, str], None]) -> Totals:
+        """Caption clips; what cannot be used costs nothing but itself.
+
+        Args:
+            report: is told the name of what cannot be used, and why.
+        """
+        begun, self._report = time.monotonic(), report
+        jobs = list(self._jobs(media))
+        work = WindowLoader(self.processor, self.options)
+        with tqdm(total=1, unit="s", desc="Captioning", disable=None if self.show is None else not self.show) as bar:
+            self._bar = _Bar(bar, len(jobs))
+            for clip, loaded in work_through(work, jobs, self.num_workers, WINDOW_TIMEOUT, _lost):
+                self._take(clip, loaded)
+                if len(self._batch) >= self.batch_size:
+                    self._caption()
+            self._caption()
+        self.totals.spent = time.monotonic() - begun
+        return self.totals
+
+    # ------------------------------------------------------------------------------------------------- internals
+
+    def _jobs(self, media: Sequence[Medium]) -> Iterator[tuple[str, tuple[Any, int]]]:
+        """Clips with the first window that is not known: of one that was stopped the last one is made again."""
+        for medium in media:
+            known = self.output.begun(str(medium))
+            first = max(0, len(known) - 1)
+            self._begun[str(medium)] = _Begun(dict(enumerate(known[:first])))
+            yield str(medium), (medium.source, first)
+
+    def _take(self, clip: str, loaded: Loaded | None):
+        """A window that was decoded, or the end of a clip."""
+        begun = self._begun[clip]
+        if loaded is None or (loaded.error is not None and loaded.start is None):
+            begun.ended = True
+        if loaded is not None and loaded.error is not None:
+            self._fail(clip, loaded)
+        elif loaded is not None:
+            self._bar.open(clip, loaded.duration)
+            for note in loaded.notes:
+                self._report(clip, f"{clip} {note}.")
+            if loaded.features:
+                begun.waiting += 1
+                self._batch.append((clip, loaded))
+            else:
+                self._add(clip, loaded, _record(clip, loaded))
+        self._finish_if_done(clip)
+
+    def _caption(self):
+        """Write the captions of the windows that wait."""
+        batch, self._batch = self._batch, []
+        if not batch:
+            return
+        features = [{name: torch.from_numpy(each) for name, each in loaded.features.items()} for _, loaded in batch]
+        captions = write_captions(self.model, self.processor, features, **self._write)
+        for (clip, loaded), found in zip(batch, captions, strict=True):
+            self._begun[clip].waiting -= 1
+            self._add(clip, loaded, replace(_record(clip, loaded), captions=tuple(found)))
+        for clip in dict.fromkeys(clip for clip, _ in batch):
+            self._finish_if_done(clip)
+
+    def _add(self, clip: str, loaded: Loaded, record: Record):
+        self._begun[clip].records[loaded.number] = record
+        timed = record.start is not None and (record.duration or 0) > record.end - record.start + SHORTEST_TAIL
+        self.output.add(loaded.number, record, timed)
+        self.totals.windows += 1
+        seconds = STILL_SECONDS if record.start is None else record.end - record.start
+        self.totals.seconds += seconds
+        self._bar.advance(seconds)
+
+    def _fail(self, clip: str, loaded: Loaded):
+        record = Record(clip, loaded.start, loaded.end, error=loaded.error)
+        self._begun[clip].records[loaded.number] = record
+        self.output.add(loaded.number, record, timed=True)
+        self.totals.failed += 1
+        self._report(clip, f"error: {loaded.error}")
+
+    def _finish_if_done(self, clip: str):
+        begun = self._begun.get(clip)
+        if begun is None or begun.waiting or not begun.ended:
+            return
+        records = [begun.records[number] for number in sorted(begun.records)]
+        self.output.finish(clip, records)
+        self.totals.clips += any(record.error is None for record in records)
+        del self._begun[clip]
+
+
+class _Bar:
+    """Seconds that are captioned, of as many as there seem to be: clips that are not open yet last as the others."""
+
+    def __init__(self, bar: tqdm, clips: int):
+        self._bar, self._clips = bar, clips
+        self._lengths: dict[str, float] = {}
+
+    def open(self, clip: str, duration: float | None):
+        if clip not in self._lengths:
+            self._lengths[clip] = STILL_SECONDS if duration is None else duration
+            self._bar.total = round(sum(self._lengths.values()) / len(self._lengths) * self._clips)
+
+    def advance(self, seconds: float):
+        self._bar.update(round(seconds, 1))
+
+
+def _record(clip: str, loaded: Loaded) -> Record:
+    shared = {name: getattr(loaded, name) for name in ("start", "end", "modalities", "duration", "silent", "notes")}
+    return Record(clip, **shared)
+
+
+def _lost(job: tuple[Any, int], reason: str) -> Loaded:
+    source, first = job
+    return failed(first, f"{source}: {reason}; convert it, to mp4 or wav say.")
