@@ -3,9 +3,10 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any
 
 
@@ -125,6 +126,7 @@ FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {
     "jsonl": to_jsonl,
     "csv": to_csv,
 }
+EMPTY = "\u00a0"  # a space that does not break: players leave out a cue of nothing
 TABLES = ("jsonl", "csv")  # of all clips; the others are written for each
 
 
@@ -141,10 +143,9 @@ def _cues(records: Sequence[Record]) -> list[tuple[float, float, str]]:
     for text, same in groupby(timed, key=lambda record: record.caption):
         same = list(same)
         cues.append((same[0].start, same[-1].end, text))
-    starts = [start for start, _, _ in cues[1:]]
-    return [
-        (start, min(end, after), text) for (start, end, text), after in zip(cues, [*starts, float("inf")], strict=True)
-    ]
+    after = [start for start, _, _ in cues[1:]]
+    pairs = zip_longest(cues, after, fillvalue=math.inf)
+    return [(start, min(end, later), text or EMPTY) for (start, end, text), later in pairs]
 
 
 def _span(record: Record) -> str:
@@ -157,4 +158,4 @@ def _span_of(start: float, end: float, point: str = ".") -> str:
 
 def _escaped(text: str) -> str:
     """Characters that mean something in a cue of WebVTT by their names."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") or " "
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

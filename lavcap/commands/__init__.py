@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 
 
 # By name the module whose `main` it is, and what it does.
@@ -38,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return 0 if words else 2
     if words[0] == "--version":
-        from lavcap import __version__
-
-        print(f"lavcap {__version__}")
+        print(f"lavcap {version('lavcap')}")
         return 0
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
