@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import is_peft_available
 
 
@@ -217,7 +218,11 @@ class AdapterMixin:
         return report
 
     def save_pretrained(self, save_directory: str | Path, *args, **kwargs):
-        """As [`PreTrainedModel.save_pretrained`], with the configuration beside an adapter, which tells its base."""
+        """As [`PreTrainedModel.save_pretrained`], with the code of the pipeline; beside an adapter with the
+        configuration, which tells its base."""
+        if kwargs.get("is_main_process", True):
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            custom_object_save(_pipeline_class(), save_directory)
         if getattr(self, "_hf_peft_config_loaded", False):
             super().save_pretrained(save_directory, *args, **kwargs)
             if kwargs.get("is_main_process", True):
@@ -228,6 +233,15 @@ class AdapterMixin:
             super().save_pretrained(save_directory, *args, **kwargs)
         finally:
             self.config.base_parts = parts
+
+
+def _pipeline_class() -> type:
+    """The pipeline that [`CaptioningConfig`] names, which no model imports: a relative import has it travel along."""
+    try:
+        from .pipeline_captioning import AudioVisualCaptioningPipeline
+    except ImportError:  # as a plain module: a clone, or after `pip install`
+        from pipeline_captioning import AudioVisualCaptioningPipeline
+    return AudioVisualCaptioningPipeline
 
 
 def holds_weights(name: str | Path, options: dict) -> bool:

@@ -27,6 +27,12 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig  # noqa: E
 UNSCALED = ("aya_vision", "cohere2_vision", "llava", "llava_next")
 LOGIT_SCALES = ("logit_scale", "logits_scaling")
 GENERATION_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+PIPELINES = {
+    "audio-visual-captioning": {
+        "impl": "pipeline_captioning.AudioVisualCaptioningPipeline",
+        "pt": ["AutoModelForMultimodalLM"],
+    }
+}
 # Least and most of a size, by its name in any part. The most are far above those of any model: beyond them lies a slip
 # of the keyboard, and days of work or all of a machine's memory.
 SIZES: dict[str, tuple[int, int]] = {
@@ -102,6 +108,7 @@ class CaptioningConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         own_place = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"
         self.auto_map = {"AutoConfig": own_place} | dict.fromkeys(GENERATION_CLASSES, self.generation_class)
+        self.custom_pipelines = {name: dict(place) for name, place in PIPELINES.items()}
         self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) is None:

@@ -319,6 +319,11 @@ class CaptioningProcessor(ProcessorMixin):
                 clip = self._taken_of(source, clip, audio, video)
             yield window, clip
 
+    def clip_of_parts(self, **parts: Any) -> Clip:
+        """One clip of what is passed apart: `audio`, `images` or `videos`, as the call takes them."""
+        (row,) = sort_by_clip(**dict.fromkeys(("audio", "images", "videos", "video_features")) | parts)
+        return self._clip(row, NO_OPTIONS)
+
     def clip_features(self, clip: Clip) -> dict[str, torch.Tensor]:
         """`input_features` `(frames, mel)` and `pixel_values_videos` `(video_frames, 3, height, width)` of a clip.
 
