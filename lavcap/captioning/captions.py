@@ -10,6 +10,9 @@ from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
 
 
+DIGITS = 4  # of a logarithm: what lies behind them depends on the other clips of a batch
+
+
 @torch.no_grad()
 def write_captions(
     model: CaptioningModel,
@@ -64,4 +67,5 @@ def mean_log_probabilities(model: CaptioningModel, written: Any, prompt: int) ->
         chosen = logits.gather(1, ids[:, step : step + 1])[:, 0] - logits.logsumexp(dim=1)
         total += torch.where(there[:, step], chosen, 0.0)
     tokens = there.sum(dim=1)
-    return tokens.tolist(), (total / tokens.clamp(min=1)).tolist()
+    means = total / tokens.clamp(min=1)
+    return tokens.tolist(), [round(mean, DIGITS) for mean in means.tolist()]

@@ -119,13 +119,14 @@ def begun_in(known: dict[str, dict[str, Any]], clip: str) -> list[Record]:
     return records
 
 
-def write_tables(output_dir: Path, media: Iterable[Medium], formats: Sequence[str]):
-    """Write what all processes know as tables of all clips."""
+def write_tables(output_dir: Path, media: Iterable[Medium], formats: Sequence[str]) -> int:
+    """Write what all processes know as tables of all clips; how many windows and clips cannot be used."""
     known = read_logs(output_dir)
     records = [record for medium in media for record in begun_in(known, str(medium))]
     for form in formats:
         if form in TABLES:
             replace_text(output_dir / f"captions.{form}", FORMATS[form](records))
+    return sum(record.error is not None for record in records)
 
 
 def left_of(

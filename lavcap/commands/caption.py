@@ -212,7 +212,7 @@ def _run(args: argparse.Namespace, formats: list[str], media: list["Medium"], se
     processes.wait()
     if places is not None and processes.is_main:
         if args.output_dir:
-            write_tables(args.output_dir, media, formats)
+            failed = write_tables(args.output_dir, media, formats)
         kept = f" ({len(media) - len(wanted)} of {len(media)} were there)" if len(wanted) < len(media) else ""
         where = f"in {args.output_dir}" if args.output_dir else "beside the clips"
         print(f"captions are {printable(where)}{kept}", file=sys.stderr)
@@ -239,9 +239,7 @@ def _caption(
     model, processor = load_model(args.model, device, parts_from=args.parts_from, overrides=args.config_overrides)
     _check_instruction(args, processor)
     if not args.overlap < processor.window:
-        raise ValueError(
-            f"--overlap is {args.overlap:g}, expected less than the model's window, {processor.window:g} s."
-        )
+        raise ValueError(f"--overlap is {args.overlap:g}, expected less than the window of {processor.window:g} s.")
     start, end = args.range or (0.0, None)
     shortest = SHORTEST_TAIL if args.min_window is None else args.min_window
     modalities = args.modalities and tuple(args.modalities)
