@@ -92,10 +92,17 @@ class Reading:
 
     def __post_init__(self):
         self.renew()
+        self._seen = 0.0
 
     def renew(self):
         """Begin the time limit again."""
         self.deadline = Deadline(self.source)
+
+    def advance(self, time: float):
+        """Begin it again where so much of a long medium has been looked at."""
+        if self.long and time > self._seen + LIMITED_SECONDS:
+            self._seen = time
+            self.renew()
 
     def check_losses(self):
         """Note packets that no decoder took since the last time.
@@ -209,14 +216,11 @@ def follow(reading: Reading, container: Any, streams: dict[str, Any]) -> dict[st
     tracks = {kind: Track(stream.index) for kind, stream in streams.items()}
     by_index = {stream.index: kind for kind, stream in streams.items()}
     stops_early = container.duration is not None
-    renewed = 0.0
     for packet in _packets(reading, container, *streams.values()):
         if packet is not None and packet.pts is not None:
             kind = by_index[packet.stream.index]
             start = clock.add(kind, packet)
-            if reading.long and start > renewed + LIMITED_SECONDS:
-                renewed = start
-                reading.renew()
+            reading.advance(start)
             # Packets come in decoding order, a little out of step: a second more is enough.
             tracks[kind].complete = not (stops_early and start > reading.window.end + 1)
             if not any(track.complete for track in tracks.values()):

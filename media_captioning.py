@@ -26,6 +26,7 @@ try:  # inside a package: the Hub's module cache
         stated_duration,
     )
     from .pictures_captioning import is_picture, read_image, read_images
+    from .scenes_captioning import scene_cuts
     from .sounds_captioning import AUDIBLE, Sound, cancel, check_samples, peak_of
     from .sources_captioning import MediaError, Source, as_source, check_file, is_folder, list_images
     from .windows_captioning import SHORTEST_TAIL, Pictures, Sounds, plan_windows
@@ -45,6 +46,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         stated_duration,
     )
     from pictures_captioning import is_picture, read_image, read_images
+    from scenes_captioning import scene_cuts
     from sounds_captioning import AUDIBLE, Sound, cancel, check_samples, peak_of
     from sources_captioning import MediaError, Source, as_source, check_file, is_folder, list_images
     from windows_captioning import SHORTEST_TAIL, Pictures, Sounds, plan_windows
@@ -128,6 +130,7 @@ def read_windows(
     end: float | None = None,
     overlap: float = 0.0,
     shortest: float = SHORTEST_TAIL,
+    scene_cut: float | None = None,
     channels: str = "mean",
 ) -> Iterator[tuple[Window, Clip | MediaError]]:
     """Decode a medium window by window, in one pass: memory does not grow with its length.
@@ -136,6 +139,7 @@ def read_windows(
         start, end: of what is read, in seconds from the beginning of the file; default: to its end.
         overlap: seconds that a window begins before the end of the one before it.
         shortest: seconds that the last window has at least; what is left over is not read.
+        scene_cut: how much of the picture must change, from 0 to 1, so that a window begins; `None`: it begins none.
         others: as of [`read_clip`].
 
     Yields:
@@ -152,13 +156,15 @@ def read_windows(
         return
     reading = Reading(source, Window(start, float("inf") if end is None else end), _kinds(audio, video), long=True)
 
+    cuts = [] if scene_cut is None or not video else scene_cuts(source, scene_cut, start, end)
+
     def plan(duration: float) -> list[Window]:
         last = min(duration, reading.window.end)
         if last <= start:
             raise MediaError(
                 f"{source}: lasts {duration:.1f} s and holds nothing from {start:g} s on; pass an earlier start."
             )
-        return plan_windows(source, start, last, window, overlap, shortest)
+        return plan_windows(source, start, last, window, overlap, shortest, cuts)
 
     yield from _read_file(reading, sampling_rate, num_frames, channels, plan)
 

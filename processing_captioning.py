@@ -286,6 +286,7 @@ class CaptioningProcessor(ProcessorMixin):
         end: float | None = None,
         overlap: float = 0.0,
         shortest: float = SHORTEST_TAIL,
+        scene_cut: float | None = None,
         audio: bool | None = None,
         video: bool | None = None,
     ) -> Iterator[tuple[Window, Clip | MediaError]]:
@@ -296,6 +297,8 @@ class CaptioningProcessor(ProcessorMixin):
             start, end: of what is decoded, in seconds from the beginning of the file; default: all of it.
             overlap: seconds that a window begins before the end of the one before it.
             shortest: seconds that the last window has at least; what is left over is not decoded.
+            scene_cut: how much of the picture must change, from 0 to 1, so that a window begins; default: no matter
+                what is seen.
 
         Yields:
             Windows, with their clip, or with the reason why it cannot be used, which costs the others nothing. A
@@ -313,7 +316,7 @@ class CaptioningProcessor(ProcessorMixin):
         if is_folder(source):
             yield Window(0.0, 0.0), self.load_clip(source, audio, video)
             return
-        span = {"start": start, "end": end, "overlap": overlap, "shortest": shortest}
+        span = {"start": start, "end": end, "overlap": overlap, "shortest": shortest, "scene_cut": scene_cut}
         for window, clip in read_windows(source, **self._reading(audio, video), **span):
             if not isinstance(clip, MediaError):
                 clip = self._taken_of(source, clip, audio, video)

@@ -1,9 +1,11 @@
 # Copyright 2026 The LAVCap for Transformers authors. Licensed under the Apache License, Version 2.0.
 """Windows of a medium, one behind the other: which there are, and what each holds, by one pass over the streams."""
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,13 @@ Timed = Iterator[tuple[float | None, Any]]  # decoded frames of PyAV, with their
 
 
 def plan_windows(
-    name: object, start: float, end: float, length: float, overlap: float = 0.0, shortest: float = SHORTEST_TAIL
+    name: object,
+    start: float,
+    end: float,
+    length: float,
+    overlap: float = 0.0,
+    shortest: float = SHORTEST_TAIL,
+    cuts: Sequence[float] = (),
 ) -> list[Window]:
     """Windows that cover a span of a medium; the last one ends with it, and may be shorter.
 
@@ -38,16 +46,21 @@ def plan_windows(
         length: of a window, in seconds.
         overlap: seconds that a window begins before the end of the one before it.
         shortest: seconds that the last window has at least; what is left over is not covered.
+        cuts: times at which windows begin anew, as where the picture changes.
 
     Raises:
         MediaError: these are more than [`MAX_WINDOWS`].
     """
-    step = length - overlap
-    number = 1 + max(0, int(np.ceil((end - start - length - shortest) / step)))
-    if number > MAX_WINDOWS:
-        raise MediaError(f"{name}: lasts {end - start:,.0f} s, {number:,} windows, expected at most {MAX_WINDOWS:,}.")
-    starts = [start + step * index for index in range(number)]
-    return [Window(each, max(each, min(each + length, end))) for each in starts]
+    step, starts = length - overlap, []
+    edges = [start, *(cut for cut in cuts if start < cut < end), end]
+    for first, last in pairwise(edges):
+        number = 1 + max(0, math.ceil((last - first - length - shortest) / step))
+        if len(starts) + number > MAX_WINDOWS:
+            raise MediaError(
+                f"{name}: lasts {end - start:,.0f} s, more than {MAX_WINDOWS:,} windows; pass a part of it."
+            )
+        starts += [(first + step * index, last) for index in range(number)]
+    return [Window(each, max(each, min(each + length, last))) for each, last in starts]
 
 
 class Sounds:

@@ -24,6 +24,7 @@ class Options:
         start, end: of what is taken, in seconds; `None`: to the end of the file.
         overlap: seconds that a window begins before the end of the one before it.
         shortest: seconds that the last window has at least.
+        scene_cut: how much of the picture must change, from 0 to 1, so that a window begins; `None`: it begins none.
         modalities: what is taken of a file, by name; `None`: as the model does.
         silence: level in dB of full scale; sound whose loudest sample is below it counts as missing.
     """
@@ -32,6 +33,7 @@ class Options:
     end: float | None = None
     overlap: float = 0.0
     shortest: float = SHORTEST_TAIL
+    scene_cut: float | None = None
     modalities: tuple[str, ...] | None = None
     silence: float = -60.0
 
@@ -60,7 +62,8 @@ class Loaded:
 
 @dataclass
 class WindowLoader:
-    """What a worker process does with a clip: `(source, first)` in, windows from number `first` on out.
+    """What a worker process does with a clip: its source in, with the number of a window and when that begins; this
+    window and all behind it out.
 
     Behind the last one comes `None`, or, of a clip that cannot be used to its end, a window with `error` and no times.
     """
@@ -68,25 +71,25 @@ class WindowLoader:
     processor: CaptioningProcessor
     options: Options
 
-    def __call__(self, job: tuple[Source, int]) -> Iterator[Loaded | None]:
-        source, first = job
+    def __call__(self, job: tuple[Source, int, float]) -> Iterator[Loaded | None]:
+        source, first, start = job
         number = first
         try:
-            for number, (window, clip) in zip(count(first), self._windows(source, first), strict=False):
+            for number, (window, clip) in zip(count(first), self._windows(source, start), strict=False):
                 yield self._loaded(number, window, clip)
             yield None
         except MediaError as error:
             yield failed(number, error)
 
-    def _windows(self, source: Source, first: int) -> Iterator[tuple[Window, Clip | MediaError]]:
+    def _windows(self, source: Source, start: float) -> Iterator[tuple[Window, Clip | MediaError]]:
         options, taken = self.options, self.options.modalities
-        start = options.start + first * (self.processor.window - options.overlap)
         yield from self.processor.load_windows(
             source,
             start,
             options.end,
             options.overlap,
             options.shortest,
+            options.scene_cut,
             **{kind: None if taken is None else kind in taken for kind in ("audio", "video")},
         )
 

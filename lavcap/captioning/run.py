@@ -109,13 +109,14 @@ class Captioning:
 
     # ------------------------------------------------------------------------------------------------- internals
 
-    def _jobs(self, media: Sequence[Medium]) -> Iterator[tuple[str, tuple[Any, int]]]:
+    def _jobs(self, media: Sequence[Medium]) -> Iterator[tuple[str, tuple[Any, int, float]]]:
         """Clips with the first window that is not known: of one that was stopped the last one is made again."""
         for medium in media:
             known = self.output.begun(str(medium))
             first = max(0, len(known) - 1)
             self._begun[str(medium)] = _Begun(dict(enumerate(known[:first])))
-            yield str(medium), (medium.source, first)
+            start = known[first].start if known else None
+            yield str(medium), (medium.source, first, self.options.start if start is None else start)
 
     def _take(self, clip: str, loaded: Loaded | None):
         """A window that was decoded, or the end of a clip."""
@@ -195,6 +196,6 @@ def _record(clip: str, loaded: Loaded) -> Record:
     return Record(clip, **shared)
 
 
-def _lost(job: tuple[Any, int], reason: str) -> Loaded:
-    source, first = job
+def _lost(job: tuple[Any, int, float], reason: str) -> Loaded:
+    source, first, _ = job
     return failed(first, f"{source}: {reason}; convert it, to mp4 or wav say.")

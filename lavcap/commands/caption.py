@@ -82,6 +82,14 @@ def parser() -> Parser:
         "--min_window", type=_seconds, help="shortest last window, in seconds; what is left over has no caption"
     )
     windows.add_argument(
+        "--scene_cut",
+        nargs="?",
+        type=_share,
+        const=0.3,
+        metavar="CHANGE",
+        help="begin a window where so much of the picture changes, from 0 to 1; CHANGE is 0.3 if it is left out",
+    )
+    windows.add_argument(
         "--modalities",
         nargs="+",
         choices=("audio", "video"),
@@ -128,6 +136,16 @@ def _seconds(text: str) -> float:
     if len(parts) > 3 or not all(0 <= value < 1e9 for value in values):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected seconds, such as 90 or 1:30")
     return sum(value * 60**power for power, value in enumerate(reversed(values)))
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a share from 0 to 1, such as 0.3")
+    return value
 
 
 def _decibels(text: str) -> float:
@@ -243,7 +261,7 @@ def _caption(
     start, end = args.range or (0.0, None)
     shortest = SHORTEST_TAIL if args.min_window is None else args.min_window
     modalities = args.modalities and tuple(args.modalities)
-    options = Options(start, end, args.overlap, shortest, modalities, args.silence_db)
+    options = Options(start, end, args.overlap, shortest, args.scene_cut, modalities, args.silence_db)
     decoding = generation_options(num_beams=args.num_beams, max_new_tokens=args.max_new_tokens)
     output: Files | Printed = Printed(formats[0], several)
     if places is not None:

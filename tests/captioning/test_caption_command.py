@@ -152,6 +152,8 @@ def test_standard_output_has_one_line_a_window(saved_model, folder):
     assert (start, end) == (0.5, 0.9)
     overlapping = lines(caption(saved_model, folder / "long.mp4", "--overlap", 0.24, "--json").stdout)
     assert [record["start"] for record in overlapping] == pytest.approx([0, 0.24, 0.48, 0.72, 0.96], abs=1e-6)
+    scenes = lines(caption(saved_model, folder / "long.mp4", "--json", "--scene_cut", "1").stdout)
+    assert [record["start"] for record in scenes] == [0, 0.48, 0.96]
     assert caption(saved_model, folder / "long.mp4", "--min_window", 0.4).stdout.count("\n") == 2
     assert caption(saved_model, folder / "long.mp4", "--output_format", "srt").stdout.startswith("1\n00:00:00,000")
     assert caption(saved_model, folder / "long.mp4", "--output_format", "csv").stdout.count("\n") == 4
@@ -187,6 +189,7 @@ def test_several_captions_come_with_what_each_is_worth(saved_model, folder):
         (("--range", "1:2:3:4", "5"), "got '1:2:3:4', expected seconds, such as 90 or 1:30"),
         (("--overlap", "-1"), "got '-1', expected seconds"),
         (("--silence_db", "3"), "expected a level of at most 0"),
+        (("--scene_cut", "3"), "got '3', expected a share from 0 to 1"),
         (("--num_captions", "100"), "--num_captions is 100, expected 1 to 64"),
         (("--output_format", "mp4"), "invalid choice: 'mp4'"),
         (("--files_from", "nowhere.txt"), "nowhere.txt"),

@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from clock_films import heard_seconds, shown_time, uneven_times, write_clock
@@ -13,6 +14,7 @@ from PIL import Image
 import windows_captioning
 from containers_captioning import Window
 from media_captioning import read_clip, read_windows
+from scenes_captioning import scene_cuts
 from sources_captioning import MediaError
 from windows_captioning import plan_windows
 
@@ -140,6 +142,8 @@ def test_windows_are_read_as_they_are_asked_for(films, monkeypatch):
         ((0, 3), {"shortest": 5.0}, [(0, 3)]),
         ((5, 25), {"overlap": 4}, [(5, 15), (11, 21), (17, 25)]),
         ((0, 10), {}, [(0, 10)]),
+        ((0, 30), {"cuts": [4, 27]}, [(0, 4), (4, 14), (14, 24), (24, 27), (27, 30)]),
+        ((5, 20), {"cuts": [4, 27]}, [(5, 15), (15, 20)]),
     ],
 )
 def test_windows_cover_every_second(span, options, expected):
@@ -148,7 +152,7 @@ def test_windows_cover_every_second(span, options, expected):
 
 
 def test_more_windows_than_anyone_has_are_refused():
-    with pytest.raises(MediaError, match=r"a film: lasts 10,000,000 s, 1,000,000 windows, expected at most 100,000"):
+    with pytest.raises(MediaError, match=r"a film: lasts 10,000,000 s, more than 100,000 windows; pass a part"):
         plan_windows("a film", 0, 1e7, 10.0)
 
 
@@ -171,3 +175,37 @@ def test_a_processor_takes_of_each_window_what_its_model_takes(processor, films)
     ):
         with pytest.raises(ValueError, match=message):
             next(processor.load_windows(film, **wrong))
+
+
+def write_scenes(path: Path, cuts: list[float], seconds: float) -> Path:
+    """A film of still scenes, each of another picture, the sound of which does not care."""
+    times = np.arange(0, seconds, 0.04)
+    draw = np.random.default_rng(0)
+    scenes = [draw.integers(0, 256, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1) for _ in range(len(cuts) + 1)]
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=25)
+        picture.width = picture.height = 64
+        picture.pix_fmt = "yuv420p"
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(scenes[sum(time >= cut for cut in cuts)], format="rgb24")
+            frame.pts = number
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode(None))
+    return path
+
+
+def test_windows_begin_where_the_picture_changes(tmp_path):
+    film = write_scenes(tmp_path / "scenes.mp4", [1.2, 3.0, 3.2, 7.0], 9.0)
+    assert scene_cuts(film) == pytest.approx([1.2, 3.0, 7.0], abs=0.021)  # what follows too soon begins none
+    spans = [(window.start, window.end) for window, _ in read_windows(film, RATE, 2, 3.0, scene_cut=0.3)]
+    expected = [(0, 1.2), (1.2, 3.0), (3.0, 6.0), (6.0, 7.0), (7.0, 9.0)]
+    assert [start for start, _ in spans] == pytest.approx([start for start, _ in expected], abs=0.03)
+    assert [end for _, end in spans] == pytest.approx([end for _, end in expected], abs=0.05)
+    assert scene_cuts(film, 1.0) == []
+    assert scene_cuts(film, start=2.0, end=5.0) == pytest.approx([3.0], abs=0.021)
+
+
+def test_sound_and_stills_have_no_scenes(films, tmp_path):
+    assert scene_cuts(films["podcast.mp3"]) == []
+    Image.new("RGB", (32, 32)).save(tmp_path / "still.png")
+    assert len(list(read_windows(tmp_path / "still.png", RATE, FRAMES, LENGTH, scene_cut=0.3))) == 1
