@@ -13,6 +13,7 @@ import yaml
 from avcap_golden import below, random_avcap
 from dali_golden import write_released as write_dali
 from media_files import write_media
+from option_tables import option_table
 from released_files import ced_file, clip_folder, text_folder, trained_parts
 from released_reference import OPTIONS, random_state
 from stranger import run_inside
@@ -20,6 +21,8 @@ from transformers import GitConfig, GitForCausalLM
 
 from configuration_lavcap import LavcapConfig
 from conftest import ROOT
+from lavcap.captioning.records import FORMATS
+from lavcap.commands.caption import parser as caption_parser
 from lavcap.models.lora import add_lora, trainable_table
 from lavcap.toy.dataset import train_tokenizer
 from modeling_lavcap import LavcapForConditionalGeneration
@@ -199,6 +202,35 @@ def test_every_row_of_the_support_tables_names_a_test_that_there_is():
     for file, test in named:
         (path,) = (ROOT / "tests").rglob(file)
         assert f"def {test}(" in path.read_text(encoding="utf-8"), f"{file}::{test}"
+
+
+def test_the_captioning_page_has_the_options_and_formats_that_there_are():
+    page = (ROOT / "docs" / "captioning.md").read_text(encoding="utf-8")
+    assert option_table(caption_parser()) in page  # python tests/support/option_tables.py caption
+    assert all(f"`{form}`" in page for form in FORMATS)
+    named = set(re.findall(r"`?(--\w+)", page.split("## All options")[0])) - {"--num_processes"}
+    assert named <= set(re.findall(r"(--\w+)", page.split("## All options")[1]))
+
+
+def test_the_captioning_page_runs(saved_model, tmp_path):
+    (tmp_path / "my_model").symlink_to(saved_model)
+    shorter = ["--max_new_tokens", "2", "--num_beams", "1"]
+    for name in ("holiday.mp4", "my_clip.mp4", "films/beach.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_media(tmp_path / name, seconds=0.6)
+    commands = [line for block in blocks("docs/captioning.md", "bash") for line in block.splitlines()]
+    assert len(commands) == 3 and commands[-1].startswith("accelerate launch ")
+    for command in commands[:2]:
+        words = command.split()
+        assert words[:2] == ["lavcap", "caption"]
+        done = run(["scripts/caption.py", *words[2:], *shorter], tmp_path)
+    assert done == "" and {path.name for path in (tmp_path / "captions").iterdir()} == {
+        ".progress",
+        "beach.srt",
+        "captions.jsonl",
+    }
+    (code,) = blocks("docs/captioning.md", "python")
+    assert "timestamp" in run_code(code.replace('"my_clip.mp4")', '"my_clip.mp4", max_new_tokens=2)'), tmp_path)
 
 
 def test_the_support_page_captions_a_conversation(saved_model, tmp_path):
