@@ -81,13 +81,15 @@ def test_an_installed_wheel_captions_in_an_empty_folder(saved_model, tmp_path):
     write_media(tmp_path / "clip.mp4", seconds=0.4)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"PYTHONPATH": str(libraries), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    def run(*words: object) -> subprocess.CompletedProcess:
+        command = [tmp_path / "venv" / "bin" / "lavcap", *words]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    done = run("caption", "clip.mp4", "--model", saved_model, "--num_beams", "1")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
-    told = subprocess.run([command[0], "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert told.stdout.startswith("lavcap 0.")
+    assert run("--version").stdout.startswith("lavcap 0.")
     for name in COMMANDS:
-        told = subprocess.run(
-            [command[0], name, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        told = run(name, "--help")
         assert told.returncode == 0 and told.stdout.startswith("usage: lavcap "), (name, told.stderr)
