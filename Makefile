@@ -47,17 +47,20 @@ $(VENV)/installed: setup.py pyproject.toml constraints.txt
 	$(PIP) --constraint constraints.txt --editable ".[demo,test]"
 	touch $@
 
-demo: install  ## the toy world: generate, train, evaluate, report, caption an unseen mp4 (FAMILY=lavcap, avcap, dali)
+demo: install  ## the toy world: generate, train, evaluate, report, caption unseen films (FAMILY=lavcap, avcap, dali)
 	@test -n "$(filter lavcap avcap dali,$(FAMILY))" || \
 		{ echo "error: FAMILY is $(FAMILY), expected lavcap, avcap or dali" >&2; exit 2; }
 	@test ! -e "$(DEMO)" || { echo "error: $(DEMO): holds another run; move it away, or: make demo DEMO=outputs/second" >&2; exit 2; }
 	$(BIN)/python scripts/make_toy_world.py --world $(WORLD) --output "$(DEMO)/data" --seed $(SEED)
 	@$(MAKE) --no-print-directory train-$(FAMILY)
 	$(BIN)/python scripts/evaluate.py --model "$(DEMO)/model" --data_dir "$(DEMO)/data" --output "$(DEMO)/evaluation"
+	$(BIN)/lavcap caption "$(DEMO)/data/videos/long_clip.mp4" --model "$(DEMO)/model" \
+		--output_dir "$(DEMO)/captions" --output_format srt jsonl
 	$(BIN)/python scripts/write_report.py --model "$(DEMO)/model" --data_dir "$(DEMO)/data" \
-		--evaluation "$(DEMO)/evaluation" --output "$(DEMO)"
+		--evaluation "$(DEMO)/evaluation" --captions "$(DEMO)/captions/captions.jsonl" --output "$(DEMO)"
 	@echo; echo "$(DEMO)/data/videos/new_clip.mp4, which is in no split:"
-	$(BIN)/python scripts/caption.py "$(DEMO)/data/videos/new_clip.mp4" --model "$(DEMO)/model"
+	$(BIN)/lavcap caption "$(DEMO)/data/videos/new_clip.mp4" --model "$(DEMO)/model"
+	@echo; echo "$(DEMO)/captions/long_clip.srt:"; cat "$(DEMO)/captions/long_clip.srt"
 
 .PHONY: train-lavcap train-avcap train-dali
 

@@ -52,5 +52,5 @@ def main() -> int:
         print(
             f"  test events {written['unseen_events']} of {2 * written['test']} are pairs that training never showed"
         )
-    print(f"  videos      {written['videos']}, with videos/new_clip.mp4 from outside the three splits")
+    print(f"  videos      {written['videos']}, of which new_clip.mp4 and long_clip.mp4 are in none of the splits")
     return 0

@@ -22,6 +22,7 @@ from lavcap.toy.world import CAPTION_TEMPLATES, SAMPLING_RATE, ToyClip, sample_c
 
 
 FRAME_QUALITY = 92  # of JPEG
+LONG_CLIP_SCENES = 5  # of `long_clip.mp4`
 MIN_TRAIN_CLIPS = 16  # as many as there are objects
 VOCABULARY_SIZE = 512
 TOY_PROMPT = "USER: <Speech></Speech> Please describe the audio.\nASSISTANT:"
@@ -163,7 +164,7 @@ def write_toy_world(
         tokenizer = train_tokenizer(texts, WORLDS[world].prompts(), WORLDS[world].vocabulary)
         tokenizer.save_pretrained(root / "tokenizer")
     unseen = sum(event.unseen for clip in clips if clip.split == "test" for event in clip.events)
-    return {**counts, "videos": videos + 1, "vocabulary": len(tokenizer), "unseen_events": unseen}
+    return {**counts, "videos": videos + 2, "vocabulary": len(tokenizer), "unseen_events": unseen}
 
 
 def write_raw_world(
@@ -260,6 +261,10 @@ def _write_clip(job: _Job) -> ToyClip:
     if job.split == "new":
         write_video(clip, job.root / "videos" / "new_clip.mp4")
         (job.root / "videos" / "new_clip.json").write_text(json.dumps(clip.to_dict(), indent=2) + "\n")
+        scenes = [world.sample(job.split, 1 + scene, job.seed) for scene in range(LONG_CLIP_SCENES)]
+        write_video(scenes, job.root / "videos" / "long_clip.mp4")
+        truth = [scene.to_dict() for scene in scenes]
+        (job.root / "videos" / "long_clip.json").write_text(json.dumps(truth, indent=2) + "\n")
         return clip
     split = world.splits[job.split]
     if split.has_sound:

@@ -1,7 +1,7 @@
 """What a toy clip sounds and looks like: waveform, frames and video."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -154,21 +154,26 @@ def frame_times(frames: int = FRAMES_PER_CLIP) -> list[float]:
     return [(number + 0.5) * CLIP_SECONDS / frames for number in range(frames)]
 
 
-def write_video(clip: ToyClip, path: str | Path, size: int = 256, frame_rate: int = 25) -> None:
-    """Writes the clip as mp4: H.264 pictures of `size` x `size` pixels (an even number) and mono AAC at 16 kHz."""
+def write_video(clips: ToyClip | Sequence[ToyClip], path: str | Path, size: int = 256, frame_rate: int = 25) -> None:
+    """Writes a clip, or several one behind the other, as mp4: H.264 pictures of `size` x `size` pixels (an even
+    number) and mono AAC at 16 kHz."""
     if size <= 0 or size % 2:
         raise ValueError(f"H.264 with 4:2:0 chroma needs an even, positive picture size, got {size}")
+    clips = [clips] if isinstance(clips, ToyClip) else clips
+    per_clip = round(CLIP_SECONDS * frame_rate)
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=frame_rate, options={"preset": "veryfast", "crf": "18"})
         video.width, video.height, video.pix_fmt = size, size, "yuv420p"
         video.codec_context.thread_count = 1  # clips are encoded side by side, and a fixed count fixes the bytes
         audio = container.add_stream("aac", rate=SAMPLING_RATE, layout="mono")
-        for number in range(round(CLIP_SECONDS * frame_rate)):
-            frame = av.VideoFrame.from_ndarray(render_frame(clip, number / frame_rate, size), format="rgb24")
+        for number in range(len(clips) * per_clip):
+            clip, shown = clips[number // per_clip], number % per_clip
+            frame = av.VideoFrame.from_ndarray(render_frame(clip, shown / frame_rate, size), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, frame_rate)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        samples = av.AudioFrame.from_ndarray(render_waveform(clip)[None, :], format="fltp", layout="mono")
+        waveform = np.concatenate([render_waveform(clip) for clip in clips])
+        samples = av.AudioFrame.from_ndarray(waveform[None, :], format="fltp", layout="mono")
         samples.sample_rate, samples.pts, samples.time_base = SAMPLING_RATE, 0, Fraction(1, SAMPLING_RATE)
         container.mux(audio.encode(samples))
         container.mux(audio.encode(None))

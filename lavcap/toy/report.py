@@ -18,6 +18,7 @@ from lavcap.files import replace_text
 from lavcap.models.loading import load_model
 from lavcap.toy.accuracy import accuracy_section, is_right
 from lavcap.toy.rendering import frame_times, render_frame
+from lavcap.toy.timeline import long_clip_section
 from lavcap.toy.world import CLIP_SECONDS, SOUNDS, ToyClip, ToyEvent
 
 
@@ -30,13 +31,17 @@ EXAMPLES = 10
 EVENT_COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#e0a800"}
 
 
-def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_dir: Path) -> Path:
-    """Write `report.md`, `loss_curve.png` and, of a model that aligns, `transport_plan.png` into `output_dir`.
+def write_report(
+    model_dir: Path, data_dir: Path, evaluation_dir: Path, output_dir: Path, captions: Path | None = None
+) -> Path:
+    """Write `report.md`, `loss_curve.png`, of a model that aligns `transport_plan.png`, and with captions of the long
+    clip `long_clip.png` into `output_dir`.
 
     Args:
         model_dir: folder that `train_hf.py` wrote.
         data_dir: toy world with `test_events.json`.
         evaluation_dir: folder that `scripts/evaluate.py` wrote.
+        captions: `captions.jsonl` that `lavcap caption` wrote of `videos/long_clip.mp4`.
     """
     if (output_dir / "report.md").exists():
         raise ValueError(
@@ -58,6 +63,9 @@ def write_report(model_dir: Path, data_dir: Path, evaluation_dir: Path, output_d
         _examples_section(predictions, clips),
         "## Loss\n\n![loss and CIDEr-D over training](loss_curve.png)",
     ]
+    if captions is not None:
+        truth = data_dir / "videos" / "long_clip.json"
+        sections.append(long_clip_section(captions, truth, output_dir / "long_clip.png"))
     rows = load_split(data_dir, results["split"])
     if plans := alignments(model, processor, rows):
         shown = clips[rows[0]["id"]]

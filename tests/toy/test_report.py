@@ -1,13 +1,16 @@
 """What the report counts."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lavcap.evaluation.predictions import Prediction
 from lavcap.toy.accuracy import accuracy_table
 from lavcap.toy.report import event_mass
+from lavcap.toy.timeline import RIGHT, WRONG, long_clip_section
 from lavcap.toy.world import paraphrase_captions, sample_clip
 
 
@@ -45,3 +48,23 @@ def test_event_mass_is_one_for_an_even_plan_and_more_for_an_aligned_one():
     diagonal = np.exp(-((video[:, None] - audio[None]) ** 2) / 0.5)
     aligned = dict.fromkeys(clips, diagonal / diagonal.mean())
     assert event_mass(aligned, clips) > 1.5
+
+
+def test_a_long_clip_is_drawn_with_what_was_written_of_each_window(tmp_path):
+    scenes = [sample_clip("new", index) for index in (1, 2)]
+    (tmp_path / "long_clip.json").write_text(json.dumps([scene.to_dict() for scene in scenes]))
+    records = [
+        {"clip": "a.mp4", "start": 0.0, "end": 4.0, "caption": scenes[0].captions[1], "mean_log_probability": -0.25},
+        {"clip": "a.mp4", "start": 4.0, "end": 8.0, "caption": "a dog barks", "mean_log_probability": -2.0},
+        {"clip": "b.mp4", "error": "b.mp4: no such file"},
+    ]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    drawn = tmp_path / "long_clip.png"
+    section = long_clip_section(tmp_path / "captions.jsonl", tmp_path / "long_clip.json", drawn)
+    rows = [line for line in section.splitlines() if " s | " in line]
+    assert [row.split(" | ")[3] for row in rows] == [scene.captions[0] for scene in scenes]
+    assert rows[0].endswith("| -0.25 |") and "(long_clip.png)" in section
+    with Image.open(drawn) as picture:
+        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    for edge in (RIGHT, WRONG):
+        assert (colours == [int(edge[place : place + 2], 16) for place in (1, 3, 5)]).all(axis=1).sum() > 100

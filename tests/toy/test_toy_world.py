@@ -14,7 +14,7 @@ from stranger import run_inside
 from transformers import AutoTokenizer
 
 from lavcap.toy import dataset as toy_dataset
-from lavcap.toy.dataset import TOY_PROMPT, write_raw_world, write_toy_world
+from lavcap.toy.dataset import LONG_CLIP_SCENES, TOY_PROMPT, write_raw_world, write_toy_world
 from lavcap.toy.rendering import frame_times, render_frame, render_waveform, write_video
 from lavcap.toy.world import (
     BACKGROUNDS,
@@ -305,7 +305,8 @@ def test_ids_are_unique_over_the_splits(world):
 def test_videos_are_the_first_test_clips_and_one_new_clip(world):
     rows = json.loads((world / "test.json").read_text())
     names = {path.name for path in (world / "videos").iterdir()}
-    assert names == {f"{row['youtube_id']}_0_4000.mp4" for row in rows[:2]} | {"new_clip.mp4", "new_clip.json"}
+    others = {f"{name}_clip.{kind}" for name in ("new", "long") for kind in ("mp4", "json")}
+    assert names == {f"{row['youtube_id']}_0_4000.mp4" for row in rows[:2]} | others
     new = ToyClip.from_dict(json.loads((world / "videos" / "new_clip.json").read_text()))
     assert any(event.unseen for event in new.events)
     assert new.id not in {row["youtube_id"] for row in rows}
@@ -325,6 +326,17 @@ def test_a_video_decodes_to_four_seconds_of_sound_and_picture_in_step(world):
     spectra = np.fft.rfft(sound, 2 * CLIP_SAMPLES), np.fft.rfft(render_waveform(clip), 2 * CLIP_SAMPLES)
     lag = int(np.argmax(np.fft.irfft(spectra[0] * np.conj(spectra[1]))))
     assert len(sound) == CLIP_SAMPLES and lag == 0
+
+
+def test_the_long_clip_is_its_scenes_one_behind_the_other(world):
+    scenes = [ToyClip.from_dict(scene) for scene in json.loads((world / "videos" / "long_clip.json").read_text())]
+    assert len({scene.id for scene in scenes}) == LONG_CLIP_SCENES
+    with av.open(str(world / "videos" / "long_clip.mp4")) as container:
+        assert container.duration == LONG_CLIP_SCENES * 4_000_000
+        frames = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    for time, picture in frames[::37]:
+        scene = scenes[int(time // 4)]
+        assert np.abs(picture.astype(int) - render_frame(scene, time % 4, 256)).mean() < 6
 
 
 @pytest.mark.slow
