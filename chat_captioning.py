@@ -83,7 +83,8 @@ def check_options(options: Iterable[str], template: str | None):
 
 
 def clips_of(messages: Sequence[dict[str, Any]], load_audio_from_video: bool = False) -> dict[str, Any]:
-    """The clip of a conversation, as `audio`, `videos` and `images` of the call of a processor; empty without one.
+    """The clip of a conversation, as `audio`, `videos` and `images` of the call of a processor, or as `media`, a film
+    whose sound is wanted, too; empty without one.
 
     Raises:
         ValueError: an entry of unknown type, or that brings nothing; more than one sound or video: a conversation is
@@ -96,9 +97,9 @@ def clips_of(messages: Sequence[dict[str, Any]], load_audio_from_video: bool = F
             if entry["type"] != "text":
                 argument, source = _source(entry)
                 found[argument].append(source)
-    if load_audio_from_video:
-        found["audio"] += found["videos"]
     clip = {"images": found["images"]} if found["images"] else {}
+    if load_audio_from_video and len(found["videos"]) == 1 and not found["audio"] and not clip:
+        return {"media": found["videos"][0]}
     for kind, argument in (("audio", "audio"), ("video", "videos")):
         if len(found[argument]) > 1:
             raise ValueError(

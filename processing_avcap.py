@@ -2,23 +2,28 @@
 """Processor of AVCap: 128 mel bands, frames that follow each other, and captions in BERT's words."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from transformers import BatchFeature
 
 
 try:  # inside a package: the Hub's module cache
+    from .chat_captioning import check_options, clips_of
     from .configuration_avcap import FRAME_SAMPLINGS, AvcapConfig
     from .configuration_captioning import check_choice
     from .feature_extraction_captioning import FilterBankFeatureExtractor
     from .media_captioning import even_indices
+    from .options_captioning import known_options
     from .processing_captioning import CaptioningProcessor, check_words, imagenet_image_processor, register_processor
     from .text_captioning import TextOptions, broadcast, check_caption, pad_rows
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from chat_captioning import check_options, clips_of
     from configuration_avcap import FRAME_SAMPLINGS, AvcapConfig
     from configuration_captioning import check_choice
     from feature_extraction_captioning import FilterBankFeatureExtractor
     from media_captioning import even_indices
+    from options_captioning import known_options
     from processing_captioning import CaptioningProcessor, check_words, imagenet_image_processor, register_processor
     from text_captioning import TextOptions, broadcast, check_caption, pad_rows
 
@@ -144,6 +149,42 @@ class AvcapProcessor(CaptioningProcessor):
         else:
             start = available // 2 if self.num_video_frames == 1 else spare // 2
         return list(range(start, start + self.num_video_frames))
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict] | list[list[dict]],
+        chat_template: str | None = None,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = "pt",
+        load_audio_from_video: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> BatchFeature | torch.Tensor:
+        """Model inputs of conversations about a clip each, for tools that know no other way: the clip alone counts.
+
+        Args:
+            conversation: messages as of other captioners; no words, since this model is asked nothing.
+            others: as of [`SoftTokenProcessor.apply_chat_template`].
+
+        Raises:
+            ValueError: words, or no clip; or without `tokenize`: there is no prompt.
+        """
+        if not tokenize:
+            raise ValueError("tokenize is False, but AVCap has no prompt that could be returned: pass tokenize=True.")
+        conversations = [conversation] if isinstance(conversation[0], dict) else conversation
+        for messages in conversations:
+            for content in (message.get("content") or [] for message in messages):
+                if isinstance(content, str) or any(entry["type"] == "text" for entry in content):
+                    raise ValueError("Got words in a conversation, but AVCap is asked nothing: pass the clip alone.")
+        clips = [clips_of(messages, load_audio_from_video) for messages in conversations]
+        if not all(clips):
+            raise ValueError("Got a conversation without a clip, expected an entry of a video, sound or picture.")
+        options = {name: kwargs.pop(name) for name in list(kwargs) if name in known_options(self.image_processor)}
+        check_options(kwargs, None)
+        options = {"return_tensors": return_tensors} | options | (processor_kwargs or {})
+        inputs = self.of_conversations(clips, **options)
+        return inputs if return_dict else inputs["input_ids"]
 
     def encode_text(
         self,

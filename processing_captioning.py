@@ -4,7 +4,7 @@
 The same processor serves training and inference.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -38,7 +38,7 @@ try:  # inside a package: the Hub's module cache
     from .options_captioning import NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
     from .pictures_captioning import read_images
     from .sounds_captioning import cancel, peak_of, resample, to_mono
-    from .sources_captioning import MediaError, Source, as_source, is_folder, list_images
+    from .sources_captioning import MediaError, Source, as_source, is_folder, is_source, list_images
     from .windows_captioning import SHORTEST_TAIL
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_captioning import CaptioningConfig, check_scales, check_sizes
@@ -56,7 +56,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from options_captioning import NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
     from pictures_captioning import read_images
     from sounds_captioning import cancel, peak_of, resample, to_mono
-    from sources_captioning import MediaError, Source, as_source, is_folder, list_images
+    from sources_captioning import MediaError, Source, as_source, is_folder, is_source, list_images
     from windows_captioning import SHORTEST_TAIL
 
 
@@ -253,6 +253,20 @@ class CaptioningProcessor(ProcessorMixin):
                 if row.video_features is not None:
                     found["video_features"] = to_features(row.video_features)
         return as_batch(self.batch(features, text, captions, **options.text), options.return_tensors)
+
+    def of_conversations(self, clips: Sequence[Mapping[str, Any]], **options: Any) -> BatchFeature:
+        """Model inputs of the clips of conversations, from [`clips_of`]; `options` as of the call.
+
+        A film whose sound is wanted, too, is taken as a whole: one without sound is seen alone.
+        """
+        if all(is_source(clip.get("media")) for clip in clips):
+            return self([clip["media"] for clip in clips], modalities=self.modalities, **options)
+        names = ("audio", "images", "videos")
+        clips = [dict.fromkeys(("audio", "videos"), clip["media"]) if "media" in clip else clip for clip in clips]
+        media = {name: [clip.get(name) for clip in clips] for name in names}
+        return self(
+            **{name: column for name, column in media.items() if any(part is not None for part in column)}, **options
+        )
 
     def load_clip(
         self,

@@ -113,9 +113,7 @@ class SoftTokenProcessor(CaptioningProcessor):
         clips = [clips_of(messages, load_audio_from_video) for messages in conversations]
         options = {"return_tensors": return_tensors} | options | (processor_kwargs or {})
         if any(clips):
-            media = {name: [clip.get(name) for clip in clips] for name in ("audio", "images", "videos")}
-            media = {name: column for name, column in media.items() if any(part is not None for part in column)}
-            inputs = self(text=prompts, **media, **options)
+            inputs = self.of_conversations(clips, text=prompts, **options)
         else:  # words alone
             options = sort_options(self, options)
             inputs = as_batch(self.encode_text([0] * len(prompts), prompts, **options.text), options.return_tensors)

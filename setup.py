@@ -41,12 +41,15 @@ setup(
         "deepspeed": ["deepspeed>=0.19"],  # the Makefile has what lets it install without a compiler
         "demo": ["matplotlib>=3.8", "tensorboard>=2.16"],
         "fense": ["aac-metrics==0.5.2"],  # later ones need msclap, and that Transformers below 5 and NumPy below 2
+        "serve": ["fastapi>=0.115", "openai>=1.98", "pydantic>=2", "uvicorn>=0.30"],  # of Transformers' own server
         "quantization": ["bitsandbytes>=0.45"],
         "transport": ["pot>=0.9.5"],  # DALI's alignment by exact optimal transport
         "torchaudio": ["torchaudio"],  # of the build that fits the installed torch
         "test": [
             "bitsandbytes>=0.45",
+            "fastapi>=0.115",
             "matplotlib>=3.8",
+            "openai>=1.98",
             "parameterized>=0.9",
             "pot>=0.9.5",
             "pytest>=8",
@@ -55,6 +58,7 @@ setup(
             "soundfile>=0.12",
             "soxr>=0.5",
             "tensorboard>=2.16",
+            "uvicorn>=0.30",
         ],
     },
 )

@@ -28,6 +28,7 @@ ROOMS = {
     "training": BASE | {"data", "models", "evaluation", "publishing"},
     "conversion": BASE | {"data", "models"},
     "captioning": BASE | {"data", "models"},
+    "serving": BASE | {"models"},
     "toy": BASE | {"data", "preparation", "models", "evaluation"},
 }
 ROOMS |= {"commands": {*ROOMS, "flat"}, "__main__": {"commands"}}

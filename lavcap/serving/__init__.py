@@ -1,0 +1,1 @@
+"""Captions over HTTP: Transformers' own server, and what it may read."""
