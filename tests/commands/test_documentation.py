@@ -172,7 +172,7 @@ def test_the_audiocaps_page_rehearses_preparation(tmp_path):
 
 def test_the_audiocaps_page_names_options_that_there_are():
     page = (ROOT / "docs" / "audiocaps.md").read_text(encoding="utf-8")
-    script = (ROOT / "scripts" / "prepare_audiocaps.py").read_text(encoding="utf-8")
+    script = (ROOT / "lavcap" / "commands" / "prepare.py").read_text(encoding="utf-8")
     commands = [block for block in blocks("docs/audiocaps.md", "bash") if "prepare_audiocaps.py" in block]
     assert len(commands) == 5
     options = {
