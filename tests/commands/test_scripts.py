@@ -44,8 +44,9 @@ def test_a_folder_of_clips_gives_json_with_modalities_and_times(saved_model, cli
         "both.mp4": "audio+video",
         "picture.mkv": "video",
         "sound.wav": "audio",
-        "too long.mp4": "audio+video",
+        "too long.mp4": "video",  # of its first window, which is silent
     }
+    assert windows["too long.mp4"][0]["silent"] and windows["too long.mp4"][-1]["modalities"] == "audio+video"
     spans = [(record["start"], record["end"]) for record in windows.pop("too long.mp4")]
     assert spans == [(0, 0.48), (0.48, 0.96), (0.96, pytest.approx(1.2, abs=0.05))]
     assert all(len(each) == 1 for each in windows.values())
