@@ -128,8 +128,8 @@ def _below(folder: Path) -> Iterator[Medium | Refused]:
             yield Medium(path, PurePosixPath(path.relative_to(folder)))
         if images and media:
             reason = MediaError(
-                f"{place}: {len(images)} images beside {len(media)} media files are left out; put the frames of a "
-                "clip into a folder of their own."
+                f"{place}: {len(images)} of its files are pictures beside {len(media)} media files, and left out; put "
+                "the frames of a clip into a folder of their own."
             )
             yield Refused(str(place), reason, left_out=True)
         waiting += [entry for entry in reversed(entries) if os.path.isdir(entry)]

@@ -23,6 +23,11 @@ WINDOW_TIMEOUT = 300.0  # seconds that a process may work on a window
 STILL_SECONDS = 1.0  # that a picture counts in the bar
 
 
+def counted(number: int, name: str) -> str:
+    """`1 clip`, `2 clips`."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
 @dataclass
 class Totals:
     """What was done, for the report at the end.
@@ -41,7 +46,8 @@ class Totals:
 
     def __str__(self) -> str:
         rate = f", {self.seconds / self.spent:.1f} times as fast as they play" if self.seconds and self.spent else ""
-        told = f"{self.clips} clips, {self.windows} windows of {self.seconds:.0f} s in {self.spent:.0f} s{rate}"
+        what = f"{counted(self.clips, 'clip')}, {counted(self.windows, 'window')} of {self.seconds:.0f} s"
+        told = f"{what} in {self.spent:.0f} s{rate}"
         return told + (f"; {self.failed} cannot be used, see above" if self.failed else "")
 
 

@@ -44,7 +44,9 @@ def test_everything_below_a_folder_is_meant_and_named_once(tree):
     found = [str(medium.source.relative_to(tree)) for medium in clips(items)]
     assert found == ["a.mp4", "b/a.mp4", "b/c d/a.mp3", "b/c d/a.wav", "frames"]
     (left_out,) = [item for item in items if not isinstance(item, Medium)]
-    assert left_out.left_out and "1 images beside 2 media files are left out" in str(left_out.reason)
+    assert left_out.left_out and "1 of its files are pictures beside 2 media files, and left out" in str(
+        left_out.reason
+    )
 
 
 def test_patterns_reach_into_folders(tree, monkeypatch):
