@@ -2,11 +2,13 @@
 """Adapters: whether one belongs to a base, and models whose folder holds nothing but what was trained."""
 
 import dataclasses
-import math
 import os
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,21 +19,24 @@ from transformers.utils import is_peft_available
 
 
 try:  # inside a package: the Hub's module cache
+    from .configuration_captioning import check_scales, check_sizes
     from .language_model_captioning import quantized_language_model
     from .parts_captioning import HUB_OPTIONS, find_file, hub_options, read_json
-    from .weights_captioning import FOLDER_FILES, WeightsError, check_values, itemised, read_weights
+    from .weights_captioning import FOLDER_FILES, WeightsError, check_values, itemised, read_weights, shorten
 except ImportError:  # as a plain module: a clone, or after `pip install`
+    from configuration_captioning import check_scales, check_sizes
     from language_model_captioning import quantized_language_model
     from parts_captioning import HUB_OPTIONS, find_file, hub_options, read_json
-    from weights_captioning import FOLDER_FILES, WeightsError, check_values, itemised, read_weights
+    from weights_captioning import FOLDER_FILES, WeightsError, check_values, itemised, read_weights, shorten
 
 
 ADAPTER_SETTINGS = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PICKLED_WEIGHTS = "adapter_model.bin"
 BASE_PARTS = ("text", "audio", "vision", "audio_visual")
 ASSEMBLY_OPTIONS = ("attn_implementation", "device_map", "quantization_config")
 MOVED = "Where its base has moved, write the place into base_model_name_or_path of adapter_config.json."
-LORA_TENSORS = "(A|B|embedding_A|embedding_B|magnitude_vector)"
+PEFT_PREFIX = "base_model.model."  # of names in the files that PEFT writes
 # Ways in which LoRA may begin that leave the weights below as they are; the others rest on a changed base, which no
 # adapter holds.
 PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
@@ -206,12 +211,16 @@ class AdapterMixin:
         Raises:
             WeightsError: its language model or towers were others, by name, vocabulary, width or shapes.
         """
+        adapter, tensors = adapter_name or "default", None
         if peft_model_id is not None and kwargs.get("adapter_state_dict") is None:
             options = kwargs | (kwargs.get("adapter_kwargs") or {})
-            kwargs["adapter_state_dict"] = read_adapter(self, peft_model_id, adapter_name or "default", options)
-        report = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
-        if kwargs.get("adapter_state_dict") is not None and peft_model_id is not None:
-            put_adapter(self, kwargs["adapter_state_dict"], peft_model_id, adapter_name or "default")
+            tensors = read_adapter(self, peft_model_id, options)
+            whole = _whole_modules(read_json(find_file(peft_model_id, ADAPTER_SETTINGS, options)))
+            kwargs["adapter_state_dict"] = {_name_in_model(key, whole, adapter): tensors[key] for key in tensors}
+        with one_size(peft_model_id):
+            report = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
+        if tensors is not None:
+            put_adapter(self, tensors, peft_model_id, adapter)
         if self.name_or_path:  # so that it is saved with the base that it is on, wherever it was made
             for adapter in self.peft_config.values():
                 adapter.base_model_name_or_path = self.name_or_path
@@ -278,44 +287,36 @@ def _given(**parts: Any) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def read_adapter(
-    model: PreTrainedModel, name: str | Path, adapter: str, options: dict
-) -> dict[str, torch.Tensor] | None:
-    """Weights of a PEFT adapter that was trained on this base; `None` where they are in no safetensors file.
+def read_adapter(model: PreTrainedModel, name: str | Path, options: dict) -> dict[str, torch.Tensor]:
+    """Weights of a PEFT adapter that was trained on this base, by their names without PEFT's prefix.
 
     Args:
         model: that shall take the adapter.
         name: folder or Hub repository of the adapter.
-        adapter: what the adapter will be called.
         options: of `from_pretrained`, such as `revision`.
-
-    Returns:
-        Tensors under the names that every release of Transformers finds in the model: without PEFT's prefix, and
-        whole modules where PEFT puts them beside the original.
 
     Raises:
         WeightsError: another language model by name, vocabulary or width, as the LAVCap configuration beside the
             adapter tells it, or that of the folder that it names as its base; a layer that the model lacks, or one of
-            another size; LoRA that rests on a changed base, as PiSSA does, or is scaled by no positive number.
+            another size; a kind that PEFT does not know; LoRA that rests on a changed base, as PiSSA does; a rank or
+            a scale out of bounds.
     """
     settings = read_json(find_file(name, ADAPTER_SETTINGS, options))
+    _check_kind(name, settings)
     _check_beginning(name, settings)
-    _check_scale(name, settings)
+    _check_numbers(name, settings)
     theirs = read_json(find_file(name, "config.json", options))
     if not theirs:  # PEFT writes no configuration beside its adapters, but says which base they were trained on
         base = settings.get("base_model_name_or_path")
         theirs = read_json(find_file(base, "config.json", {})) if base and os.path.exists(base) else {}
     check_base(model.config, name, theirs)
-    file = find_file(name, ADAPTER_WEIGHTS, options)
+    file = find_file(name, ADAPTER_WEIGHTS, options) or find_file(name, PICKLED_WEIGHTS, options)
     if file is None:
-        if find_file(name, "adapter_model.bin", options) is None:
-            raise WeightsError(f"{name}: holds no {ADAPTER_WEIGHTS} beside its {ADAPTER_SETTINGS}; copy it there.")
-        return None
-    tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in read_weights(file).items()}
+        raise WeightsError(f"{name}: holds no {ADAPTER_WEIGHTS} beside its {ADAPTER_SETTINGS}; copy it there.")
+    tensors = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in read_weights(file).items()}
     check_values(tensors)
-    whole = tuple(f".{module}" for module in settings.get("modules_to_save") or ())
-    _check_shapes(model, tensors, whole)
-    return {_name_in_model(key, whole, adapter): tensor for key, tensor in tensors.items()}
+    _check_shapes(model, tensors, _whole_modules(settings))
+    return tensors
 
 
 def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str | Path, adapter: str = "default"):
@@ -323,33 +324,69 @@ def put_adapter(model: nn.Module, tensors: Mapping[str, torch.Tensor], name: str
 
     Args:
         tensors: from [`read_adapter`].
+        name: of the adapter's folder, for messages.
+        adapter: what it is called in the model.
 
     Raises:
         WeightsError: the file lacks some, which would be what the adapter began with, or drawn; or holds others, for
             which the adapter has no place, as where its settings are those of another kind.
     """
-    own = re.compile(rf"\.(lora_{LORA_TENSORS}|modules_to_save)\.{re.escape(adapter)}(\.|$)")
+    needed, known = (_places(model, adapter, has_embeddings) for has_embeddings in (False, True))
     # An encoder that was put beside it for the stored features it was trained on has none, and needs none.
     encoder = f"{getattr(model, 'feature_encoder_name', None)}."
-    is_adapted = any(place.startswith(encoder) for place in tensors)
-    missing, used = [], set()
-    for place, parameter in model.named_parameters():
-        if own.search(place):
-            place = place.removeprefix("base_model.model.")
-            key = place if place in tensors else place.replace(f".{adapter}", "", 1)
-            if key in tensors:
-                used.add(key)
-                parameter.data = tensors[key].to(parameter.device)
-            elif is_adapted or not key.startswith(encoder):
-                missing.append(key)
-    if missing:
-        raise WeightsError(f"{name}: its {ADAPTER_WEIGHTS} is not whole.", *itemised("missing", missing))
-    of_lora = re.compile(rf"\.(lora_{LORA_TENSORS}|modules_to_save)(\.|$)")
-    if unused := [key for key in tensors if key not in used and of_lora.search(key)]:
+    is_adapted = any(key.startswith(encoder) for key in tensors)
+    missing = [key for key in needed if key not in tensors and (is_adapted or not key.startswith(encoder))]
+    unknown = [key for key in tensors if key not in known]
+    faults = [f"lacks {len(missing)} of its tensors ({shorten(missing)})"] if missing else []
+    faults += [f"holds {len(unknown)} without a place ({shorten(unknown)})"] if unknown else []
+    if faults:
+        kind = model.peft_config[adapter].peft_type.value
         raise WeightsError(
-            f"{name}: its {ADAPTER_WEIGHTS} is none of the adapter that its {ADAPTER_SETTINGS} describes; copy both.",
-            *itemised("without a place", unused),
+            f"{name}: its weights are not those of the {kind} adapter that its {ADAPTER_SETTINGS} describes: the file "
+            f"{' and '.join(faults)}; copy both files again."
         )
+    for key, tensor in tensors.items():
+        place = known[key]
+        place.data = tensor.to(place.device if key in needed else place)
+
+
+def _places(model: nn.Module, adapter: str, has_embeddings: bool) -> dict[str, torch.Tensor]:
+    """Tensors of an adapter in a model, by their names in its file, without PEFT's prefix.
+
+    Args:
+        has_embeddings: with the embeddings of the base, which PEFT saves beside an adapter on them, or on a vocabulary
+            that grew.
+    """
+    from peft import get_peft_model_state_dict
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what PEFT says of saving, where nothing is saved
+        state = model.state_dict(keep_vars=True)
+        found = get_peft_model_state_dict(model, state, adapter, save_embedding_layers=has_embeddings)
+    return {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in found.items()}
+
+
+@contextmanager
+def one_size(name: str | Path | None) -> Iterator[None]:
+    """Tensors of another size than their adapter, as where its rank is, in one line with the name of its folder.
+
+    Raises:
+        WeightsError: in the place of what Transformers and PEFT raise.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        raise WeightsError(
+            f"{name}: its weights have other sizes than its {ADAPTER_SETTINGS} describes, such as by r; copy both "
+            "files again."
+        ) from error
+
+
+def _whole_modules(settings: dict) -> tuple[str, ...]:
+    """Ends of the names of modules that an adapter holds whole, with their dots."""
+    return tuple(f".{module}" for module in settings.get("modules_to_save") or ())
 
 
 def _name_in_model(key: str, whole: tuple[str, ...], adapter: str) -> str:
@@ -361,7 +398,7 @@ def _name_in_model(key: str, whole: tuple[str, ...], adapter: str) -> str:
 
 
 def _whole_module(key: str, whole: tuple[str, ...]) -> str | None:
-    """The module of a tensor that the adapter holds whole; `whole` are the ends of such names, with their dots."""
+    """The module of a tensor that the adapter holds whole; `whole` are from [`_whole_modules`]."""
     parts = key.split(".")
     modules = (".".join(parts[:length]) for length in range(1, len(parts)))
     return next((module for module in modules if whole and f".{module}".endswith(whole)), None)
@@ -403,14 +440,29 @@ def _check_beginning(name: str | Path, settings: dict):
         )
 
 
-def _check_scale(name: str | Path, settings: dict):
-    """Refuse LoRA that is scaled by what is no positive number: the captions would be noise."""
-    for alpha in (settings.get("lora_alpha", 1), *(settings.get("alpha_pattern") or {}).values()):
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
-            raise WeightsError(
-                f"{name}: lora_alpha is {alpha!r:.40} in its {ADAPTER_SETTINGS}, expected a positive number; copy it "
-                "again."
-            )
+def _check_kind(name: str | Path, settings: dict):
+    """Refuse an adapter of a kind that PEFT does not know."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = settings.get("peft_type")
+    if not isinstance(kind, str) or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise WeightsError(
+            f"{name}: peft_type is {kind!r:.40} in its {ADAPTER_SETTINGS}, expected one that PEFT knows, such as "
+            "'LORA'; copy it again, or update PEFT."
+        )
+
+
+def _check_numbers(name: str | Path, settings: dict):
+    """Refuse a rank, or a scale, that is out of bounds: the captions would be noise."""
+    try:
+        check_sizes(SimpleNamespace(**settings))
+        check_scales(SimpleNamespace(**settings))
+        for layer, rank in (settings.get("rank_pattern") or {}).items():
+            check_sizes(SimpleNamespace(r=rank), f"rank_pattern.{layer}: ")
+        for layer, alpha in (settings.get("alpha_pattern") or {}).items():
+            check_scales(SimpleNamespace(lora_alpha=alpha), f"alpha_pattern.{layer}: ")
+    except ValueError as error:
+        raise WeightsError(f"{name}: in its {ADAPTER_SETTINGS} {error} Copy it again.") from error
 
 
 def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor], whole: tuple[str, ...]):

@@ -47,11 +47,13 @@ SIZES: dict[str, tuple[int, int]] = {
     "max_frames": (1, 100_000),
     "sinkhorn_iterations": (1, 100_000),
     "sampling_rate": (1_000, 1_000_000),
+    "r": (0, 4096),  # rank of an adapter; some kinds have none
 }
 # Least and most of other numbers, single ones or one for each channel: what is outside makes noise of every clip.
 SCALES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("mean", "padding_value", "image_mean", "rescale_factor"), (-1e4, 1e4)),
     **dict.fromkeys(("std", "image_std"), (1e-6, 1e4)),
+    **dict.fromkeys(("lora_alpha", "alpha"), (1e-6, 1e6)),
 }
 
 
@@ -222,7 +224,7 @@ def check_sizes(config: PreTrainedConfig, place: str = ""):
 
 
 def check_scales(processor: Any, place: str = ""):
-    """Refuse settings of a feature extractor or an image processor that are out of [`SCALES`], NaN too.
+    """Refuse settings of a feature extractor, an image processor or an adapter that are out of [`SCALES`], NaN too.
 
     Args:
         place: what messages put before the name of a setting.
@@ -232,7 +234,8 @@ def check_scales(processor: Any, place: str = ""):
         if value is None and not (name.startswith("image_") and getattr(processor, "do_normalize", False)):
             continue
         for number in value if isinstance(value, (list, tuple)) else (value,):
-            if not isinstance(number, (int, float)) or not least <= number <= most:
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if not is_number or not least <= number <= most:
                 raise ValueError(f"{place}{name} is {value!r:.80}, expected {least:g} to {most:g}.")
 
 

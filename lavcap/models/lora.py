@@ -14,14 +14,14 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
-from adapters_captioning import put_adapter, read_adapter
+from adapters_captioning import PEFT_PREFIX, one_size, put_adapter, read_adapter
 from lavcap.arguments import reject_unknown
+from lavcap.models.families import errors_of
 from parts_captioning import location
 from weights_captioning import WeightsError
 
 
 BEGINNINGS = (True, False, "gaussian", "orthogonal")  # of LoRA's matrices: such as leave the base as it is
-PEFT_PREFIX = "base_model.model."
 
 
 def add_lora(model: PreTrainedModel, fields: dict[str, Any]) -> PeftModel:
@@ -58,14 +58,16 @@ def load_lora(base: PreTrainedModel, name: str | Path, is_trainable: bool = Fals
         name: folder or repository of the adapter.
 
     Raises:
-        WeightsError: it belongs to another base, or its file is damaged or lacks tensors.
+        WeightsError: it belongs to another base, or its file is damaged, lacks tensors, or holds others.
+        ValueError: PEFT cannot make an adapter of its settings.
     """
-    tensors = read_adapter(base, name, "default", {})
-    try:
-        adapted = PeftModel.from_pretrained(base, name, is_trainable=is_trainable)
-    except KeyError as error:
-        raise WeightsError(f"{name}: its weights are not whole, {error} is missing; copy them again.") from error
-    if tensors is not None:
+    tensors = read_adapter(base, name, {})
+    with errors_of(name, "its adapter cannot be loaded", "copy it again"):
+        try:
+            with one_size(name):
+                adapted = PeftModel.from_pretrained(base, name, is_trainable=is_trainable)
+        except KeyError as error:
+            raise WeightsError(f"{name}: its weights are not whole, {error} is missing; copy them again.") from error
         put_adapter(adapted, tensors, name)
     return adapted
 

@@ -10,7 +10,15 @@ import pytest
 import torch
 from clips import clip_inputs
 from model_parts import assemble, write_parts
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    PeftModel,
+    PromptTuningConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from safetensors.torch import load_file, save_file
 from stranger import run_stranger
 from tiny_models import tiny_model
@@ -207,6 +215,14 @@ def trained(tmp_path_factory):
         return parts, folder, model(**clip_inputs(model.get_base_model())).logits
 
 
+def on_its_base(folder):
+    """As merging and training load it."""
+    return load_lora(LavcapForConditionalGeneration.base_of_adapter(folder), folder)
+
+
+LOADERS = (LavcapForConditionalGeneration.from_pretrained, on_its_base)
+
+
 def logits_of(model) -> torch.Tensor:
     with torch.no_grad():
         return model(**clip_inputs(model)).logits
@@ -348,23 +364,129 @@ def test_an_adapter_that_peft_converted_for_the_unchanged_base_is_loaded(tmp_pat
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peft_type": "LOHA"}, "is none of the adapter that its adapter_config.json describes"),
-        ({"lora_alpha": math.nan}, "lora_alpha is nan in its adapter_config.json, expected a positive number"),
+        ({"peft_type": "LOHA"}, r"of the LOHA .* lacks \d+ of its tensors \(.*hada_w1_a.* and holds \d+ .*\(.*lora_A"),
+        ({"peft_type": "XLORA"}, r"of the XLORA adapter .* holds \d+ without a place"),
+        ({"peft_type": "NONSENSE"}, "peft_type is 'NONSENSE' in its adapter_config.json, expected one that"),
+        ({"modules_to_save": None}, r"holds 3 without a place \(.*multi_modal_projector\.weight"),
+        ({"target_modules": ["q_proj"]}, r"holds \d+ without a place \(.*v_proj"),
+        ({"r": 4}, "have other sizes than its adapter_config.json describes"),
+        ({"r": 10**9}, "r is 1000000000, expected 0 to 4096"),
+        ({"rank_pattern": {"q_proj": "2"}}, "rank_pattern.q_proj: r is '2', expected 0 to 4096"),
+        ({"lora_alpha": math.nan}, "in its adapter_config.json lora_alpha is nan, expected 1e-06 to 1e"),
         ({"lora_alpha": math.inf}, "lora_alpha is inf"),
         ({"lora_alpha": 0}, "lora_alpha is 0"),
-        ({"alpha_pattern": {"q_proj": "8"}}, "lora_alpha is '8'"),
+        ({"lora_alpha": True}, "lora_alpha is True"),
+        ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern.q_proj: lora_alpha is '8'"),
     ],
     ids=str,
 )
 def test_an_adapter_with_the_settings_of_another_is_refused(trained, tmp_path, fields, message):
-    for file in trained[1].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    settings = json.loads((tmp_path / "adapter_config.json").read_text())
-    (tmp_path / "adapter_config.json").write_text(json.dumps(settings | fields))
-    with pytest.raises(WeightsError, match=message):
-        LavcapForConditionalGeneration.from_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match=message):
-        load_lora(LavcapForConditionalGeneration.base_of_adapter(tmp_path), tmp_path)
+    folder = changed(trained[1], tmp_path / "adapter", fields)
+    for load in LOADERS:
+        with pytest.raises(WeightsError, match=message) as refused:
+            load(folder)
+        assert str(refused.value).startswith(f"{folder}: ") and "\n" not in str(refused.value)
+
+
+def changed(adapter, folder, fields=None, change=lambda tensors: None):
+    """A copy of an adapter with other settings, and with tensors that a function changes in place."""
+    shutil.copytree(adapter, folder)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | (fields or {})))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def lose(tensors):
+    del tensors[min(tensors)]
+
+
+def gain_a_tensor_of_the_base(tensors):
+    tensors["base_model.model.language_model.model.norm.weight"] = torch.zeros(32)
+
+
+def gain_a_tensor_of_another_kind(tensors):
+    tensors["base_model.model.language_model.model.layers.0.self_attn.q_proj.vera_lambda_b"] = torch.zeros(32)
+
+
+ON_WORDS = {"target_modules": r"language_model\..*\.[qv]_proj"}
+OF_KINDS = {
+    "LoRA": LoraConfig(init_lora_weights=False, **ON_WORDS),
+    "LoHa": LoHaConfig(init_weights=False, **ON_WORDS),
+    "IA3": IA3Config(init_ia3_weights=False, feedforward_modules=[], **ON_WORDS),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Folder of a whole model."""
+    tiny_model().save_pretrained(tmp_path_factory.mktemp("base"))
+    return tmp_path_factory.getbasetemp() / "base0"
+
+
+@pytest.mark.parametrize("kind", OF_KINDS)
+def test_each_tensor_of_a_file_has_a_place_and_each_place_a_tensor(base, tmp_path, kind):
+    """Of every kind of adapter, not of LoRA alone: what PEFT leaves over it tells no one."""
+    model = get_peft_model(LavcapForConditionalGeneration.from_pretrained(base), OF_KINDS[kind]).eval()
+    save_adapter(model, tmp_path / "adapter")
+    for load in LOADERS:
+        again = load(tmp_path / "adapter").eval()
+        assert torch.equal(logits_of(getattr(again, "base_model", again)), logits_of(model.get_base_model()))
+    faults = {
+        lose: "lacks 1 of its tensors",
+        gain_a_tensor_of_the_base: r"holds 1 without a place \(language_model\.model\.norm\.weight\)",
+        gain_a_tensor_of_another_kind: "holds 1 without a place",
+    }
+    for change, message in faults.items():
+        folder = changed(tmp_path / "adapter", tmp_path / change.__name__, change=change)
+        for load in LOADERS:
+            with pytest.raises(WeightsError, match=rf"{kind.upper()} adapter .*: the file {message}"):
+                load(folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": ["q_proj"], "bias": "lora_only"},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [7]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["audio_tower", "multi_modal_projector"]},
+        {"target_modules": [r"fc1"], "target_parameters": ["q_proj.weight"]},
+    ],
+    ids=str,
+)
+def test_all_of_an_adapter_comes_from_its_file(base, tmp_path, fields):
+    """Biases of the base, embeddings and statistics too, whatever was in their places before."""
+    model = get_peft_model(
+        LavcapForConditionalGeneration.from_pretrained(base), LoraConfig(init_lora_weights=False, **fields)
+    ).eval()
+    save_adapter(model, tmp_path / "adapter")
+
+    def change(tensors):
+        for name, tensor in tensors.items():
+            tensors[name] = tensor if name.endswith("num_batches_tracked") else torch.rand_like(tensor)
+
+    folder = changed(tmp_path / "adapter", tmp_path / "changed", change=change)
+    file = load_file(folder / "adapter_model.safetensors")
+    first, second = (load(folder).eval() for load in LOADERS)
+    assert torch.equal(logits_of(first), logits_of(second.base_model))
+    for name, tensor in get_peft_model_state_dict(second, save_embedding_layers="auto").items():
+        assert torch.equal(tensor, file[name]), name
+
+
+def test_an_adapter_in_a_pickle_is_as_strictly_checked(trained, tmp_path):
+    folder = changed(trained[1], tmp_path / "adapter")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(tensors, folder / "adapter_model.bin")
+    assert torch.equal(logits_of(LavcapForConditionalGeneration.from_pretrained(folder)), trained[2])
+    lose(tensors)
+    torch.save(tensors, folder / "adapter_model.bin")
+    for load in LOADERS:
+        with pytest.raises(WeightsError, match="lacks 1 of its tensors"):
+            load(folder)
 
 
 @pytest.mark.parametrize("lost", ["multi_modal_projector", "language_model.model.layers.1.self_attn.v_proj.lora_B"])
@@ -373,9 +495,9 @@ def test_an_adapter_that_lacks_tensors_is_refused(trained, tmp_path, lost):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tensors = {name: tensor.clone() for name, tensor in load_file(tmp_path / "adapter_model.safetensors").items()}
     save_file({n: t for n, t in tensors.items() if lost not in n}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(WeightsError, match=rf"(?s)adapter_model.safetensors is not whole.*{lost}"):
+    with pytest.raises(WeightsError, match=rf"the file lacks \d of its tensors \(.*{lost}"):
         LavcapForConditionalGeneration.from_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match="not whole"):
+    with pytest.raises(WeightsError, match="not whole|lacks"):
         load_lora(LavcapForConditionalGeneration.base_of_adapter(tmp_path), tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"cut")
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
