@@ -46,15 +46,19 @@ SIZES: dict[str, tuple[int, int]] = {
     "image_size": (1, 8192),
     "max_frames": (1, 100_000),
     "sinkhorn_iterations": (1, 100_000),
-    "sampling_rate": (1_000, 1_000_000),
+    "feature_size": (1, 1024),
+    "sampling_rate": (16_000, 16_000),  # Hz, of the sounds that all encoders were trained on
     "r": (0, 4096),  # rank of an adapter; some kinds have none
 }
 # Least and most of other numbers, single ones or one for each channel: what is outside makes noise of every clip.
 SCALES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("mean", "padding_value", "image_mean", "rescale_factor"), (-1e4, 1e4)),
-    **dict.fromkeys(("std", "image_std"), (1e-6, 1e4)),
+    **dict.fromkeys(("mean", "padding_value", "image_mean"), (-1e4, 1e4)),
+    **dict.fromkeys(("std", "image_std", "rescale_factor"), (1e-6, 1e4)),
     **dict.fromkeys(("lora_alpha", "alpha"), (1e-6, 1e6)),
 }
+SIGNED = ("rescale_factor",)  # which may be below zero, too: pictures are turned over
+# Those that an image processor may do without, by what needs them.
+NEEDED_FOR = {"image_mean": "do_normalize", "image_std": "do_normalize", "rescale_factor": "do_rescale"}
 
 
 class CaptioningConfig(PreTrainedConfig):
@@ -220,7 +224,8 @@ def check_sizes(config: PreTrainedConfig, place: str = ""):
     for name, (least, most) in SIZES.items():
         size = getattr(config, name, None)
         if isinstance(size, (int, float, str)) and not (type(size) is int and least <= size <= most):
-            raise ValueError(f"{place}{name} is {size!r}, expected {least} to {most}.")
+            expected = f"{least} to {most}" if least < most else least
+            raise ValueError(f"{place}{name} is {size!r}, expected {expected}.")
 
 
 def check_scales(processor: Any, place: str = ""):
@@ -230,12 +235,14 @@ def check_scales(processor: Any, place: str = ""):
         place: what messages put before the name of a setting.
     """
     for name, (least, most) in SCALES.items():
-        value = getattr(processor, name, None)
-        if value is None and not (name.startswith("image_") and getattr(processor, "do_normalize", False)):
+        if not hasattr(processor, name):
+            continue
+        value = getattr(processor, name)
+        if value is None and name in NEEDED_FOR and not getattr(processor, NEEDED_FOR[name], False):
             continue
         for number in value if isinstance(value, (list, tuple)) else (value,):
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if not is_number or not least <= number <= most:
+            if not is_number or not least <= (abs(number) if name in SIGNED else number) <= most:
                 raise ValueError(f"{place}{name} is {value!r:.80}, expected {least:g} to {most:g}.")
 
 

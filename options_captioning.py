@@ -2,6 +2,7 @@
 """Options of a processor's call: sorted, checked, and the tensors that they ask for."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -23,8 +24,9 @@ AUDIO_OPTIONS = frozenset({"device", "sampling_rate"})
 VIDEO_OPTIONS = frozenset({"do_sample_frames", "num_frames"})
 # Options of image processors that this processor sets itself.
 NOT_FOR_IMAGES = frozenset({"return_tensors", "data_format", "input_data_format", "device"})
+IMAGE_SIZES = ("size", "crop_size", "pad_size")  # of image processors
 # Of sizes; `None` is a default.
-BOUNDS = {"num_frames": SIZES["num_video_frames"]} | dict.fromkeys(("size", "crop_size"), SIZES["image_size"])
+BOUNDS = {"num_frames": SIZES["num_video_frames"]} | dict.fromkeys(IMAGE_SIZES, SIZES["image_size"])
 
 
 class CallOptions(NamedTuple):
@@ -47,13 +49,19 @@ def known_options(image_processor) -> set[str]:
     return {"common_kwargs", *groups} | names | _image_options(image_processor)
 
 
-def check_bounds(name: str, value: Any):
-    """Refuse a number, or one of several by name or in order, that is out of [`BOUNDS`]."""
+def check_bounds(name: str, value: Any, place: str = ""):
+    """Refuse a number, or one of several by name or in order, that is out of [`BOUNDS`].
+
+    Args:
+        place: what messages put before the name.
+    """
     least, most = BOUNDS[name]
+    if is_dataclass(value):  # as image processors of the library keep their sizes
+        value = {edge: pixels for edge, pixels in vars(value).items() if pixels is not None}
     several = value.values() if isinstance(value, Mapping) else value
     for number in several if isinstance(several, Iterable) and not isinstance(several, str) else (several,):
         if isinstance(number, (float, str)) or (isinstance(number, Integral) and not least <= number <= most):
-            raise ValueError(f"{name} is {value!r}, expected {least} to {most}.")
+            raise ValueError(f"{place}{name} is {value!r}, expected {least} to {most}.")
 
 
 def sort_options(processor: ProcessorMixin, kwargs: dict[str, Any]) -> CallOptions:

@@ -35,7 +35,7 @@ try:  # inside a package: the Hub's module cache
         to_samples,
     )
     from .media_captioning import Clip, even_indices, read_clip, read_windows
-    from .options_captioning import NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
+    from .options_captioning import IMAGE_SIZES, NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
     from .pictures_captioning import read_images
     from .sounds_captioning import cancel, peak_of, resample, to_mono
     from .sources_captioning import MediaError, Source, as_source, is_folder, is_source, list_images
@@ -53,7 +53,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
         to_samples,
     )
     from media_captioning import Clip, even_indices, read_clip, read_windows
-    from options_captioning import NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
+    from options_captioning import IMAGE_SIZES, NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
     from pictures_captioning import read_images
     from sounds_captioning import cancel, peak_of, resample, to_mono
     from sources_captioning import MediaError, Source, as_source, is_folder, is_source, list_images
@@ -99,6 +99,8 @@ class CaptioningProcessor(ProcessorMixin):
         self.num_video_frames = num_video_frames
         check_sizes(self)
         check_scales(image_processor, "image_processor.")
+        for name in IMAGE_SIZES:
+            check_bounds(name, getattr(image_processor, name, None), "image_processor.")
         super().__init__(feature_extractor, image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod

@@ -51,12 +51,20 @@ def seen(message: str, **fields) -> tuple[str, dict, str]:
         heard("std is 0, expected 1e-06 to 10000", std=0),
         heard("std is nan", std=math.nan),
         heard("mean is inf, expected -10000 to 10000", mean=math.inf),
-        heard("sampling_rate is 1000000000, expected 1000 to 1000000", sampling_rate=10**9),
+        heard("std is None, expected", std=None),
+        heard("padding_value is nan, expected", padding_value=math.nan),
+        heard("sampling_rate is 1000000000, expected 16000", sampling_rate=10**9),
+        heard("sampling_rate is 8000, expected 16000", sampling_rate=8000),
         heard(r"sampling_rate is 16000\.5, expected", sampling_rate=16000.5),
+        heard("feature_size is 10000000, expected 1 to 1024", feature_size=10**7),
         seen(r"image_processor\.image_std is .0\.2, 0\.0, 0\.2., expected 1e-06 to 10000", image_std=[0.2, 0.0, 0.2]),
         seen(r"image_processor\.image_mean is .nan, nan, nan.", image_mean=[math.nan] * 3),
         seen(r"image_processor\.image_mean is None, expected", image_mean=None),
         seen(r"image_processor\.rescale_factor is 1e\+30, expected", rescale_factor=1e30),
+        seen(r"image_processor\.rescale_factor is 0, expected", rescale_factor=0),
+        seen(r"image_processor\.rescale_factor is None, expected", rescale_factor=None, do_rescale=True),
+        seen(r"image_processor\.size is .'shortest_edge': 1000000., expected 1 to 8192", size=10**6),
+        seen(r"image_processor\.crop_size is .*'width': 1000000., expected", crop_size={"height": 16, "width": 10**6}),
         ("tokenizer_config.json", {"eos_token": 7}, "cannot be loaded"),
         ("config.json", {"text_config": []}, "expected a configuration or a dict"),
         ("config.json", {"audio_config": {"hidden_size": "24"}}, "hidden_size"),
@@ -88,11 +96,23 @@ def test_a_model_without_its_decoding_is_refused(saved_model, tmp_path, kind):
         load_model(tmp_path / "model", "cpu")
 
 
-def test_scores_that_are_no_numbers_are_noticed_before_any_work(processor, fitting_config):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_no_numbers_are_noticed_before_any_work(processor, fitting_config, value):
     model = LavcapForConditionalGeneration(fitting_config).eval()
-    model.get_output_embeddings().register_forward_hook(lambda *parts: parts[2] * float("nan"))
+    model.get_output_embeddings().register_forward_hook(lambda *parts: torch.full_like(parts[2], value))
     with pytest.raises(ValueError, match=r"model: cannot caption .*scores of words are NaN or infinite"):
         try_decoding(model, processor, "model")
+
+
+def test_words_that_are_ruled_out_are_none_of_these(processor, fitting_config):
+    model = LavcapForConditionalGeneration(fitting_config).eval()
+
+    def rule_out(layer, inputs, scores):
+        scores[..., :3] = -math.inf
+        return scores
+
+    model.get_output_embeddings().register_forward_hook(rule_out)
+    try_decoding(model, processor, "model")
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "null", "[" * 100_000])
