@@ -23,9 +23,19 @@ if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):  # before a
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig  # noqa: E402
 
 
-# Kinds whose logits are not scaled, where those of their language model alone are: by a field of Cohere or Granite.
-UNSCALED = ("aya_vision", "cohere2_vision", "llava", "llava_next")
-LOGIT_SCALES = ("logit_scale", "logits_scaling")
+# Fields by which language models scale, or bound, the logits of their heads, with what leaves these as they are.
+LOGIT_SCALES = {"logit_scale": 1.0, "logits_scaling": 1.0, "lm_head_multiplier": 1.0, "final_logit_softcapping": None}
+# Kinds of several parts whose own heads know of no such field.
+UNSCALED = (
+    *("audioflamingo3", "aya_vision", "cohere2_vision", "gemma3", "got_ocr2", "granite_speech", "granite_speech_plus"),
+    *("idefics2", "idefics3", "internvl", "llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3"),
+    *("qwen2_audio", "smolvlm", "video_llava", "vipllava"),
+)
+# Those that scale as their language model does alone.
+SCALED = (
+    *("blip-2", "cohere_compass", "gemma3n", "gemma4", "gemma4_unified", "hyperclovax_vision_v2", "inkling2"),
+    *("instructblip", "instructblipvideo", "nemotron_h_omni", "paligemma"),
+)
 GENERATION_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 PIPELINES = {
     "audio-visual-captioning": {
@@ -192,6 +202,9 @@ def build_part(name: str, part: dict | PreTrainedConfig | None, kind: type | str
 def language_model_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """Configuration of the language model, as it writes within a model of several parts, such as Gemma 3; that of a
     language model is its own.
+
+    Raises:
+        ValueError: it scales its logits, and it is not known whether the model of several parts does, too.
     """
     alone = config.get_text_config(decoder=True)
     if alone is config:
@@ -199,9 +212,16 @@ def language_model_config(config: PreTrainedConfig) -> PreTrainedConfig:
     alone = copy.deepcopy(alone)
     if hasattr(config, "tie_word_embeddings"):  # what the whole says holds
         alone.tie_word_embeddings = config.tie_word_embeddings
-    for name in LOGIT_SCALES if config.model_type in UNSCALED else ():
-        if hasattr(alone, name):
-            setattr(alone, name, 1.0)
+    scales = {name: getattr(alone, name, plain) for name, plain in LOGIT_SCALES.items() if hasattr(alone, name)}
+    scales = {name: scale for name, scale in scales.items() if scale != LOGIT_SCALES[name]}
+    if scales and config.model_type not in UNSCALED + SCALED:
+        told = ", ".join(f"{name} {scale}" for name, scale in scales.items())
+        raise ValueError(
+            f"text_config has model_type {config.model_type!r} around {alone.model_type!r} with {told}, and it is not "
+            "known whether the whole scales its logits so, expected a causal language model, such as llama."
+        )
+    for name in scales if config.model_type in UNSCALED else ():
+        setattr(alone, name, LOGIT_SCALES[name])
     return alone
 
 

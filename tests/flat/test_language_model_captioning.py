@@ -156,6 +156,15 @@ def test_a_part_that_cannot_be_read_alone_is_refused_before_its_weights_are(tmp_
         load_language_model(tmp_path, "auto")
 
 
+def test_a_part_whose_whole_may_scale_logits_otherwise_is_refused_by_name():
+    """Nobody would notice: sampled captions are those of another temperature."""
+    whole = {"model_type": "fuyu", "text_config": {"model_type": "granite"}}
+    assert LavcapConfig(text_config=whole).text_config.model_type == "granite"
+    whole["text_config"]["logits_scaling"] = 8.0
+    with pytest.raises(ValueError, match="'fuyu' around 'granite' with logits_scaling 8.0, and it is not known"):
+        LavcapConfig(text_config=whole)
+
+
 def test_a_captioner_is_assembled_of_the_part_that_writes(tmp_path):
     whole = AutoModelForMultimodalLM.from_config(CONFIG_MAPPING["llava"](**small_whole("llava")))
     whole.save_pretrained(tmp_path / "llava")

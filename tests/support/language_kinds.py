@@ -58,6 +58,7 @@ PICTURES = {
     "cohere2_vision": ENCODER | {"image_size": 28, "patch_size": 14},
     "gemma3": ENCODER | {"image_size": 28, "patch_size": 14},
     "gemma4": None,
+    "granite_speech": {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "dim_head": 8, "context_size": 8},
     "idefics3": ENCODER | {"image_size": 28, "patch_size": 14},
     "internvl": ENCODER | {"image_size": [28, 28], "patch_size": [14, 14]},
     "kimi_k25": ENCODER | {"patch_size": 14},
@@ -71,10 +72,16 @@ PICTURES = {
 """Kinds of several parts, with their encoder of pictures or sound, if they have one."""
 
 TEXTS = {
+    "gemma3": {"model_type": "gemma3_text", "final_logit_softcapping": 0.1},
+    "granite_speech": {"model_type": "granite", "logits_scaling": 8.0},
+    "internvl": {"model_type": "falcon_h1", "mamba_d_ssm": 64, "lm_head_multiplier": 0.5},
     "kimi_k25": {"model_type": "deepseek_v3", "first_k_dense_replace": 1},
     "llava_next": {"model_type": "granite", "logits_scaling": 8.0},
 }
 """Language models of such kinds where theirs are not those of the default configuration."""
+
+
+ENCODERS = ("vision_config", "audio_config", "encoder_config")
 
 
 def small_fields(model_type: str) -> dict[str, Any]:
@@ -91,6 +98,6 @@ def small_whole(model_type: str) -> dict[str, Any]:
     text = TEXTS.get(model_type) or {"model_type": whole.get_text_config(decoder=True).model_type}
     fields = {"model_type": model_type, "text_config": small_fields(text["model_type"]) | text}
     if PICTURES[model_type] is not None:
-        encoder = "vision_config" if hasattr(whole, "vision_config") else "audio_config"
+        encoder = next(name for name in ENCODERS if hasattr(whole, name))
         fields[encoder] = {"model_type": getattr(whole, encoder).model_type} | PICTURES[model_type]
     return fields
