@@ -1,5 +1,6 @@
 """Whether a saved model can write captions: its processor prepares a clip, its decoding gives words."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,11 +9,10 @@ import numpy as np
 import torch
 from transformers import BatchFeature
 
-from adapters_captioning import holds_weights
-from lavcap.models.families import errors_of
+from lavcap.models.families import errors_of, load_config, model_class, type_of
 from media_captioning import Clip
 from modeling_captioning import CaptioningModel
-from parts_captioning import find_file, read_json
+from parts_captioning import caption_decoding, find_file, read_json
 from processing_captioning import CaptioningProcessor
 
 
@@ -23,19 +23,23 @@ NOTHING = Clip(np.zeros(1600, np.float32), np.zeros((1, 8, 8, 3), np.uint8), 0.1
 
 
 def check_decoding(name_or_path: str | Path):
-    """Refuse a `generation_config.json` that is missing, empty or no JSON: the library would decode by its defaults.
+    """Refuse a `generation_config.json` that is missing, a folder, a link to nowhere, empty or no JSON: the library
+    would decode by its defaults. An adapter alone has one, too, as training and `save_pretrained` write it.
 
     Raises:
-        ValueError: with what was found.
+        ValueError: with what was found, and what to write into the file.
     """
     file = find_file(name_or_path, DECODING, {})
-    if file is None and holds_weights(name_or_path, {}):  # an adapter alone decodes as its base
-        raise ValueError(
-            f"{name_or_path}: lacks {DECODING}, or it cannot be read, expected the options of decoding that were "
-            "saved with the model; copy or save it again."
-        )
-    if file is not None and not read_json(file).keys() - NOT_OF_DECODING:
-        raise ValueError(f"{file}: holds no options of decoding, expected those of the model; copy or save it again.")
+    if file is not None and read_json(file).keys() - NOT_OF_DECODING:
+        return
+    options = model_class(type_of(name_or_path)).decoding
+    options = caption_decoding(load_config(name_or_path), **options).to_diff_dict()
+    example = json.dumps({name: value for name, value in options.items() if name not in NOT_OF_DECODING})
+    fault = f"{name_or_path}: lacks {DECODING}, or it is no file" if file is None else f"{file}: holds no options"
+    raise ValueError(
+        f"{fault}, expected the options of decoding that were saved with the model; copy it there, or write into it "
+        f"{example}."
+    )
 
 
 @torch.no_grad()

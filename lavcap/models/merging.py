@@ -12,7 +12,7 @@ from adapters_captioning import ADAPTER_SETTINGS
 from lavcap.files import whole_folder
 from lavcap.models.families import load_processor, model_class, type_of
 from lavcap.models.lora import load_lora
-from lavcap.models.saved_weights import check_saved_weights
+from lavcap.models.saved_weights import check_saved_model
 from lavcap.provenance import PROVENANCE_FILE
 from modeling_captioning import CaptioningModel
 from parts_captioning import find_file
@@ -49,14 +49,14 @@ def merge_adapter(
         written and read again.
 
     Raises:
-        ValueError: no adapter.
+        ValueError: no adapter, or no decoding beside it.
         WeightsError: its base is another.
         MergeError: PEFT cannot fold such an adapter in, or the difference is larger than rounding explains; nothing
             is written.
     """
     if find_file(name, ADAPTER_SETTINGS, {}) is None:
         raise ValueError(f"{name}: holds no {ADAPTER_SETTINGS}, expected the folder of a model trained with LoRA.")
-    check_saved_weights(name)
+    check_saved_model(name)
     processor, kind = load_processor(name), model_class(type_of(name))
     base = kind.base_of_adapter(name, **({"dtype": dtype} if dtype else {}), **parts)
     adapted = load_lora(base, name).eval()

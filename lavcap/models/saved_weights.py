@@ -16,7 +16,7 @@ from torch import nn
 
 from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, check_bases
 from lavcap.models.decoding import check_decoding
-from lavcap.models.families import check_model_name, errors_of, load_config, model_class
+from lavcap.models.families import check_model_name, errors_of, load_config, model_class, type_of
 from lavcap.models.weight_files import Header, find_weights, read_headers
 from modeling_captioning import CaptioningModel
 from parts_captioning import find_file, read_json
@@ -26,8 +26,11 @@ from weights_captioning import WeightsError, shorten
 FLOATING = ("F", "BF")  # how safetensors' names of such dtypes begin
 
 
-def check_saved_model(name_or_path: str | Path):
+def check_saved_model(name_or_path: str | Path, kind: str | None = None):
     """Refuse what is no captioner, has other weights than its configuration describes, or no decoding of its own.
+
+    Args:
+        kind: name of the class that is wanted, if not the family's captioner; one that writes nothing has no decoding.
 
     Raises:
         WeightsError: as [`check_saved_weights`].
@@ -35,7 +38,8 @@ def check_saved_model(name_or_path: str | Path):
     """
     check_model_name(name_or_path)
     check_saved_weights(name_or_path)
-    check_decoding(name_or_path)
+    if model_class(type_of(name_or_path), kind).can_generate():
+        check_decoding(name_or_path)
 
 
 def check_saved_weights(name_or_path: str | Path):

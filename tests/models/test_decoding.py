@@ -7,10 +7,17 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
+from lavcap.models.building import ModelArguments, build_model
 from lavcap.models.decoding import try_decoding
 from lavcap.models.loading import load_model
+from lavcap.models.lora import save_adapter
+from lavcap.models.merging import merge_adapter
+from modeling_dali import DaliForAlignment
 from modeling_lavcap import LavcapForConditionalGeneration
+from processing_dali import DaliProcessor
+from processing_lavcap import LavcapProcessor
 
 
 EXTRACTOR, PICTURES = "LavcapFeatureExtractor", "CLIPImageProcessorPil"
@@ -83,17 +90,44 @@ def test_settings_of_another_kind_are_refused_in_a_line(saved_model, tmp_path, f
 
 
 @pytest.mark.parametrize("kind", ["missing", "a link to nowhere", "a folder"])
-def test_a_model_without_its_decoding_is_refused(saved_model, tmp_path, kind):
-    """The library would decode by its own defaults: other captions, and not a word."""
-    shutil.copytree(saved_model, tmp_path / "model")
-    file = tmp_path / "model" / "generation_config.json"
+@pytest.mark.parametrize("saved", ["saved_model", "saved_avcap", "saved_dali", "an adapter"])
+def test_a_model_without_its_decoding_is_refused_with_what_to_write(request, tmp_path, saved, kind):
+    """The library would decode by its own defaults, or those of an adapter's base: other captions, not a word."""
+    folder = tmp_path / "model"
+    if saved == "an adapter":
+        base = request.getfixturevalue("saved_model")
+        config = LoraConfig(target_modules=["q_proj"])
+        save_adapter(get_peft_model(LavcapForConditionalGeneration.from_pretrained(base), config), folder)
+        LavcapProcessor.from_pretrained(base).save_pretrained(folder)
+    else:
+        shutil.copytree(request.getfixturevalue(saved), folder)
+    load_model(folder, "cpu")
+    file = folder / "generation_config.json"
     file.unlink()
     if kind == "a folder":
         file.mkdir()
     elif kind == "a link to nowhere":
         file.symlink_to("blobs/none")
-    with pytest.raises(ValueError, match=r"model: lacks generation_config\.json, or it cannot be read"):
-        load_model(tmp_path / "model", "cpu")
+    with pytest.raises(ValueError, match=r"model: lacks generation_config\.json, or it is no file") as refused:
+        load_model(folder, "cpu")
+    if saved == "an adapter":
+        with pytest.raises(ValueError, match="or it is no file"):
+            merge_adapter(folder, tmp_path / "merged")
+    if kind == "missing":
+        file.write_text("{" + str(refused.value).partition("{")[2].removesuffix("."))
+        decoding = load_model(folder, "cpu")[0].generation_config
+        assert decoding.eos_token_id is not None and decoding.num_beams is not None
+
+
+def test_a_model_that_writes_nothing_needs_no_decoding(saved_dali, tmp_path):
+    model = DaliForAlignment.from_pretrained(saved_dali)
+    model.save_pretrained(tmp_path)
+    DaliProcessor.from_pretrained(saved_dali).save_pretrained(tmp_path)
+    assert not (tmp_path / "generation_config.json").exists()
+    again, _ = build_model(ModelArguments(model_name_or_path=str(tmp_path), model_class="DaliForAlignment"))
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(ValueError, match="or it is no file"):
+        build_model(ModelArguments(model_name_or_path=str(tmp_path)))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
