@@ -196,7 +196,7 @@ def _check_fresh_modules(model: nn.Module, args: ModelArguments):
 
 def _trained_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, CaptioningProcessor]:
     name = args.model_name_or_path
-    check_saved_model(name, args.model_class)
+    check_saved_model(name)
     if args.model_config is not None:
         logger.warning("model_name_or_path is given: model_config and tokenizer_name of the recipe are not used.")
     options = {"dtype": as_dtype(args.model_dtype)} if args.model_dtype else {}

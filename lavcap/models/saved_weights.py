@@ -15,10 +15,11 @@ from safetensors import safe_open
 from torch import nn
 
 from adapters_captioning import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, check_bases
+from configuration_captioning import CaptioningConfig
 from lavcap.models.decoding import check_decoding
-from lavcap.models.families import check_model_name, errors_of, load_config, model_class, type_of
+from lavcap.models.families import check_model_name, errors_of, load_config, model_class
 from lavcap.models.weight_files import Header, find_weights, read_headers
-from modeling_captioning import CaptioningModel
+from modeling_captioning import CaptioningModel, ClipModel
 from parts_captioning import find_file, read_json
 from weights_captioning import WeightsError, shorten
 
@@ -26,11 +27,9 @@ from weights_captioning import WeightsError, shorten
 FLOATING = ("F", "BF")  # how safetensors' names of such dtypes begin
 
 
-def check_saved_model(name_or_path: str | Path, kind: str | None = None):
-    """Refuse what is no captioner, has other weights than its configuration describes, or no decoding of its own.
-
-    Args:
-        kind: name of the class that is wanted, if not the family's captioner; one that writes nothing has no decoding.
+def check_saved_model(name_or_path: str | Path):
+    """Refuse what is no captioner, has other weights than its configuration describes, or no decoding of its own,
+    unless it was saved as a model that writes nothing.
 
     Raises:
         WeightsError: as [`check_saved_weights`].
@@ -38,7 +37,7 @@ def check_saved_model(name_or_path: str | Path, kind: str | None = None):
     """
     check_model_name(name_or_path)
     check_saved_weights(name_or_path)
-    if model_class(type_of(name_or_path), kind).can_generate():
+    if _class_of(load_config(name_or_path)).can_generate():
         check_decoding(name_or_path)
 
 
@@ -66,7 +65,7 @@ def check_saved_weights(name_or_path: str | Path):
     if not files or getattr(config, "quantization_config", None) is not None:
         return
     with errors_of(name_or_path), torch.device("meta"):
-        model = model_class(config.model_type, (config.architectures or [None])[0])(config)
+        model = _class_of(config)(config)
     check_weights_fit(model, model.state_dict(keep_vars=True), name_or_path, files.values(), "config.json")
 
 
@@ -142,6 +141,11 @@ def check_finite_files(files: Iterable[Path]):
 
 
 # -------------------------------------------------------------------------------------------------------- internals
+
+
+def _class_of(config: CaptioningConfig) -> type[ClipModel]:
+    """The class that a model was saved as."""
+    return model_class(config.model_type, (config.architectures or [None])[0])
 
 
 def _not_floating(headers: dict[str, Header]) -> list[str]:
