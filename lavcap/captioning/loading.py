@@ -73,13 +73,12 @@ class WindowLoader:
 
     def __call__(self, job: tuple[Source, int, float]) -> Iterator[Loaded | None]:
         source, first, start = job
-        number = first
         try:
             for number, (window, clip) in zip(count(first), self._windows(source, start), strict=False):
                 yield self._loaded(number, window, clip)
             yield None
         except MediaError as error:
-            yield failed(number, error)
+            yield failed(error)
 
     def _windows(self, source: Source, start: float) -> Iterator[tuple[Window, Clip | MediaError]]:
         options, taken = self.options, self.options.modalities
@@ -105,9 +104,9 @@ class WindowLoader:
         return Loaded(number, *times, features, clip.modalities, clip.duration, silent, clip.notes)
 
 
-def failed(number: int, reason: Any) -> Loaded:
-    """What stands for the rest of a clip that cannot be used."""
-    return Loaded(number, None, None, {}, error=str(reason))
+def failed(reason: Any) -> Loaded:
+    """What stands for a clip, or the rest of one, that cannot be used; which window that is, its taker knows."""
+    return Loaded(-1, None, None, {}, error=str(reason))
 
 
 def level(waveform: np.ndarray) -> float:

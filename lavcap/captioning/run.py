@@ -56,6 +56,7 @@ class _Begun:
     """A clip whose captions are not all there."""
 
     records: dict[int, Record] = field(default_factory=dict)
+    seen: int = 0  # number of the window that comes next
     waiting: int = 0  # windows that wait for their captions
     ended: bool = False  # whether all its windows are known
 
@@ -119,16 +120,23 @@ class Captioning:
         """Clips with the first window that is not known: of one that was stopped the last one is made again."""
         for medium in media:
             known = self.output.begun(str(medium))
+            while known and known[-1].start is None:  # what ended it before, or a picture
+                known.pop()
             first = max(0, len(known) - 1)
-            self._begun[str(medium)] = _Begun(dict(enumerate(known[:first])))
+            self._begun[str(medium)] = _Begun(dict(enumerate(known[:first])), first)
             start = known[first].start if known else None
             yield str(medium), (medium.source, first, self.options.start if start is None else start)
 
     def _take(self, clip: str, loaded: Loaded | None):
         """A window that was decoded, or the end of a clip."""
         begun = self._begun[clip]
-        if loaded is None or (loaded.error is not None and loaded.start is None):
+        if loaded is None:
             begun.ended = True
+        elif loaded.error is not None and loaded.start is None:  # the rest of the clip
+            begun.ended = True
+            loaded = replace(loaded, number=begun.seen)
+        else:
+            begun.seen = loaded.number + 1
         if loaded is not None and loaded.error is not None:
             self._fail(clip, loaded)
         elif loaded is not None:
@@ -203,5 +211,5 @@ def _record(clip: str, loaded: Loaded) -> Record:
 
 
 def _lost(job: tuple[Any, int, float], reason: str) -> Loaded:
-    source, first, _ = job
-    return failed(first, f"{source}: {reason}; convert it, to mp4 or wav say.")
+    source, *_ = job
+    return failed(f"{source}: {reason}; convert it, to mp4 or wav say.")

@@ -17,6 +17,8 @@ from stranger import import_path, run_inside
 
 from conftest import ROOT
 from lavcap.captioning import run as captioning_run
+from processing_lavcap import LavcapProcessor
+from sources_captioning import MediaError
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,28 @@ def test_what_could_not_be_used_is_tried_again_when_asked(saved_model, tmp_path)
     assert not (output / "a.txt").exists()
     assert caption(saved_model, clips, "--output_dir", output, "--retry_errors").returncode == 0
     assert (output / "a.txt").exists() and (output / "b.txt").exists()
+
+
+def test_what_was_captioned_before_a_clip_broke_is_kept(saved_model, folder, tmp_path, monkeypatch):
+    real = LavcapProcessor.load_windows
+
+    def breaks(self, *args, **options):
+        for number, item in enumerate(real(self, *args, **options)):
+            if number == 2:
+                raise MediaError("long.mp4: takes more than 120 s to read and decode")
+            yield item
+
+    command = (folder / "long.mp4", "--output_dir", tmp_path, "--output_format", "jsonl", "txt")
+    with monkeypatch.context() as broken:
+        broken.setattr(LavcapProcessor, "load_windows", breaks)
+        assert caption(saved_model, *command).returncode == 2
+    first = lines((tmp_path / "captions.jsonl").read_text(encoding="utf-8"))
+    assert [record.get("start") for record in first] == [0, 0.48, None] and "takes more than" in first[2]["error"]
+    done = caption(saved_model, *command, "--retry_errors")
+    assert done.returncode == 0, done.stderr
+    again = lines((tmp_path / "captions.jsonl").read_text(encoding="utf-8"))
+    assert again[:2] == first[:2] and [record["start"] for record in again] == [0, 0.48, 0.96]
+    assert len((tmp_path / "long.txt").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_captions_beside_their_clips(saved_model, tmp_path):
