@@ -20,6 +20,7 @@ from lavcap.publishing.paths import without_paths
 
 
 TEMPLATE = "model_card.md"
+WHOLE = 'pipeline("audio-visual-captioning", model="{}", trust_remote_code=True)("my_clip.mp4")'  # of Transformers
 RESULTS = "results.json"
 NOT_RECORDED, NOT_MEASURED = "not recorded", "not measured"
 REQUIREMENTS = 'torch "transformers>=5.10.4,<6" av'
@@ -112,6 +113,7 @@ def write_card(facts: CardFacts) -> str:
         revision=f'revision="{facts.revision}", ' if facts.revision else "",
         clip='"my_clip.mp4"' if config.takes_media else 'audio="my_clip.mp4"',
         window=facts.window,
+        whole=WHOLE.format(facts.repo_id) if config.takes_media else None,
         training=[(_cell(name), _cell(value)) for name, value in _training(facts)],
         evaluation=_evaluation(facts.results),
         licence=_licence_line(facts),
