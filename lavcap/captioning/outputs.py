@@ -38,7 +38,7 @@ class Printed:
         elif self.form == "txt" and record.error is None:
             name = f"{printable(record.clip)}\t" if self.named else ""
             span = f"{time_stamp(record.start)} --> {time_stamp(record.end)}\t" if timed else ""
-            print(f"{name}{span}{record.caption}", flush=True)
+            print(f"{name}{span}{printable(record.caption)}", flush=True)
 
     def finish(self, clip: str, records: Sequence[Record]):
         if self.form not in ("txt", *TABLES):

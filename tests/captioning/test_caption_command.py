@@ -183,6 +183,12 @@ def test_standard_output_has_one_line_a_window(saved_model, folder):
     assert caption(saved_model, folder / "long.mp4", "--output_format", "csv").stdout.count("\n") == 4
 
 
+def test_what_would_steer_a_terminal_is_shown_by_its_codes(saved_model, folder):
+    """Random weights write whatever bytes there are."""
+    done = caption(saved_model, folder / "long.mp4", "--max_new_tokens", 30)
+    assert not [sign for sign in done.stdout if ord(sign) < 32 and sign not in "\n\t"]
+
+
 def test_sound_below_a_level_counts_as_missing(saved_model, tmp_path):
     write_clock(tmp_path / "silent.mp4", 0.4, audio=None)
     write_floats(tmp_path / "quiet.wav", np.full(6000, 1e-4, np.float32))

@@ -37,11 +37,11 @@ def adapter(tmp_path, processor) -> Path:
     return tmp_path / "adapter"
 
 
-def test_a_clip_is_captioned_in_one_line(saved_model, tmp_path):
+def test_a_clip_is_captioned_in_a_line_for_each_window(saved_model, tmp_path):
     clip = write_media(tmp_path / "clip.mp4", seconds=1.2)
     result = run("scripts/caption.py", clip, "--model", saved_model)
-    assert result.returncode == 0 and len(result.stdout.splitlines()) == 1
-    assert "error" not in result.stderr and "lasts 1.20 s, the window is 0.48 s" in result.stderr
+    assert result.returncode == 0 and result.stdout.count("\n") == 3
+    assert "error" not in result.stderr
 
 
 def test_a_toy_world_is_written_and_summed_up(tmp_path):

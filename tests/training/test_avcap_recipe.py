@@ -72,7 +72,7 @@ def test_lora_is_trained_on_parts_and_comes_back_on_them(train, parts, toy_world
     moved = [name for name, tensor in adapter.items() if "lora_B" in name and tensor.any()]
     assert {name.split(".")[2] for name in moved} == {"audio_visual_encoder", "language_model"}
     done = run_inside("scripts/caption.py", toy_world / "videos" / "new_clip.mp4", "--model", folder)
-    assert done.returncode == 0 and done.stdout.count("\n") == 1, done.stderr
+    assert done.returncode == 0 and done.stdout.count("\n") == 9, done.stderr  # windows of 0.48 s
 
 
 @pytest.mark.slow

@@ -123,9 +123,9 @@ def test_pseudo_captions_take_prefix_and_alignment_of_two_folders(prefixed, alig
     options = ["--model", prefixed, "--parts_from", aligned, "--modalities", "audio", "video", "--json"]
     done = run_inside("scripts/caption.py", film, *options)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["modalities"] == "audio+video"
+    assert json.loads(done.stdout.splitlines()[-1])["modalities"] == "audio+video"
     done = run_inside("scripts/caption.py", film, "--model", prefixed, "--json")
-    assert json.loads(done.stdout)["modalities"] == "audio"
+    assert json.loads(done.stdout.splitlines()[-1])["modalities"] == "audio"
     done = run_inside("scripts/caption.py", film, "--model", aligned)
     assert done.returncode == 2 and "--parts_from" in done.stderr
 

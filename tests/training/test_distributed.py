@@ -454,5 +454,5 @@ def test_scripts_do_not_import_deepspeed(toy_world, saved_model):
     """It says which accelerator it takes, on standard output, where the captions are."""
     command = (sys.executable, "-X", "importtime", "scripts/caption.py", toy_world / "videos" / "new_clip.mp4")
     done = subprocess.run([*command, "--model", saved_model], cwd=ROOT, env=os.environ, capture_output=True, text=True)
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
+    assert done.returncode == 0 and done.stdout.count("\n") == 9  # windows of 0.48 s
     assert "transformers" in done.stderr and "deepspeed." not in done.stderr.replace("integrations.deepspeed", "")
