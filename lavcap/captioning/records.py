@@ -50,13 +50,16 @@ class Record:
         return self.captions[0].text if self.captions else ""
 
     def as_object(self) -> dict[str, Any]:
-        """For JSON: without what says nothing."""
+        """For JSON: times in whole milliseconds, and without what says nothing."""
+        start, end, duration = (
+            None if time is None else round(time, 3) for time in (self.start, self.end, self.duration)
+        )
         if self.error is not None:
-            content = {"clip": self.clip, "start": self.start, "end": self.end, "error": self.error}
+            content = {"clip": self.clip, "start": start, "end": end, "error": self.error}
             return {name: value for name, value in content.items() if value is not None}
         best = asdict(self.captions[0]) if self.captions else {"text": "", "tokens": 0, "mean_log_probability": None}
-        content = {"clip": self.clip, "start": self.start, "end": self.end, "caption": best.pop("text"), **best}
-        content |= {"modalities": self.modalities, "duration": self.duration}
+        content = {"clip": self.clip, "start": start, "end": end, "caption": best.pop("text"), **best}
+        content |= {"modalities": self.modalities, "duration": duration}
         if len(self.captions) > 1:
             content["captions"] = [asdict(caption) for caption in self.captions]
         content |= {"silent": True} if self.silent else {}

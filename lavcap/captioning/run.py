@@ -186,6 +186,7 @@ class Captioning:
         records = [begun.records[number] for number in sorted(begun.records)]
         self.output.finish(clip, records)
         self.totals.clips += any(record.error is None for record in records)
+        self._bar.close(clip)
         del self._begun[clip]
 
 
@@ -199,6 +200,15 @@ class _Bar:
     def open(self, clip: str, duration: float | None):
         if clip not in self._lengths:
             self._lengths[clip] = STILL_SECONDS if duration is None else duration
+            self._guess()
+
+    def close(self, clip: str):
+        if clip not in self._lengths:  # it could not be opened
+            self._clips -= 1
+            self._guess()
+
+    def _guess(self):
+        if self._lengths:
             self._bar.total = round(sum(self._lengths.values()) / len(self._lengths) * self._clips)
 
     def advance(self, seconds: float):
