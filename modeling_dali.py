@@ -4,14 +4,14 @@
 [`DaliForAlignment`] learns that tower from clips without captions; [`DaliForConditionalGeneration`] captions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from transformers import AutoModel, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
@@ -418,8 +418,8 @@ class DaliForAlignment(ClipModel, DaliPreTrainedModel):
         The weights are computed twice, with equal values: once for the gradient of the tokens, once for that of the
         attentions. The problem is solved once.
         """
-        constant = {name: each.detach() for name, each in self.scorers.named_parameters()}
-        of_tokens = functional_call(self.scorers, constant, (audio, video))
+        with _constant(self.scorers):
+            of_tokens = self.scorers(audio, video)
         of_scorers = self.scorers(audio.detach(), video)
         is_trained = self.epoch != 0  # the first epoch moves the audio tower alone
         weights = [
@@ -480,6 +480,19 @@ class DaliForAlignment(ClipModel, DaliPreTrainedModel):
             super().save_pretrained(save_directory, *args, **kwargs)
         finally:
             self.config.auto_map = auto_map
+
+
+@contextmanager
+def _constant(module: nn.Module) -> Iterator[None]:
+    """Let no gradient flow to the weights of a module; engines that share them out find the weights themselves."""
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
 
 
 def _mean(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
