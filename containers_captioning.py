@@ -159,8 +159,10 @@ def opened(reading: Reading) -> Iterator[Any]:
             av.open(data, options=options, buffer_size=BUFFER_BYTES, metadata_errors="replace") as container,
         ):
             reading.bytes[container] = data
-            yield container
-            del reading.bytes[container]
+            try:
+                yield container
+            finally:
+                del reading.bytes[container]
     except (av.FFmpegError, OSError) as error:
         # FFmpeg's word for a format that is not among those above.
         reason = "no format of ours" if isinstance(error, av.error.ArgumentError) else one_line(error.strerror)

@@ -7,19 +7,20 @@ from typing import Any
 
 import torch
 from transformers import Pipeline
+from transformers.utils import logging
 
 
 try:  # inside a package: the Hub's module cache
     from .containers_captioning import Window
     from .media_captioning import Clip
-    from .sources_captioning import MediaError, is_source
+    from .sources_captioning import MediaError, as_source, is_source
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from containers_captioning import Window
     from media_captioning import Clip
-    from sources_captioning import MediaError, is_source
+    from sources_captioning import MediaError, as_source, is_source
 
 
-TASK = "audio-visual-captioning"
+logger = logging.get_logger(__name__)
 PARTS = frozenset({"audio", "images", "videos"})  # of a clip, where they are passed apart
 WINDOWS = frozenset({"start", "end", "overlap", "modalities"})  # options: which windows, and what of them
 
@@ -95,7 +96,10 @@ class AudioVisualCaptioningPipeline(Pipeline):
             parts = {"audio": inputs} if "array" in inputs else dict(inputs)
             yield None, self.processor.clip_of_parts(**parts)
             return
-        for window, clip in self.processor.load_windows(inputs, **span, **wanted):
+        source = as_source(inputs)
+        for window, clip in self.processor.load_windows(source, **span, **wanted):
+            for note in () if isinstance(clip, MediaError) else clip.notes:
+                logger.warning_once(f"{source} {note}.")
             yield window if window.end > window.start else None, clip
 
     def _captions(

@@ -38,7 +38,7 @@ try:  # inside a package: the Hub's module cache
     from .options_captioning import IMAGE_SIZES, NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
     from .pictures_captioning import read_images
     from .sounds_captioning import cancel, peak_of, resample, to_mono
-    from .sources_captioning import MediaError, Source, as_source, is_folder, is_source, list_images
+    from .sources_captioning import MediaError, as_source, is_folder, is_source, list_images
     from .windows_captioning import SHORTEST_TAIL
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_captioning import CaptioningConfig, check_scales, check_sizes
@@ -56,7 +56,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from options_captioning import IMAGE_SIZES, NO_OPTIONS, CallOptions, as_batch, check_bounds, sort_options
     from pictures_captioning import read_images
     from sounds_captioning import cancel, peak_of, resample, to_mono
-    from sources_captioning import MediaError, Source, as_source, is_folder, is_source, list_images
+    from sources_captioning import MediaError, as_source, is_folder, is_source, list_images
     from windows_captioning import SHORTEST_TAIL
 
 
@@ -293,7 +293,9 @@ class CaptioningProcessor(ProcessorMixin):
             return Clip(None, read_images(images, self.choose_frames(len(images))), None)
         clip = read_clip(source, **self._reading(audio, video, num_frames))
         self._warn_if_long(str(source), clip.duration)
-        return self._taken_of(source, clip, audio, video, num_frames)
+        for note in clip.notes:
+            logger.warning_once(f"{source} {note}.")
+        return self._taken_of(clip, audio, video, num_frames)
 
     def load_windows(
         self,
@@ -317,8 +319,8 @@ class CaptioningProcessor(ProcessorMixin):
                 what is seen.
 
         Yields:
-            Windows, with their clip, or with the reason why it cannot be used, which costs the others nothing. A
-            picture or a folder of frames is one window of no length.
+            Windows, with their clip, whose `notes` say what a user should know, or with the reason why it cannot be
+            used, which costs the others nothing. A picture or a folder of frames is one window of no length.
 
         Raises:
             MediaError: the file cannot be used.
@@ -335,7 +337,7 @@ class CaptioningProcessor(ProcessorMixin):
         span = {"start": start, "end": end, "overlap": overlap, "shortest": shortest, "scene_cut": scene_cut}
         for window, clip in read_windows(source, **self._reading(audio, video), **span):
             if not isinstance(clip, MediaError):
-                clip = self._taken_of(source, clip, audio, video)
+                clip = self._taken_of(clip, audio, video)
             yield window, clip
 
     def clip_of_parts(self, **parts: Any) -> Clip:
@@ -401,12 +403,8 @@ class CaptioningProcessor(ProcessorMixin):
             "channels": extractor.channels,
         }
 
-    def _taken_of(
-        self, source: Source, clip: Clip, audio: bool | None, video: bool | None, num_frames: int | None = None
-    ) -> Clip:
-        """What the model takes of a window, by default of its own choice; what a user should know is said."""
-        for note in clip.notes:
-            logger.warning_once(f"{source} {note}.")
+    def _taken_of(self, clip: Clip, audio: bool | None, video: bool | None, num_frames: int | None = None) -> Clip:
+        """What the model takes of a window, by default of its own choice."""
         if clip.frames is not None and num_frames is None:
             clip = replace(clip, frames=clip.frames[self.choose_frames(len(clip.frames))])
         return clip

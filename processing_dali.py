@@ -18,7 +18,6 @@ try:  # inside a package: the Hub's module cache
     from .options_captioning import CallOptions
     from .processing_captioning import clip_image_processor, register_processor
     from .prompts_captioning import SoftTokenProcessor, check_vocabulary
-    from .sources_captioning import Source
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from chat_captioning import chat_template
     from configuration_captioning import check_choice
@@ -28,7 +27,6 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from options_captioning import CallOptions
     from processing_captioning import clip_image_processor, register_processor
     from prompts_captioning import SoftTokenProcessor, check_vocabulary
-    from sources_captioning import Source
 
 
 # Released `eval_captions_AC.py` (template llava_v1), and the training scripts (vicuna_v1), which differ in two places.
@@ -152,11 +150,9 @@ class DaliProcessor(SoftTokenProcessor):
         tokens = audio * self.num_audio_tokens + video * frames * self.num_video_tokens
         return tokens + (self.num_prefix_tokens if self.use_prefix and tokens else 0)
 
-    def _taken_of(
-        self, source: Source, clip: Clip, audio: bool | None, video: bool | None, num_frames: int | None = None
-    ) -> Clip:
+    def _taken_of(self, clip: Clip, audio: bool | None, video: bool | None, num_frames: int | None = None) -> Clip:
         """By default of a file with sound and picture only `film_modalities` are taken."""
-        clip = super()._taken_of(source, clip, audio, video, num_frames)
+        clip = super()._taken_of(clip, audio, video, num_frames)
         if audio is not None or video is not None or clip.waveform is None or clip.frames is None:
             return clip
         taken = self.film_modalities

@@ -47,9 +47,8 @@ class ProgressLog:
         self._file.close()
 
     def _read(self, settings: dict[str, Any]):
-        with self.path.open(encoding="utf-8", errors="replace") as file:
-            lines = [parsed for line in file if (parsed := _parse(line)) is not None]
-        known = lines[0].get("settings", {}) if lines else settings
+        known, self.records = read_log(self.path)
+        known = settings if known is None else known
         differing = [
             f"{name} {known.get(name)!r}, asked for {value!r}"
             for name, value in settings.items()
@@ -60,7 +59,14 @@ class ProgressLog:
                 f"{self.path.parent.parent}: was begun with {'; '.join(differing)}; ask for the same, or name another "
                 "folder."
             )
-        self.records = {line.pop("name"): line for line in lines if "name" in line}
+
+
+def read_log(path: str | Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
+    """Settings of a log, `None` of an empty one, and its records by name; lines that were cut off are left out."""
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        lines = [parsed for line in file if (parsed := _parse(line)) is not None]
+    settings = lines[0].get("settings", {}) if lines else None
+    return settings, {line.pop("name"): line for line in lines if "name" in line}
 
 
 def _line(content: dict[str, Any]) -> str:

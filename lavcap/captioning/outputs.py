@@ -8,10 +8,9 @@ from typing import Any
 from lavcap.arguments import listed
 from lavcap.captioning.media_list import Medium
 from lavcap.captioning.records import FORMATS, TABLES, Record, time_stamp, to_csv, to_jsonl
-from lavcap.documents import parse_json
 from lavcap.endings import printable
 from lavcap.files import replace_text
-from lavcap.progress_log import ProgressLog
+from lavcap.progress_log import ProgressLog, read_log
 
 
 class Printed:
@@ -101,13 +100,7 @@ def read_logs(output_dir: Path) -> dict[str, dict[str, Any]]:
     """By name what the logs of all processes of a folder hold."""
     known: dict[str, dict[str, Any]] = {}
     for path in sorted((output_dir / ".progress").glob("captions-*.jsonl")):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                content = parse_json(line)
-            except ValueError:  # cut off by a stop
-                continue
-            if isinstance(content, dict) and "name" in content:
-                known[content.pop("name")] = content
+        known |= read_log(path)[1]
     return known
 
 

@@ -20,6 +20,7 @@ media of the first. Sampling depends on --seed alone; an interrupted run is comp
 
 import argparse
 import json
+import math
 import os
 import sys
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lavcap.arguments import Parser, add_model_options, not_negative, positive
+from lavcap.captioning.records import FORMATS, TABLES
 from lavcap.endings import errors_in_one_line, printable
 
 
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from processing_captioning import CaptioningProcessor
 
 
-TABLES = ("jsonl", "csv")  # of all clips; the others are written for each
-FORMATS = ("txt", "srt", "vtt", "json", *TABLES)
 MOST_CAPTIONS = 64
 
 
@@ -139,22 +139,20 @@ def _seconds(text: str) -> float:
 
 
 def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a share from 0 to 1, such as 0.3")
-    return value
+    return _number(text, 0, 1, "a share from 0 to 1, such as 0.3")
 
 
 def _decibels(text: str) -> float:
+    return _number(text, -math.inf, 0, "a level of at most 0, such as -60, or -inf for none")
+
+
+def _number(text: str, least: float, most: float, expected: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = float("nan")
-    if not value <= 0:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a level of at most 0, such as -60, or -inf for none")
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
     return value
 
 

@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from sources_captioning import MediaError, Source, StoredFile, as_source
 
 
 FETCH_SECONDS = 30.0
-# By the type of an entry the key under which it names its medium; the last is OpenAI's, for sound in the request.
-NAMED = {"video_url": "video_url", "audio_url": "audio_url", "image_url": "image_url", "input_audio": "input_audio"}
+# Entries that name a medium, under their type, with the type by which the server hands them on; the last is OpenAI's,
+# for sound in the request.
+KINDS = {"video_url": "video_url", "audio_url": "audio_url", "image_url": "image_url", "input_audio": "audio_url"}
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,8 @@ class Allowed:
         return StoredFile(urlsplit(url).path.rpartition("/")[2] or "clip", data)
 
     def _file(self, url: str) -> Path:
-        path = Path(unquote(urlsplit(url).path) if url.lower().startswith("file:") else url)
         try:
-            real = path.resolve()
+            real = Path(as_source(url)).resolve()
         except (OSError, ValueError, RuntimeError):
             real = None
         if real is None or not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
@@ -93,7 +93,7 @@ def with_media(messages: Any, allowed: Allowed, takes_words: bool) -> list[dict[
         message | {"content": list(_entries(message.get("content"), allowed, takes_words))} for message in messages
     ]
     if not any(entry["type"] != "text" for message in read for entry in message["content"]):
-        raise ValueError(f"Got no clip, expected an entry of type {', '.join(NAMED)}.")
+        raise ValueError(f"Got no clip, expected an entry of type {', '.join(KINDS)}.")
     return [message for message in read if message["content"]]
 
 
@@ -107,10 +107,10 @@ def _entries(content: Any, allowed: Allowed, takes_words: bool) -> Iterable[dict
         if kind == "text" and isinstance(entry.get("text"), str):
             if takes_words:
                 yield {"type": "text", "text": entry["text"]}
-        elif kind in NAMED:
-            yield {"type": _KINDS[kind], _KINDS[kind]: {"url": allowed.read(_address(kind, entry.get(NAMED[kind])))}}
+        elif kind in KINDS:
+            yield {"type": KINDS[kind], KINDS[kind]: {"url": allowed.read(_address(kind, entry.get(kind)))}}
         else:
-            raise ValueError(f"Got an entry of type {kind!r}, expected text, {', '.join(NAMED)}.")
+            raise ValueError(f"Got an entry of type {kind!r}, expected text, {', '.join(KINDS)}.")
 
 
 def _address(kind: str, named: Any) -> str:
@@ -121,10 +121,6 @@ def _address(kind: str, named: Any) -> str:
     if not isinstance(url, str) or kind == "input_audio":
         raise ValueError(f"Got an entry of type {kind!r} without its data, expected a url.")
     return url
-
-
-# Entries as the server understands them, whatever stands for an address.
-_KINDS = {"video_url": "video_url", "audio_url": "audio_url", "image_url": "image_url", "input_audio": "audio_url"}
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
