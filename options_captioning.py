@@ -49,6 +49,14 @@ def known_options(image_processor) -> set[str]:
     return {"common_kwargs", *groups} | names | _image_options(image_processor)
 
 
+def take_call_options(
+    image_processor, keywords: dict[str, Any], return_tensors: str | None, processor_kwargs: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Options of the call among the keywords of a conversation, which leave these to its template."""
+    options = {name: keywords.pop(name) for name in list(keywords) if name in known_options(image_processor)}
+    return {"return_tensors": return_tensors} | options | (processor_kwargs or {})
+
+
 def check_bounds(name: str, value: Any, place: str = ""):
     """Refuse a number, or one of several by name or in order, that is out of [`BOUNDS`].
 

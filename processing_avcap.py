@@ -14,7 +14,7 @@ try:  # inside a package: the Hub's module cache
     from .configuration_captioning import check_choice
     from .feature_extraction_captioning import FilterBankFeatureExtractor
     from .media_captioning import even_indices
-    from .options_captioning import known_options
+    from .options_captioning import take_call_options
     from .processing_captioning import CaptioningProcessor, check_words, imagenet_image_processor, register_processor
     from .text_captioning import TextOptions, broadcast, check_caption, pad_rows
 except ImportError:  # as a plain module: a clone, or after `pip install`
@@ -23,7 +23,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from configuration_captioning import check_choice
     from feature_extraction_captioning import FilterBankFeatureExtractor
     from media_captioning import even_indices
-    from options_captioning import known_options
+    from options_captioning import take_call_options
     from processing_captioning import CaptioningProcessor, check_words, imagenet_image_processor, register_processor
     from text_captioning import TextOptions, broadcast, check_caption, pad_rows
 
@@ -180,9 +180,8 @@ class AvcapProcessor(CaptioningProcessor):
         clips = [clips_of(messages, load_audio_from_video) for messages in conversations]
         if not all(clips):
             raise ValueError("Got a conversation without a clip, expected an entry of a video, sound or picture.")
-        options = {name: kwargs.pop(name) for name in list(kwargs) if name in known_options(self.image_processor)}
+        options = take_call_options(self.image_processor, kwargs, return_tensors, processor_kwargs)
         check_options(kwargs, None)
-        options = {"return_tensors": return_tensors} | options | (processor_kwargs or {})
         inputs = self.of_conversations(clips, **options)
         return inputs if return_dict else inputs["input_ids"]
 

@@ -11,13 +11,13 @@ from transformers import BatchFeature
 try:  # inside a package: the Hub's module cache
     from .chat_captioning import check_options, clips_of
     from .configuration_captioning import CaptioningConfig
-    from .options_captioning import as_batch, known_options, sort_options
+    from .options_captioning import as_batch, sort_options, take_call_options
     from .processing_captioning import CaptioningProcessor, check_words
     from .text_captioning import TextOptions, broadcast, check_caption, pad_rows
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from chat_captioning import check_options, clips_of
     from configuration_captioning import CaptioningConfig
-    from options_captioning import as_batch, known_options, sort_options
+    from options_captioning import as_batch, sort_options, take_call_options
     from processing_captioning import CaptioningProcessor, check_words
     from text_captioning import TextOptions, broadcast, check_caption, pad_rows
 
@@ -101,7 +101,7 @@ class SoftTokenProcessor(CaptioningProcessor):
         """
         if kwargs.get("return_assistant_tokens_mask"):
             raise ValueError("return_assistant_tokens_mask is not supported: for training pass captions to the call.")
-        options = {name: kwargs.pop(name) for name in list(kwargs) if name in known_options(self.image_processor)}
+        options = take_call_options(self.image_processor, kwargs, return_tensors, processor_kwargs)
         variables = {"instruction": self.instruction, "av_token": self.av_token}
         templates = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
         check_options(kwargs, templates.get(chat_template or "default", chat_template))
@@ -111,7 +111,6 @@ class SoftTokenProcessor(CaptioningProcessor):
         prompts = [prompt] if isinstance(prompt, str) else prompt
         conversations = [conversation] if isinstance(prompt, str) else conversation
         clips = [clips_of(messages, load_audio_from_video) for messages in conversations]
-        options = {"return_tensors": return_tensors} | options | (processor_kwargs or {})
         if any(clips):
             inputs = self.of_conversations(clips, text=prompts, **options)
         else:  # words alone
