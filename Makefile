@@ -44,7 +44,7 @@ install: $(VENV)/installed  ## make the virtual environment and install everythi
 
 $(VENV)/installed: setup.py pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --constraint constraints.txt --editable ".[demo,test]"
+	$(PIP) --constraint constraints.txt --editable ".[demo,report,test]"
 	touch $@
 
 demo: install  ## the toy world: generate, train, evaluate, report, caption unseen films (FAMILY=lavcap, avcap, dali)

@@ -15,7 +15,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["lavcap", "lavcap.*"]),
-    package_data={"lavcap.data": ["audiocaps_test_ids.txt"], "lavcap.publishing": ["families/*.yaml"]},
+    package_data={
+        "lavcap.data": ["audiocaps_test_ids.txt"],
+        "lavcap.page": ["style.css"],
+        "lavcap.publishing": ["families/*.yaml"],
+    },
     data_files=[("share/lavcap", ["model_card.md"])],
     py_modules=[*FLAT_FILES, "train_hf"],
     entry_points={"console_scripts": ["lavcap = lavcap.commands:main"]},
@@ -39,18 +43,22 @@ setup(
     ],
     extras_require={
         "deepspeed": ["deepspeed>=0.19"],  # the Makefile has what lets it install without a compiler
-        "demo": ["matplotlib>=3.8", "tensorboard>=2.16"],
+        "demo": ["gradio>=6.31", "matplotlib>=3.8"],
         "fense": ["aac-metrics==0.5.2"],  # later ones need msclap, and that Transformers below 5 and NumPy below 2
+        "report": ["matplotlib>=3.8", "tensorboard>=2.16"],
         "serve": ["fastapi>=0.115", "openai>=1.98", "pydantic>=2", "uvicorn>=0.30"],  # of Transformers' own server
         "quantization": ["bitsandbytes>=0.45"],
         "transport": ["pot>=0.9.5"],  # DALI's alignment by exact optimal transport
         "torchaudio": ["torchaudio"],  # of the build that fits the installed torch
         "test": [
+            "axe-playwright-python>=0.1.8",
             "bitsandbytes>=0.45",
             "fastapi>=0.115",
+            "gradio>=6.31",
             "matplotlib>=3.8",
             "openai>=1.98",
             "parameterized>=0.9",
+            "playwright>=1.50",
             "pot>=0.9.5",
             "pytest>=8",
             "pytest-xdist>=3.5",

@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import socket
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from lavcap.documents import parse_json
@@ -34,6 +36,26 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """Argument type of the ports of servers."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected 1 to 65535")
+    return int(text)
+
+
+def check_free(host: str, port: int):
+    """Refuse a port at which another program listens, before a model is loaded.
+
+    Raises:
+        OSError: with what to do.
+    """
+    try:
+        socket.create_server((host, port), reuse_port=False).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # behind it Python names the address again
+        raise OSError(f"--port {port}: cannot be used at {host} ({reason}); pass another one.") from error
+
+
 def add_model_options(parser: Any):
     """Arguments that change a model where it is loaded: `parts_from` and `config_overrides`."""
     parser.add_argument(
@@ -51,6 +73,21 @@ def _object(text: str) -> dict[str, Any]:
         return parse_object(text, "config_overrides")
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def check_packages(what: str, packages: Sequence[str], extra: str):
+    """Refuse to go on without packages that only some users need.
+
+    Args:
+        what: needs them.
+        extra: of this project, which installs them.
+
+    Raises:
+        ImportError: with what to install.
+    """
+    lacking = [name for name in packages if find_spec(name) is None]
+    if lacking:
+        raise ImportError(f"{what} needs {', '.join(lacking)}: pip install 'lavcap[{extra}]'.")
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:

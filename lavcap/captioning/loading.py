@@ -1,14 +1,16 @@
 """Windows of clips as what a model is given, decoded and transformed where it costs the model no time."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import numpy as np
+import torch
 
 from containers_captioning import Window
+from lavcap.captioning.records import Caption, Record
 from media_captioning import Clip
 from processing_captioning import CaptioningProcessor
 from sounds_captioning import peak_of
@@ -59,6 +61,18 @@ class Loaded:
     notes: tuple[str, ...] = ()
     error: str | None = None
 
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The features, for the model: arrays travel between processes without its files."""
+        return {name: torch.from_numpy(each) for name, each in self.features.items()}
+
+    def record(self, clip: str, captions: Sequence[Caption] = ()) -> Record:
+        """What is said of it, as a window of a clip of this name."""
+        if self.error is not None:
+            return Record(clip, self.start, self.end, error=self.error)
+        shared = {name: getattr(self, name) for name in ("start", "end", "modalities", "duration", "silent", "notes")}
+        return Record(clip, captions=tuple(captions), **shared)
+
 
 @dataclass
 class WindowLoader:
@@ -74,13 +88,18 @@ class WindowLoader:
     def __call__(self, job: tuple[Source, int, float]) -> Iterator[Loaded | None]:
         source, first, start = job
         try:
-            for number, (window, clip) in zip(count(first), self._windows(source, start), strict=False):
-                yield self._loaded(number, window, clip)
+            for number, (window, clip) in zip(count(first), self.windows(source, start), strict=False):
+                yield self.loaded(number, window, clip)
             yield None
         except MediaError as error:
             yield failed(error)
 
-    def _windows(self, source: Source, start: float) -> Iterator[tuple[Window, Clip | MediaError]]:
+    def windows(self, source: Source, start: float) -> Iterator[tuple[Window, Clip | MediaError]]:
+        """Windows of a clip from a time on, decoded as they are asked for.
+
+        Raises:
+            MediaError: it cannot be used.
+        """
         options, taken = self.options, self.options.modalities
         yield from self.processor.load_windows(
             source,
@@ -92,7 +111,8 @@ class WindowLoader:
             **{kind: None if taken is None else kind in taken for kind in ("audio", "video")},
         )
 
-    def _loaded(self, number: int, window: Window, clip: Clip | MediaError) -> Loaded:
+    def loaded(self, number: int, window: Window, clip: Clip | MediaError) -> Loaded:
+        """A window as it is given to a model."""
         is_still = window.start == window.end == 0 and not isinstance(clip, MediaError) and clip.duration is None
         times = (None, None) if is_still else (window.start, window.end)
         if isinstance(clip, MediaError):

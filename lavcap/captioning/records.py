@@ -83,6 +83,12 @@ def time_stamp(seconds: float, point: str = ".") -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
 
 
+def clock(seconds: float) -> str:
+    """`0:04`, `1:02:03.5`: a time as people write it."""
+    stamp = time_stamp(seconds)
+    return stamp.removesuffix(".000").removeprefix("00:").removeprefix("0")
+
+
 def to_txt(records: Sequence[Record]) -> str:
     """A line for each window: its times, where there are several, and the caption."""
     timed = len(records) > 1

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from lavcap.captioning.captions import write_captions
@@ -147,7 +146,7 @@ class Captioning:
                 begun.waiting += 1
                 self._batch.append((clip, loaded))
             else:
-                self._add(clip, loaded, _record(clip, loaded))
+                self._add(clip, loaded, loaded.record(clip))
         self._finish_if_done(clip)
 
     def _caption(self):
@@ -155,11 +154,10 @@ class Captioning:
         batch, self._batch = self._batch, []
         if not batch:
             return
-        features = [{name: torch.from_numpy(each) for name, each in loaded.features.items()} for _, loaded in batch]
-        captions = write_captions(self.model, self.processor, features, **self._write)
+        captions = write_captions(self.model, self.processor, [loaded.tensors for _, loaded in batch], **self._write)
         for (clip, loaded), found in zip(batch, captions, strict=True):
             self._begun[clip].waiting -= 1
-            self._add(clip, loaded, replace(_record(clip, loaded), captions=tuple(found)))
+            self._add(clip, loaded, loaded.record(clip, found))
         for clip in dict.fromkeys(clip for clip, _ in batch):
             self._finish_if_done(clip)
 
@@ -173,7 +171,7 @@ class Captioning:
         self._bar.advance(seconds)
 
     def _fail(self, clip: str, loaded: Loaded):
-        record = Record(clip, loaded.start, loaded.end, error=loaded.error)
+        record = loaded.record(clip)
         self._begun[clip].records[loaded.number] = record
         self.output.add(loaded.number, record, timed=True)
         self.totals.failed += 1
@@ -213,11 +211,6 @@ class _Bar:
 
     def advance(self, seconds: float):
         self._bar.update(round(seconds, 1))
-
-
-def _record(clip: str, loaded: Loaded) -> Record:
-    shared = {name: getattr(loaded, name) for name in ("start", "end", "modalities", "duration", "silent", "notes")}
-    return Record(clip, **shared)
 
 
 def _lost(job: tuple[Any, int, float], reason: str) -> Loaded:

@@ -24,6 +24,7 @@ COMMANDS = {
     "shards": ("lavcap.commands.shards", "write a data set as shards, for training in a stream"),
     "train": ("train_hf", "train a captioner by a recipe"),
     "evaluate": ("lavcap.commands.evaluate", "score a model, or captions that are there already"),
+    "demo": ("lavcap.commands.demo", "show a model on a page in the browser"),
     "serve": ("lavcap.commands.serve", "answer requests for captions over HTTP"),
     "convert": ("lavcap.commands.convert", "convert a released checkpoint"),
     "merge": ("lavcap.commands.merge", "fold a trained adapter into its base"),

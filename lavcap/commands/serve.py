@@ -14,24 +14,23 @@ beginning is captioned; `lavcap caption` captions all of it.
 
 from pathlib import Path
 
-from lavcap.arguments import Parser, add_model_options, positive
+from lavcap.arguments import Parser, add_model_options, check_free, port, positive
 from lavcap.endings import errors_in_one_line, printable
 
 
 def main() -> int:
     args = parser().parse_args()
     with errors_in_one_line((ValueError, OSError, ImportError)):
-        from lavcap.serving.server import check_packages, serve
+        from lavcap.serving.server import check_library, serve
 
-        check_packages()
+        check_library()
         from lavcap.models.loading import load_model
         from lavcap.serving.media import Allowed
 
+        check_free(args.host, args.port)
         for folder in args.allow_files:
             if not folder.is_dir():
                 raise ValueError(f"--allow_files {folder}: no such folder.")
-        if args.port > 65535:
-            raise ValueError(f"--port is {args.port}, expected 1 to 65535.")
         options = {"parts_from": args.parts_from, "overrides": args.config_overrides}
         model, processor = load_model(args.model, args.device, **options)
         name = args.name or Path(args.model).name
@@ -47,7 +46,7 @@ def parser() -> Parser:
     parser.add_argument("model", help="folder of a trained model, or its name on the Hub")
     parser.add_argument("--name", help="by which clients call the model; default: that of its folder")
     parser.add_argument("--host", default="localhost", help="address to listen at; default: localhost")
-    parser.add_argument("--port", type=positive, default=8000, help="default: 8000")
+    parser.add_argument("--port", type=port, default=8000, help="default: 8000")
     parser.add_argument("--allow_hosts", nargs="+", default=[], help="whose addresses of clips are fetched")
     parser.add_argument(
         "--allow_files", nargs="+", type=Path, default=[], help="folders of clips that requests may name"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from modeling_captioning import CaptioningModel
@@ -25,6 +26,21 @@ def caption_features(
     """
     inputs = processor.batch(clips, text=instruction).to(model.device)
     return processor.decode_captions(model.generate(**inputs, **options), inputs)
+
+
+@torch.no_grad()
+def alignment(
+    model: CaptioningModel, processor: CaptioningProcessor, clip: dict[str, torch.Tensor]
+) -> np.ndarray | None:
+    """Plan of one clip, `(video_tokens, audio_tokens)` float32, as a multiple of the even plan; `None`: it has none.
+
+    Args:
+        clip: features, from [`CaptioningProcessor.clip_features`].
+    """
+    names = {name for each in processor.feature_names.values() for name in each}
+    inputs = processor.batch([clip]).to(model.device)
+    plan = model.get_alignment(**{name: value for name, value in inputs.items() if name in names})
+    return None if plan is None else (plan[0] * plan[0].numel()).float().cpu().numpy()
 
 
 def generation_options(**options: Any) -> dict[str, Any]:

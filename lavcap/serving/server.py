@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import transformers
 
+from lavcap.arguments import check_packages
 from lavcap.models.decoding import MOST
 from lavcap.serving.media import Allowed, with_media
 from modeling_captioning import CaptioningModel
@@ -27,15 +28,13 @@ LENGTHS = frozenset({"max_tokens", "max_completion_tokens"})  # of a request
 SERVING = "transformers.cli.serving"
 
 
-def check_packages():
+def check_library():
     """Refuse to go on without the packages of the library's server, or with a version that has none.
 
     Raises:
         ImportError: with what to install.
     """
-    lacking = [name for name in PACKAGES if find_spec(name) is None]
-    if lacking:
-        raise ImportError(f"The server needs {', '.join(lacking)}: pip install 'lavcap[serve]'.")
+    check_packages("The server", PACKAGES, "serve")
     if find_spec(f"{SERVING}.chat_completion") is None:
         raise ImportError(
             f"Transformers {transformers.__version__} has no server that takes the models of other code: install "

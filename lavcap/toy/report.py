@@ -7,14 +7,15 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
 
 from lavcap.data.dataset import read_features
 from lavcap.data.splits import load_split
 from lavcap.documents import read_json
+from lavcap.drawing import draw_alignment
 from lavcap.evaluation.predictions import Prediction, read_predictions
 from lavcap.evaluation.results import format_table
 from lavcap.files import replace_text
+from lavcap.models.captioning import alignment
 from lavcap.models.loading import load_model
 from lavcap.toy.accuracy import accuracy_section, is_right
 from lavcap.toy.rendering import frame_times, render_frame
@@ -98,19 +99,14 @@ def draw_loss_curve(history: Sequence[dict[str, Any]], terms: Iterable[str], pat
     plt.close(figure)
 
 
-@torch.no_grad()
 def alignments(model, processor, rows) -> dict[str, np.ndarray]:
-    """Plan of each clip, `(video_tokens, audio_tokens)`, as a multiple of the even plan, by clip id.
-
-    None at all of a model that does not align.
-    """
-    names, plans = {name for each in processor.feature_names.values() for name in each}, {}
+    """Plan of each clip, see [`alignment`], by clip id. None at all of a model that does not align."""
+    plans = {}
     for row in rows:
-        inputs = processor.batch([read_features(row, processor)])
-        plan = model.get_alignment(**{name: value for name, value in inputs.items() if name in names})
+        plan = alignment(model, processor, read_features(row, processor))
         if plan is None:
             return {}
-        plans[row["id"]] = (plan[0] * plan[0].numel()).numpy()
+        plans[row["id"]] = plan
     return plans
 
 
@@ -126,33 +122,12 @@ def event_mass(plans: dict[str, np.ndarray], clips: dict[str, ToyClip]) -> float
 
 
 def draw_transport_plan(clip: ToyClip, plan: np.ndarray, log_mel: np.ndarray, path: Path):
-    """Heat map of a plan, frames against sound; each true event is framed, where its mass should gather.
-
-    Args:
-        plan: `(video_tokens, audio_tokens)`, as a multiple of the even plan.
-        log_mel: `(frames, mel)`, the clip's filter bank.
-    """
-    figure, grid = plt.subplots(
-        2, 2, figsize=(9.6, 7), width_ratios=(1, 12), height_ratios=(1, 5), layout="constrained", sharex="col"
-    )
-    (corner, audio), (video, heat) = grid
-    corner.axis("off")
-    audio.imshow(log_mel.T, origin="lower", aspect="auto", extent=(0, CLIP_SECONDS, 0, log_mel.shape[1]), cmap="magma")
-    audio.set(ylabel="mel band", title=f"Transport plan of {clip.id}")
-    strip = np.concatenate([render_frame(clip, time) for time in frame_times(len(plan))])
-    video.imshow(strip, aspect="auto", extent=(0, 1, CLIP_SECONDS, 0))
-    video.set(xticks=[], ylabel="video time (s)")
-    values = np.log2(np.maximum(plan, 1e-9))
-    limit = max(float(np.quantile(np.abs(values), 0.98)), 1e-3)
-    image = heat.imshow(
-        values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", extent=(0, CLIP_SECONDS, CLIP_SECONDS, 0)
-    )
+    """Heat map of a plan, see [`draw_alignment`]; each true event is framed, where its mass should gather."""
+    frames = [render_frame(clip, time) for time in frame_times(len(plan))]
+    figure, heat = draw_alignment(plan, frames, log_mel, CLIP_SECONDS, f"Transport plan of {clip.id}")
     for event in clip.events:
         _frame_event(heat, event)
-    heat.set(xlabel="audio time (s)")
-    figure.colorbar(image, ax=heat, label="mass against an even plan (log2)")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _frame_event(axes, event: ToyEvent):

@@ -28,8 +28,10 @@ ROOMS = {
     "training": BASE | {"data", "models", "evaluation", "publishing"},
     "conversion": BASE | {"data", "models"},
     "captioning": BASE | {"data", "models"},
+    "drawing": set(),
+    "page": BASE | {"captioning", "drawing", "models"},
     "serving": BASE | {"models"},
-    "toy": BASE | {"data", "preparation", "models", "evaluation"},
+    "toy": BASE | {"data", "drawing", "preparation", "models", "evaluation"},
 }
 ROOMS |= {"commands": {*ROOMS, "flat"}, "__main__": {"commands"}}
 MOST_FILES = 15  # of a room, its `__init__.py` among them
