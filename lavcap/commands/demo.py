@@ -8,11 +8,10 @@ scores, subtitles to take along, and, of a model that aligns sound and picture, 
 --space` puts the same page on the Hub.
 """
 
-import threading
 from pathlib import Path
 
 from lavcap.arguments import Parser, add_model_options, check_free, check_packages, port, positive
-from lavcap.endings import errors_in_one_line, printable
+from lavcap.endings import errors_in_one_line
 
 
 PACKAGES = ("gradio", "matplotlib")
@@ -27,26 +26,20 @@ def main() -> int:
         for path in args.examples:
             if not path.is_file():
                 raise ValueError(f"--examples {path}: no such file.")
-        from lavcap.models.loading import load_model
-        from lavcap.page.app import build_page, launch
-        from lavcap.page.clips import ClipCaptioner
+        from lavcap.page.app import show
 
-        options = {"parts_from": args.parts_from, "overrides": args.config_overrides}
-        model, processor = load_model(args.model, args.device, **options)
-        page = build_page(ClipCaptioner(model, processor), args.title or Path(args.model).name, args.examples)
-        address = launch(
-            page,
+        show(
+            args.model,
+            title=args.title,
+            examples=args.examples,
+            device=args.device,
+            parts_from=args.parts_from,
+            overrides=args.config_overrides,
+            max_mib=args.max_mib,
             server_name=args.host,
             server_port=args.port,
             share=args.share,
-            max_file_size=args.max_mib << 20,
-            allowed_paths=[str(path.resolve()) for path in args.examples],
         )
-        print(f"the page is at {printable(address)}; Ctrl-C ends it", flush=True)
-        try:
-            threading.Event().wait()
-        finally:
-            page.close(verbose=False)
     return 0
 
 

@@ -2,23 +2,27 @@
 
     lavcap push outputs/demo/model me/lavcap-demo --evaluation outputs/demo/evaluation
     lavcap push outputs/demo/model me/lavcap-demo --dry_run outputs/upload
+    lavcap push outputs/demo/model me/lavcap-demo --space me/lavcap-page --space_examples new_clip.mp4
 
 The second writes what would be uploaded into a new folder and uploads nothing. Optimiser states, checkpoints and logs
 stay here. The card shows scores only of a results.json that scored these very weights. All is one commit: in a
 repository that is there already, files of an earlier model are replaced, other files stay, and so does a README that
-was not written by this command. Log in first by `hf auth login`, or set HF_TOKEN.
+was not written by this command. With --space a page goes up, too, on which people try the model: that of `lavcap
+demo`. Log in first by `hf auth login`, or set HF_TOKEN.
 """
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavcap.arguments import Parser
+from lavcap.arguments import Parser, check_packages
 from lavcap.endings import errors_in_one_line, printable
 
 
 if TYPE_CHECKING:
     from lavcap.publishing.files import Files, Publication
+    from lavcap.publishing.upload import Kind
 
 
 PARTS = ("text", "audio", "vision", "audio_visual")  # that a base may be assembled of
@@ -26,19 +30,26 @@ PARTS = ("text", "audio", "vision", "audio_visual")  # that a base may be assemb
 
 def main() -> int:
     args = _parser().parse_args()
-    with errors_in_one_line():
+    with errors_in_one_line((ValueError, OSError, ImportError)):
         from lavcap.publishing.files import collect_files, write_files
         from lavcap.publishing.upload import check_datasets, check_repo_id
 
         check_repo_id(args.repo_id)
         check_datasets(args.dataset)
+        _check_space(args)
         files = collect_files(args.model, _publication(args))
+        page = _page(args, files) if args.space else {}
         print(_listing(files))
         if args.dry_run:
-            write_files(files, args.dry_run, "--dry_run")
-            print(f"Nothing was uploaded; {printable(args.dry_run)} is what {args.repo_id} would hold.")
+            both = {f"model/{name}": each for name, each in files.items()}
+            both |= {f"space/{name}": each for name, each in page.items()}
+            write_files(both if page else files, args.dry_run, "--dry_run")
+            named = f"{args.repo_id} and {args.space}" if page else args.repo_id
+            print(f"Nothing was uploaded; {printable(args.dry_run)} is what {named} would hold.")
         else:
-            _upload(args, files)
+            _upload(args, args.repo_id, files, "model")
+            if page:
+                _upload(args, args.space, page, "space")
     return 0
 
 
@@ -65,6 +76,10 @@ def _parser() -> Parser:
         default=[],
         help="names on the Hub of the training data, for the card; may be given several times",
     )
+    parser.add_argument("--space", help="name on the Hub, owner/name, of a page on which people try the model")
+    parser.add_argument(
+        "--space_examples", nargs="+", type=Path, default=[], metavar="FILE", help="films that its visitors may try"
+    )
     return parser
 
 
@@ -90,23 +105,48 @@ def _listing(files: "Files") -> str:
     return "\n".join([*lines, f"{sum(map(size_of, files.values())):>15,}  bytes in {len(files)} files"])
 
 
-def _upload(args: argparse.Namespace, files: "Files"):
+def _check_space(args: argparse.Namespace):
+    """Refuse what makes no page, before any work."""
+    if args.space is None:
+        if args.space_examples:
+            raise ValueError("Got --space_examples without --space, expected the name of a page.")
+        return
+    from lavcap.publishing.upload import check_repo_id
+
+    check_packages("A page", ("gradio",), "demo")
+    check_repo_id(args.space)
+    if args.revision:
+        raise ValueError("Got --space with --revision: a page shows the main branch of a model; leave one out.")
+
+
+def _page(args: argparse.Namespace, files: "Files") -> "Files":
+    from huggingface_hub import ModelCard
+
+    from lavcap.publishing.files import CARD
+    from lavcap.publishing.space import space_files
+
+    return space_files(args.repo_id, ModelCard(files[CARD].decode()).data.license, args.space_examples)
+
+
+def _upload(args: argparse.Namespace, repo_id: str, files: "Files", kind: "Kind"):
     from lavcap.publishing.upload import upload
 
+    what = "page" if kind == "space" else kind
     done = upload(
         files,
-        args.repo_id,
-        message="Upload a LAVCap model",
+        repo_id,
+        message=f"Upload a LAVCap {what}",
         private=args.private or None,
         revision=args.revision,
         overwrite_card=args.overwrite_card,
+        kind=kind,
     )
     if done.deleted:
-        print(f"Files of an earlier model that are no longer there: {', '.join(done.deleted)}")
+        print(f"Files of an earlier {what} that are no longer there: {', '.join(done.deleted)}")
     if done.kept_card:
         print(
-            f"warning: the README.md of {args.repo_id} was not written by this command, or was edited, so it stays, "
-            "and may describe an earlier model; --overwrite_card replaces it by the card.",
+            f"warning: the README.md of {repo_id} was not written by this command, or was edited, so it stays, "
+            "and may describe an earlier one; --overwrite_card replaces it by the card.",
             file=sys.stderr,
         )
     print(f"Published: {done.url}")

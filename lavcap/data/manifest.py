@@ -42,7 +42,7 @@ def write_split(data_dir: str | Path, split: str, rows: Iterable[dict[str, Any]]
     A reader sees the old file or the new one, never half of one.
 
     Args:
-        rows: with the columns of `CLIP_COLUMNS`; paths of media below `data_dir` become relative to it.
+        rows: with the columns of `CLIP_COLUMNS`; paths of media below `data_dir` become relative to it, others absolute.
         facts: JSON values, such as `expected` (clips) and `dataset_version`.
     """
     data_dir = Path(data_dir).absolute()
@@ -180,7 +180,11 @@ def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _relative(row: dict[str, Any], root: Path) -> dict[str, Any]:
-    return _with_paths(row, lambda path: os.path.relpath(path, root) if Path(path).is_relative_to(root) else path)
+    def below_root(path: str) -> str:
+        full = Path(path).absolute()  # of a name that holds for the working folder alone
+        return os.path.relpath(full, root) if full.is_relative_to(root) else str(full)
+
+    return _with_paths(row, below_root)
 
 
 def _absolute(row: dict[str, Any], root: Path) -> dict[str, Any]:

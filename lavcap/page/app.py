@@ -1,6 +1,7 @@
 """The page itself, made with Gradio: what people drop or record at the left, what can be heard in it at the right."""
 
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ import gradio
 
 from lavcap.captioning.loading import Options
 from lavcap.captioning.records import FORMATS, Record
+from lavcap.endings import printable
+from lavcap.models.loading import load_model
 from lavcap.page import html
 from lavcap.page.clips import ClipCaptioner, Shown
 from sources_captioning import MediaError
@@ -19,6 +22,7 @@ from sources_captioning import MediaError
 KINDS = {"sound": "audio", "picture": "video"}  # that a visitor may leave out, by the names of modalities
 FILES = {"srt": "Subtitles (SRT)", "vtt": "Subtitles (WebVTT)", "json": "All of it (JSON)"}
 MOST_CAPTIONS = 8
+MOST_MIB = 500  # of a clip
 KEPT_SECONDS = 3600  # that uploads are kept
 FONT = ("system-ui", "sans-serif")  # of the visitor's machine: nothing is fetched from elsewhere
 WIDTH = "70rem"
@@ -32,6 +36,36 @@ class Outcome:
     path: Path
     options: Options
     shown: tuple[Shown, ...] = ()
+
+
+def show(
+    name_or_path: str | Path,
+    title: str | None = None,
+    examples: Sequence[Path] = (),
+    device: str | None = None,
+    parts_from: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    max_mib: int = MOST_MIB,
+    **options: Any,
+):
+    """Show the page of a model until the process is told to end.
+
+    Args:
+        name_or_path, device, parts_from, overrides: as of [`load_model`].
+        title: of the page; default: the last part of the model's name.
+        examples: media files that visitors may try.
+        max_mib: largest clip, in MiB.
+        options: of Gradio's `launch`: `server_name`, `server_port`, `share`.
+    """
+    model, processor = load_model(name_or_path, device, parts_from=parts_from, overrides=overrides)
+    page = build_page(ClipCaptioner(model, processor), title or Path(name_or_path).name, examples)
+    allowed = [str(path.resolve()) for path in examples]
+    address = launch(page, allowed_paths=allowed, max_file_size=max_mib << 20, **options)
+    print(f"the page is at {printable(address)}; Ctrl-C ends it", flush=True)
+    try:
+        threading.Event().wait()
+    finally:
+        page.close(verbose=False)
 
 
 def build_page(captioner: ClipCaptioner, title: str, examples: Sequence[Path] = ()) -> gradio.Blocks:

@@ -119,12 +119,17 @@ def write_card(facts: CardFacts) -> str:
         licence=_licence_line(facts),
         parts=_parts(facts),
     )
-    text = str(card).rstrip() + "\n"
+    return sign(str(card))
+
+
+def sign(text: str) -> str:
+    """A README with a mark at its end, by which [`is_untouched`] knows whether anybody has edited it."""
+    text = text.rstrip() + "\n"
     return f"{text}\n<!-- card written by LAVCap for Transformers, {_digest(text)} -->\n"
 
 
 def is_untouched(text: str) -> bool:
-    """Whether a README is a card of [`write_card`] that nobody has edited."""
+    """Whether a README was signed by [`sign`], and nobody has edited it."""
     text = text.replace("\r\n", "\n")
     found = SIGNATURE.search(text)
     return found is not None and found.group(1) == _digest(text[: found.start()])

@@ -19,8 +19,7 @@ from lavcap.models.saved_weights import check_finite_files, check_saved_weights
 from lavcap.models.weight_files import ADAPTER_SETTINGS, count_parameters, find_weights, fingerprint
 from lavcap.provenance import PROVENANCE_FILE
 from lavcap.publishing.card import RESULTS, CardFacts, check_results, write_card
-from lavcap.publishing.family_text import described_families
-from lavcap.publishing.paths import without_paths
+from lavcap.publishing.paths import CODE, without_paths
 from parts_captioning import published_name
 
 
@@ -43,8 +42,7 @@ OURS = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "*_captioning.py",
-    *(f"*_{model_type}.py" for model_type in described_families()),
+    *CODE,
     PROVENANCE_FILE,
     RESULTS,
 )
@@ -166,6 +164,7 @@ def write_files(files: Files, output: str | Path, option: str):
     """Write what would be uploaded into a new folder."""
     with whole_folder(output, option) as folder:
         for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 (folder / name).write_bytes(content)
             else:

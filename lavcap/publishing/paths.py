@@ -1,4 +1,4 @@
-"""Paths of this machine, which are cut out of what is published."""
+"""Names of the project's code in a repository; and paths of this machine, which are cut out of what is published."""
 
 import os
 import re
@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lavcap.publishing.family_text import described_families
+
 
 # From a slash that ends no word and is none of an address, to what can stand behind a path in a sentence.
 PATH_IN_TEXT = re.compile(r"(?<![\w:/.~-])/(?:[^\s/'\"()\[\]{},;:]+/)+[^\s/'\"()\[\]{},;:]*")
+
+CODE = ("*_captioning.py", *(f"*_{model_type}.py" for model_type in described_families()))
 
 
 def without_paths(value: Any, name: str = "") -> Any:

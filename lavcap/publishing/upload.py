@@ -4,7 +4,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
@@ -14,9 +14,12 @@ from lavcap.hub import LOST, STRANGE, chain, cleaned_logs, concerns_hub, describ
 from lavcap.publishing.card import is_untouched
 from lavcap.publishing.files import CARD, Files, is_ours
 from lavcap.publishing.limits import limited_requests
+from lavcap.publishing.space import is_part_of_a_page
 
 
 Answer = TypeVar("Answer")
+Kind = Literal["model", "space"]  # of a repository
+IS_OURS = {"model": is_ours, "space": is_part_of_a_page}
 
 FAILED = "the Hub had an error of its own"
 REFUSALS = {
@@ -75,13 +78,15 @@ def check_datasets(names: Sequence[str]):
             raise ValueError(f"{name!r} is no data set on the Hub ({fault}); expected owner/name.")
 
 
-def open_repository(repo_id: str, token: str | None = None, private: bool | None = None):
+def open_repository(repo_id: str, token: str | None = None, private: bool | None = None, kind: Kind = "model"):
     """Make the repository, if it is not there; a token that is rejected shows here, before any upload.
 
     Raises:
         UploadError: no access, or no connection.
     """
-    _in_plain_words(repo_id, token, lambda api: api.create_repo(repo_id, private=private, exist_ok=True))
+    options = {"repo_type": kind, "private": private, "exist_ok": True}
+    options |= {"space_sdk": "gradio"} if kind == "space" else {}
+    _in_plain_words(repo_id, token, lambda api: api.create_repo(repo_id, **options))
 
 
 def upload(
@@ -93,6 +98,7 @@ def upload(
     private: bool | None = None,
     revision: str | None = None,
     overwrite_card: bool = False,
+    kind: Kind = "model",
 ) -> Uploaded:
     """Make one commit of files, in a repository that is made if it is not there.
 
@@ -103,23 +109,25 @@ def upload(
         private: visibility of a repository that is made.
         revision: branch, which is made if it is not there.
         overwrite_card: replace somebody's README too.
+        kind: of the repository.
 
     Raises:
         UploadError: no access, or no connection. The repository is then as it was.
     """
-    open_repository(repo_id, token, private)
-    return _in_plain_words(repo_id, token, lambda api: _commit(api, files, repo_id, message, revision, overwrite_card))
+    open_repository(repo_id, token, private, kind)
+    change = (message, revision, overwrite_card, kind)
+    return _in_plain_words(repo_id, token, lambda api: _commit(api, files, repo_id, *change))
 
 
 def _commit(
-    api: HfApi, files: Files, repo_id: str, message: str, revision: str | None, overwrite_card: bool
+    api: HfApi, files: Files, repo_id: str, message: str, revision: str | None, overwrite_card: bool, kind: Kind
 ) -> Uploaded:
     if revision:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    before, there = _read_head(api, repo_id, revision)
-    kept_card = CARD in there and not overwrite_card and not _is_our_card(api, repo_id, before)
+        api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=kind)
+    before, there = _read_head(api, repo_id, revision, kind)
+    kept_card = CARD in there and not overwrite_card and not _is_our_card(api, repo_id, before, kind)
     new = {name: content for name, content in files.items() if name != CARD or not kept_card}
-    deleted = [name for name in there if is_ours(name) and name not in new]
+    deleted = [name for name in there if IS_OURS[kind](name) and name not in new]
     # Not upload_folder, which may cut a large folder into several commits.
     api.create_commit(
         repo_id,
@@ -128,13 +136,15 @@ def _commit(
         commit_message=message,
         revision=revision,
         parent_commit=before,  # a README that somebody writes meanwhile is not lost
+        repo_type=kind,
     )
-    return Uploaded(f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else ""), deleted, kept_card)
+    place = f"{api.endpoint}/{'spaces/' if kind == 'space' else ''}{repo_id}"
+    return Uploaded(place + (f"/tree/{revision}" if revision else ""), deleted, kept_card)
 
 
-def _read_head(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, list[str]]:
+def _read_head(api: HfApi, repo_id: str, revision: str | None, kind: Kind) -> tuple[str, list[str]]:
     """Commit that a branch is at, and the names of its files."""
-    head = api.model_info(repo_id, revision=revision)
+    head = api.repo_info(repo_id, revision=revision, repo_type=kind)
     names = [file.rfilename for file in head.siblings or ()]
     if not all(isinstance(each, str) for each in (head.sha, *names)):
         fault = TypeError("a commit, or a name of a file, is no text")
@@ -142,9 +152,9 @@ def _read_head(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, lis
     return head.sha, names
 
 
-def _is_our_card(api: HfApi, repo_id: str, commit: str) -> bool:
-    text = Path(api.hf_hub_download(repo_id, CARD, revision=commit)).read_text(encoding="utf-8", errors="replace")
-    return is_untouched(text)
+def _is_our_card(api: HfApi, repo_id: str, commit: str, kind: Kind) -> bool:
+    path = Path(api.hf_hub_download(repo_id, CARD, revision=commit, repo_type=kind))
+    return is_untouched(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _fault_in_name(name: str) -> str | None:

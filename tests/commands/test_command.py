@@ -5,10 +5,10 @@ import subprocess
 import sys
 import venv
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from media_files import write_media
+from stranger import link_libraries
 
 from conftest import ROOT
 from lavcap.commands import COMMANDS, main
@@ -73,11 +73,7 @@ def test_an_installed_wheel_captions_in_an_empty_folder(saved_model, tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--no-deps", "--quiet", wheel], check=True, capture_output=True)
-    libraries = tmp_path / "libraries"  # of this environment, without what makes this project importable
-    libraries.mkdir()
-    for entry in Path(find_spec("torch").origin).parents[1].iterdir():
-        if "lavcap" not in entry.name and entry.suffix != ".pth":
-            (libraries / entry.name).symlink_to(entry)
+    libraries = link_libraries(tmp_path / "libraries")
     write_media(tmp_path / "clip.mp4", seconds=0.4)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"PYTHONPATH": str(libraries), "HF_HUB_OFFLINE": "1"}

@@ -70,6 +70,14 @@ def test_a_clip_without_captions_stays_one_training_row(prepared):
     assert flat["id"] == [rows[index]["id"] for index in (0, 1, 2, 2)]
 
 
+def test_a_data_set_of_media_elsewhere_finds_them_whatever_folder_is_worked_in(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(world.parent)
+    rows = load_split(world.name, "train")  # whose media bear names that hold for this folder
+    write_split("captioned", "train", rows, {})
+    monkeypatch.chdir(tmp_path)
+    assert load_split(world.parent / "captioned", "train")["audio"] == load_split(world, "train")["audio"]
+
+
 def test_all_missing_media_are_listed_with_their_number_and_the_way_out(world):
     rows = json.loads((world / "train.json").read_text())
     (world / "train" / "waveforms" / rows[3]["audio_path"]).unlink()

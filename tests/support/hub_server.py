@@ -1,4 +1,4 @@
-"""A Hub on loopback: model repositories in memory, with what pushing to them and loading from them needs."""
+"""A Hub on loopback: models and Spaces in memory, with what pushing to them and loading from them needs."""
 
 import base64
 import hashlib
@@ -135,6 +135,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         # Split before decoding: a branch may have a slash in its name.
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
+        if "spaces" in parts[:2]:  # repositories of owners whose names begin so
+            place = parts.index("spaces")
+            parts[place : place + 2] = [*["models"] * place, f"spaces/{parts[place + 1]}"]
         with self.server.lock:
             self.server.requests.append((self.command, url.path))
             try:
@@ -218,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise Refusal(501)
 
     def create_repository(self, name: str, organization: str = "me", **options) -> Answer:
-        name = f"{organization}/{name}"
+        name = f"{'spaces/' if options.get('type') == 'space' else ''}{organization}/{name}"
         is_new = name not in self.server.repositories
         if is_new:
             private = options.get("private") or options.get("visibility") == "private"

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,15 @@ def run_script(script: str, *arguments: str, folder: Path, **environment: str) -
 def run_stranger(script: str, *arguments: str, folder: Path, **environment: str) -> Result:
     """As `run_script`, but of this project only what Transformers itself fetches can be imported."""
     return run_script(WITHOUT_PROJECT + script, *arguments, folder=folder, **environment)
+
+
+def link_libraries(folder: Path) -> Path:
+    """A folder to import from, with the libraries of this environment and nothing that makes this project importable."""
+    folder.mkdir()
+    for entry in Path(find_spec("torch").origin).parents[1].iterdir():
+        if "lavcap" not in entry.name and entry.suffix != ".pth":
+            (folder / entry.name).symlink_to(entry)
+    return folder
 
 
 def import_path() -> str:
