@@ -95,6 +95,7 @@ def _publication(args: argparse.Namespace) -> "Publication":
         with_language_model=args.with_language_model,
         licence=args.license,
         datasets=args.dataset,
+        space=args.space,
     )
 
 

@@ -42,7 +42,8 @@ def write_split(data_dir: str | Path, split: str, rows: Iterable[dict[str, Any]]
     A reader sees the old file or the new one, never half of one.
 
     Args:
-        rows: with the columns of `CLIP_COLUMNS`; paths of media below `data_dir` become relative to it, others absolute.
+        rows: with the columns of `CLIP_COLUMNS`; paths of media below `data_dir` become relative to it, others
+            absolute.
         facts: JSON values, such as `expected` (clips) and `dataset_version`.
     """
     data_dir = Path(data_dir).absolute()

@@ -74,6 +74,7 @@ class CardFacts:
         results: content of the `results.json` of these weights; nothing without an evaluation.
         licence: identifier of the Hub, if it is not to be told from the language model.
         datasets: names on the Hub of the training data.
+        space: name on the Hub of a page that shows the model.
     """
 
     repo_id: str
@@ -88,6 +89,7 @@ class CardFacts:
     results: dict[str, Any]
     licence: str | None = None
     datasets: Sequence[str] = ()
+    space: str | None = None
 
 
 def training_settings(args: TrainingArguments, **others: Any) -> dict[str, Any]:
@@ -112,6 +114,7 @@ def write_card(facts: CardFacts) -> str:
         requirements=REQUIREMENTS + (" peft" if facts.adapter else ""),
         revision=f'revision="{facts.revision}", ' if facts.revision else "",
         clip='"my_clip.mp4"' if config.takes_media else 'audio="my_clip.mp4"',
+        space=facts.space,
         window=facts.window,
         whole=WHOLE.format(facts.repo_id) if config.takes_media else None,
         training=[(_cell(name), _cell(value)) for name, value in _training(facts)],

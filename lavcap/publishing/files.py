@@ -63,6 +63,7 @@ class Publication:
         with_language_model: allow that the whole weights of somebody else's language model are uploaded.
         licence: identifier of the Hub; default: that of the language model, else Apache-2.0.
         datasets: names on the Hub of the training data.
+        space: name on the Hub of a page that shows the model.
     """
 
     repo_id: str
@@ -73,6 +74,7 @@ class Publication:
     with_language_model: bool = False
     licence: str | None = None
     datasets: Sequence[str] = ()
+    space: str | None = None
 
 
 def collect_files(folder: str | Path, publication: Publication, trained: str | Path | None = None) -> Files:
@@ -119,6 +121,7 @@ def collect_files(folder: str | Path, publication: Publication, trained: str | P
         results=content.get(RESULTS, {}),
         licence=publication.licence,
         datasets=publication.datasets,
+        space=publication.space,
     )
     return files | {name: _as_json(each) for name, each in content.items()} | {CARD: write_card(facts).encode()}
 

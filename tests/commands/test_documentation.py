@@ -23,6 +23,8 @@ from configuration_lavcap import LavcapConfig
 from conftest import ROOT
 from lavcap.captioning.records import FORMATS
 from lavcap.commands.caption import parser as caption_parser
+from lavcap.commands.demo import parser as demo_parser
+from lavcap.commands.serve import parser as serve_parser
 from lavcap.models.lora import add_lora, trainable_table
 from lavcap.toy.dataset import train_tokenizer
 from modeling_lavcap import LavcapForConditionalGeneration
@@ -206,11 +208,11 @@ def test_every_row_of_the_support_tables_names_a_test_that_there_is():
 
 def test_the_captioning_page_has_the_options_and_formats_that_there_are():
     page = (ROOT / "docs" / "captioning.md").read_text(encoding="utf-8")
-    assert option_table(caption_parser()) in page  # python tests/support/option_tables.py caption
+    parsers = {"caption": caption_parser(), "demo": demo_parser(), "serve": serve_parser()}
+    assert all(option_table(parsers[name]) in page for name in ("caption", "demo"))  # python … option_tables.py caption
     assert all(f"`{form}`" in page for form in FORMATS)
-    named = set(re.findall(r"`?(--\w+)", page.split("## All options")[0]))
-    named -= {"--num_processes", "--port", "--allow_hosts", "--allow_files", "--max_mib", "--host"}  # of others
-    assert named <= set(re.findall(r"(--\w+)", page.split("## All options")[1]))
+    named = set(re.findall(r"(--\w+)", page)) - {"--num_processes", "--space"}  # of others
+    assert named <= {option for parser in parsers.values() for option in parser._option_string_actions}
 
 
 def test_the_captioning_page_runs(saved_model, tmp_path):
@@ -220,7 +222,8 @@ def test_the_captioning_page_runs(saved_model, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_media(tmp_path / name, seconds=0.6)
     commands = [line for block in blocks("docs/captioning.md", "bash") for line in block.splitlines()]
-    assert len(commands) == 4 and commands[2].startswith("accelerate launch ") and "lavcap serve" in commands[3]
+    assert len(commands) == 5 and commands[2].startswith("accelerate launch ")
+    assert [command.split()[1] for command in commands[3:]] == ["demo", "serve"]  # see their own tests
     for command in commands[:2]:
         words = command.split()
         assert words[:2] == ["lavcap", "caption"]

@@ -57,6 +57,8 @@ def test_the_card_names_the_model_and_what_it_needs(folder, tmp_path):
         [NAME],
         "mit",
     )
+    link = f"\n\n[Try it in the browser](https://huggingface.co/spaces/{SPACE}).\n\n## Caption your own clip\n"
+    assert link in (tmp_path / "upload" / "model" / "README.md").read_text()
     needed = (tmp_path / "upload" / "space" / "requirements.txt").read_text().splitlines()
     assert {"torch>=2.6", "matplotlib>=3.8"} <= set(needed) and not any("gradio" in line for line in needed)
 

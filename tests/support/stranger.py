@@ -46,7 +46,7 @@ def run_stranger(script: str, *arguments: str, folder: Path, **environment: str)
 
 
 def link_libraries(folder: Path) -> Path:
-    """A folder to import from, with the libraries of this environment and nothing that makes this project importable."""
+    """A folder to import from: the libraries of this environment, and nothing that makes this project importable."""
     folder.mkdir()
     for entry in Path(find_spec("torch").origin).parents[1].iterdir():
         if "lavcap" not in entry.name and entry.suffix != ".pth":
