@@ -27,6 +27,7 @@ KEPT_SECONDS = 3600  # that uploads are kept
 FONT = ("system-ui", "sans-serif")  # of the visitor's machine: nothing is fetched from elsewhere
 WIDTH = "70rem"
 SAYS = "Drop or record a film, a sound or a picture, and read what can be heard in it. Speech is not written down."
+READY = "Nothing captioned yet."
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class _Page:
             )
 
     def add_outputs(self):
-        self.status = gradio.HTML(html.status("No clip yet."))
+        self.status = gradio.HTML(html.status(READY))
         self.said = gradio.HTML(js_on_load=html.CHOOSE, apply_default_css=False)
         with gradio.Row():
             self.files = [gradio.DownloadButton(label, visible=False, size="sm") for label in FILES.values()]
@@ -156,14 +157,18 @@ class _Page:
         outputs = [self.status, self.stop, self.said, self.details, self.outcome, *self.files]
         hidden = {"show_progress": "hidden", "api_visibility": "private"}
         asked = [*inputs, self.taken, self.number, self.instruction]
-        running = self.run.click(self._caption, asked, outputs, concurrency_limit=1, **hidden)
+        waiting = self.run.click(lambda: html.status("Waiting …"), None, self.status, queue=False, **hidden)
+        running = waiting.then(self._caption, asked, outputs, concurrency_limit=1, **hidden)
         stopped = self.stop.click(None, cancels=[running], **hidden)
         stopped.then(self._stop, self.outcome, outputs, concurrency_limit=1, **hidden)
         self.said.select(self._choose, self.outcome, self.details, **hidden)
-        for own in inputs:
+        for own in inputs:  # the last clip counts: others go, and what was said of them
             others = [each for each in inputs if each is not own]
-            events = [own.upload, own.input]
-            gradio.on(events, lambda: [None] * len(others), None, others, **hidden)  # noqa: B023 (as many each time)
+            gradio.on([own.upload, own.input], self._forget, None, [*others, *outputs], queue=False, **hidden)
+        if self.examples:
+            self.examples.load_input_event.then(
+                self._forget, None, [self.sound, self.picture, *outputs], queue=False, **hidden
+            )
 
     # ----------------------------------------------------------------------------------------------- what they do
 
@@ -192,12 +197,17 @@ class _Page:
                 outcome = replace(outcome, shown=(*outcome.shown, each))
                 if len(outcome.shown) >= told + max(1, told // 20):  # a long list is not sent anew each time
                     told = len(outcome.shown)
-                    yield self._outputs(html.status(_progress(outcome.shown, time.monotonic() - begun)), outcome)
+                    progress = _progress(outcome.shown, time.monotonic() - begun)
+                    yield self._outputs(html.status(f"{outcome.path.name}: {progress}"), outcome)
         except MediaError as error:
             yield self._outputs(html.error(str(error)), outcome, whole=True)
             return
         seconds = time.monotonic() - begun
-        yield self._outputs(html.status(f"Done in {seconds:.1f} s."), outcome, whole=True)
+        yield self._outputs(html.status(f"Done in {seconds:.1f} s: {outcome.path.name}"), outcome, whole=True)
+
+    def _forget(self) -> list[Any]:
+        """No other clip, and nothing said."""
+        return [None, None, *self._outputs(html.status(READY), None)]
 
     def _stop(self, outcome: Outcome | None) -> list[Any]:
         """What was captioned when a visitor had enough."""

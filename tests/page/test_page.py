@@ -153,6 +153,15 @@ def test_a_broken_file_is_told_in_one_line_and_the_next_one_is_captioned(page, c
     assert told.count() == 0
 
 
+def test_what_was_said_of_a_clip_goes_with_it(page, clips):
+    upload(page, clips / "long.mp4")
+    caption(page)
+    upload(page, clips / "tone.wav", "Sound")
+    page.locator(".clip-windows").wait_for(state="detached")
+    caption(page)
+    assert page.locator(".clip-meta").inner_text().startswith("From sound alone")
+
+
 def test_nothing_at_all_is_told(page):
     page.get_by_role("button", name="Caption", exact=True).click()
     page.get_by_role("alert").filter(has_text="Pass a film, a sound or a picture.").wait_for()
