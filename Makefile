@@ -61,6 +61,7 @@ demo: install  ## the toy world: generate, train, evaluate, report, caption unse
 	@echo; echo "$(DEMO)/data/videos/new_clip.mp4, which is in no split:"
 	$(BIN)/lavcap caption "$(DEMO)/data/videos/new_clip.mp4" --model "$(DEMO)/model"
 	@echo; echo "$(DEMO)/captions/long_clip.srt:"; cat "$(DEMO)/captions/long_clip.srt"
+	@echo; echo "In the browser: $(BIN)/lavcap demo $(DEMO)/model --examples $(DEMO)/data/videos/*_clip.mp4"
 
 .PHONY: train-lavcap train-avcap train-dali
 
