@@ -129,6 +129,8 @@ def build_model(args: ModelArguments) -> tuple[CaptioningModel | PeftModel, Capt
         model, processor = _assembled_model(args)
     else:
         model, processor = _fresh_model(args)
+    if args.load_in_4bit:
+        _keep_gradients(model)
     if model.can_generate():
         _set_decoding(model, args)
     if args.lora is not None:
@@ -299,6 +301,15 @@ def quantization(args: ModelArguments) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
     )
+
+
+def _keep_gradients(model: nn.Module):
+    """Have bitsandbytes leave its layers as they are in evaluations: on processors with AVX-512 for bfloat16 it would
+    pack them anew for captioning, and no gradient goes through a packed layer from then on (seen in 0.50.2).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _check_trainable(model: nn.Module, name: str):
