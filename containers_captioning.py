@@ -164,8 +164,9 @@ def opened(reading: Reading) -> Iterator[Any]:
             finally:
                 del reading.bytes[container]
     except (av.FFmpegError, OSError) as error:
-        # FFmpeg's word for a format that is not among those above.
+        # ArgumentError is FFmpeg's word for a format that is not among those above.
         reason = "no format of ours" if isinstance(error, av.error.ArgumentError) else one_line(error.strerror)
+        reason = reason if first_bytes(source, 1)[0] else "it holds 0 bytes"
         raise MediaError(
             f"{source}: not readable as media, or damaged ({reason}); check that it plays, or copy it again."
         ) from error

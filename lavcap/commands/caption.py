@@ -320,4 +320,6 @@ def _check_options(args: argparse.Namespace, formats: list[str]):
 
 
 def _report(clip: str, message: str):
-    print(printable(message), file=sys.stderr)
+    from tqdm.auto import tqdm
+
+    tqdm.write(printable(message), file=sys.stderr)  # on a line of its own, beside a bar

@@ -122,7 +122,7 @@ class _Page:
             with gradio.Tab("Sound"):
                 self.sound = gradio.Audio(label="Sound", type="filepath", sources=["upload", "microphone"])
             with gradio.Tab("Picture"):
-                self.picture = gradio.Image(label="Picture", sources=["upload", "webcam", "clipboard"])
+                self.picture = gradio.Image(label="Picture or animation", sources=["upload", "webcam", "clipboard"])
                 self.picture.preprocess = _file_of  # not decoded by Gradio: errors are told as those of other clips
         with gradio.Row():
             self.run = gradio.Button("Caption", variant="primary")

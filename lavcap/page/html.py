@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from math import exp
 
 from lavcap.captioning.records import Caption, Record, clock
-from lavcap.page.clips import Shown, data_address
+from lavcap.page.clips import LOUDNESS_PARTS, Shown, data_address
 
 
 SEEN = {"audio+video": "sound and picture", "audio": "sound alone", "video": "picture alone"}
+MOST_PICTURES = 12  # of the strip
 NOTHING = "(nothing to hear or see)"
 # A click on a window shows it in the player, too, and tells the page which one it is.
 CHOOSE = """
@@ -59,7 +61,9 @@ def details(record: Record, plan: bytes | None) -> str:
 
 def _time_line(shown: Sequence[Shown]) -> str:
     """A strip of pictures and loudness, and a list of the windows to choose from."""
-    strip = "".join(_piece(number, each) for number, each in enumerate(shown))
+    pieces = min(len(shown), MOST_PICTURES)
+    edges = [round(piece * len(shown) / pieces) for piece in range(pieces + 1)]
+    strip = "".join(_piece(first, shown[first:end]) for first, end in pairwise(edges))
     items = "".join(_item(number, each.record) for number, each in enumerate(shown))
     return (
         f'<div class="clip-strip" aria-hidden="true">{strip}</div>'
@@ -79,13 +83,18 @@ def _span(record: Record) -> str:
     return f"{clock(record.start)} to {clock(record.end)}"
 
 
-def _piece(number: int, shown: Shown) -> str:
-    record = shown.record
-    seconds = 1.0 if record.start is None else record.end - record.start
-    image = f'<img src="{shown.picture}" alt="">' if shown.picture else "<span></span>"
+def _piece(first: int, shown: Sequence[Shown]) -> str:
+    """Some windows in the strip, with the picture in their middle; a click goes to the first."""
+    record = shown[0].record
+    seconds = sum(each.record.end - each.record.start for each in shown)
+    picture = shown[len(shown) // 2].picture
+    image = f'<img src="{picture}" alt="">' if picture else "<span></span>"
+    loudness = [peak for each in shown for peak in each.loudness or (0.0,) * LOUDNESS_PARTS]
+    count = len(shown)
+    peaks = [max(loudness[part * count : (part + 1) * count]) for part in range(LOUDNESS_PARTS)]
     return (
-        f'<div data-window="{number}" data-start="{record.start or 0:.3f}" style="flex-grow:{seconds:.3f}">'
-        f"{image}{_wave(shown.loudness)}</div>"
+        f'<div data-window="{first}" data-start="{record.start:.3f}" style="flex-grow:{seconds:.3f}">'
+        f"{image}{_wave(peaks)}</div>"
     )
 
 

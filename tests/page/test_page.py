@@ -72,6 +72,7 @@ def page(browser, address):
     page.on("console", lambda told: faults.append(told.text) if told.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda asked: faults.append(asked.url) if not asked.url.startswith(LOCAL) else None)
+    page.on("filechooser", lambda chooser: None)  # intercepted from now on, and not too late for the first
     page.goto(address)
     page.get_by_role("button", name="Caption", exact=True).wait_for()
     yield page
