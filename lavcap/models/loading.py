@@ -35,8 +35,8 @@ def load_model(
         WeightsError: the folder's weights are not those of the model that its configuration describes, or damaged.
         ValueError: no captioner, no decoding, or a device that cannot be used.
     """
-    check_saved_model(name_or_path)
     device, dtype = choose_device(device, dtype)
+    check_saved_model(name_or_path)
     overrides = overrides or {}
     processor = load_processor(name_or_path, overrides)
     kind = model_class(type_of(name_or_path))
