@@ -14,6 +14,7 @@ from sources_captioning import (
     MediaError,
     Source,
     as_source,
+    check_file,
     is_folder,
     list_folder,
 )
@@ -85,6 +86,8 @@ def _named_by(argument: str) -> Iterator[Medium | Refused]:
         elif is_folder(source := as_source(argument)):
             yield from _below(source)
         else:
+            if isinstance(source, Path):
+                check_file(source)
             yield Medium(source, PurePosixPath(_name(source)))
     except MediaError as error:
         yield Refused(argument, error)

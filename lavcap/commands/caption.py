@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from lavcap.arguments import Parser, add_model_options, not_negative, positive
 from lavcap.captioning.records import FORMATS, TABLES
 from lavcap.endings import errors_in_one_line, printable
+from lavcap.files import check_writable
 
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 
 MOST_CAPTIONS = 64
+OF_CLIPS = (  # options that mean nothing where a data set is captioned
+    *("output_dir", "beside", "output_format", "json", "skip_existing", "overwrite", "retry_errors"),
+    *("range", "overlap", "min_window", "scene_cut", "silence_db", "num_captions", "num_workers"),
+)
 
 
 def main() -> int:
@@ -157,6 +162,10 @@ def _number(text: str, least: float, most: float, expected: str) -> float:
 
 
 def _write_dataset(args: argparse.Namespace) -> int:
+    for name in OF_CLIPS:
+        if getattr(args, name) != parser().get_default(name):
+            raise ValueError(f"Got --{name}, which is about clips, with --as_dataset: leave it out.")
+    check_writable(args.as_dataset, "--as_dataset")
     from lavcap.models.captioning import generation_options
     from lavcap.models.loading import load_model
     from lavcap.models.pseudo_captions import caption_data_set
@@ -193,6 +202,8 @@ def _caption_all(args: argparse.Namespace) -> int:
     from lavcap.captioning.media_list import Medium, list_media, read_list
 
     named = [*args.clips, *(read_list(args.files_from) if args.files_from else [])]
+    if not named:
+        raise ValueError(f"{args.files_from}: names no clips, expected a path on each line.")
     items = list_media(named)
     media = [item for item in items if isinstance(item, Medium)]
     refused = [item for item in items if not isinstance(item, Medium)]
@@ -208,20 +219,16 @@ def _caption_all(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, formats: list[str], media: list["Medium"], several: bool) -> int:
     """Caption clips; how many cannot be used."""
-    from lavcap.captioning.outputs import forget, left_of, write_tables
+    from lavcap.captioning.outputs import left_of, write_tables
     from lavcap.captioning.places import places_of
     from lavcap.captioning.processes import Processes
 
     processes = Processes(args.device)
     places = places_of(media, args.output_dir) if args.output_dir or args.beside else None
     wanted = media
-    if places is not None:
-        if args.overwrite and args.output_dir and processes.is_main:
-            forget(args.output_dir)
-        processes.wait()
-        if not args.overwrite:
-            wanted = left_of(media, places, formats, args.output_dir, args.skip_existing, args.retry_errors)
-        processes.wait()
+    if places is not None and not args.overwrite:
+        wanted = left_of(media, places, formats, args.output_dir, args.skip_existing, args.retry_errors)
+    processes.wait()
     failed = 0
     if wanted:
         failed = _caption(args, formats, wanted[processes.index :: processes.count], places, several, processes)
@@ -245,7 +252,7 @@ def _caption(
     processes: "Processes",
 ) -> int:
     from lavcap.captioning.loading import Options
-    from lavcap.captioning.outputs import Files, Printed
+    from lavcap.captioning.outputs import Files, Printed, forget
     from lavcap.captioning.run import Captioning
     from lavcap.models.captioning import generation_options
     from lavcap.models.loading import load_model
@@ -267,6 +274,10 @@ def _caption(
         settings |= {"instruction": args.instruction, "num_captions": args.num_captions, "decoding": decoding}
         settings |= asdict(options)
         settings["modalities"] = args.modalities
+        if args.overwrite and args.output_dir:  # not before it is known that there will be others
+            if processes.is_main:
+                forget(args.output_dir)
+            processes.wait()
         output = Files(places, formats, args.output_dir, settings, processes.index, args.retry_errors)
     workers = args.num_workers
     if workers is None:
@@ -317,6 +328,8 @@ def _check_options(args: argparse.Namespace, formats: list[str]):
         raise ValueError("Several processes would write to standard output at once: pass --output_dir.")
     if args.beside and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("Several processes share their work through --output_dir: pass it in place of --beside.")
+    if args.output_dir is not None:
+        check_writable(args.output_dir, "--output_dir")
 
 
 def _report(clip: str, message: str):

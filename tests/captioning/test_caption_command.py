@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,13 @@ def test_captions_of_another_run_are_not_written_over_unasked(saved_model, folde
     assert done.returncode == 0 and (tmp_path / "out" / "long.srt").read_text().startswith("1\n00:00:00,000 --> ")
 
 
+def test_what_is_known_stays_where_no_model_is_there_to_write_it_anew(folder, whole, tmp_path):
+    output = shutil.copytree(whole, tmp_path / "out")
+    command = (folder, "--output_dir", output, "--output_format", "all")
+    check_refused(caption("nowhere", *command, "--overwrite"), "nowhere: no such folder")
+    assert "5 of 5 were there" in caption("nowhere", *command).stderr
+
+
 def test_a_folder_that_was_begun_otherwise_is_refused(saved_model, folder, whole):
     done = caption(saved_model, folder, "--output_dir", whole, "--overlap", 0.1, "--retry_errors")
     assert done.returncode == 2 and "was begun with overlap 0.0, asked for 0.1" in done.stderr
@@ -224,13 +232,47 @@ def test_several_captions_come_with_what_each_is_worth(saved_model, folder):
         (("--output_format", "mp4"), "invalid choice: 'mp4'"),
         (("--files_from", "nowhere.txt"), "nowhere.txt"),
         (("--data_dir", "x"), "Expected clips, or --data_dir with --as_dataset, and not both"),
+        (("--min_window", "long"), "got 'long', expected seconds"),
+        (("--num_captions", "0"), "got '0', expected a whole number of at least 1"),
+        (("--batch_size", "0"), "got '0', expected a whole number of at least 1"),
+        (("--num_workers", "-1"), "got '-1', expected a whole number of at least 0"),
+        (("--modalities", "smell"), "invalid choice: 'smell'"),
+        (("--config_overrides", "[1]"), "config_overrides is a list, expected an object of fields"),
+        (("--device", "abacus"), "device 'abacus' cannot be used here"),
+        (("--device", "abacus", "--beside"), "device 'abacus' cannot be used here"),
+        (("--output_dir", "README.md"), "README.md: cannot be written (Not a directory)"),
+        (("--output_dir", "README.md/captions"), "README.md/captions: cannot be written (Not a directory)"),
     ],
     ids=" ".join,
 )
 def test_options_that_contradict_themselves_are_one_line_before_a_model_is_loaded(folder, options, message):
-    done = caption("nowhere", folder / "long.mp4", *options)
-    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2 and len(told) == 1 and message in told[0] and "Traceback" not in done.stderr
+    check_refused(caption("nowhere", folder / "long.mp4", *options), message)
+
+
+def check_refused(done: subprocess.CompletedProcess, message: str):
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and message in told and "Traceback" not in done.stderr
+
+
+def test_no_clips_are_one_line_before_a_model_is_loaded(tmp_path):
+    check_refused(caption("nowhere"), "Expected clips, or --data_dir with --as_dataset")
+    check_refused(caption("nowhere", tmp_path), "holds neither media files nor images")
+    check_refused(caption("nowhere", tmp_path / "gone.mp4"), "gone.mp4: no such file")
+    (tmp_path / "list.txt").write_text("\n")
+    check_refused(caption("nowhere", "--files_from", tmp_path / "list.txt"), "list.txt: names no clips")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--as_dataset", "x", "--range", "1", "2"), "Got --range, which is about clips, with --as_dataset"),
+        (("--as_dataset", "x", "--json"), "Got --json, which is about clips, with --as_dataset"),
+        (("--as_dataset", "README.md"), "README.md: cannot be written (Not a directory)"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_mean_nothing_for_a_data_set_are_one_line(options, message):
+    check_refused(caption("nowhere", "--data_dir", "nowhere", *options), message)
 
 
 def test_an_overlap_as_long_as_the_window_is_refused(saved_model, folder):

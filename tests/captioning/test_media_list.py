@@ -65,10 +65,11 @@ def test_a_pattern_that_matches_nothing_is_told(tree):
 
 
 def test_what_is_no_clip_costs_no_other(tree, film):
-    items = list_media([str(tree / "empty"), "https://example.org/a.mp4", str(film), "a" * 5000, film.as_uri()])
-    assert [type(item).__name__ for item in items] == ["Refused", "Refused", "Medium", "Medium"]
-    assert "holds neither media files nor images" in str(items[0].reason)
-    assert "an address, not a file" in str(items[1].reason)
+    wrong = [str(tree / "empty"), "https://example.org/a.mp4", str(tree / "none.mp4"), "a" * 5000]
+    *refused, found = list_media([*wrong, str(film), film.as_uri()])
+    reasons = ["holds neither media files nor images", "an address, not a file", "no such file", "File name too long"]
+    assert all(reason in str(item.reason) for reason, item in zip(reasons, refused, strict=True))
+    assert found.source == film
 
 
 def test_a_list_has_a_clip_on_each_line(tmp_path, monkeypatch):
