@@ -53,9 +53,9 @@ def _stays_in_range(scores: torch.Tensor) -> bool:
     """Whether no number of [`_scale_kernel`] can overflow or vanish.
 
     Let the scores of a clip lie within `spread`, and their largest be 0. A factor is the marginal over a sum of the
-    kernel with the other factors, and entries of a column differ by at most `exp(spread)`: so do the factors of a side.
-    The mean logarithm of either side never falls (it grows by a Kullback-Leibler divergence), and their sum, the dual
-    objective, never exceeds its optimum, which is at most `spread`. Hence with `m` rows and `n` columns, up to a
+    kernel with the other factors, and entries of a column differ by at most `exp(spread)`: so do the factors of a
+    side. The mean logarithm of either side never falls (it grows by a Kullback-Leibler divergence), and their sum, the
+    dual objective, never exceeds its optimum, which is at most `spread`. Hence with `m` rows and `n` columns, up to a
     constant in `m`, logarithms of factors lie in `[-log(mn) - spread, 2 spread + log(mn)]`, and the largest sum below
     `2 spread + log(mn) + log(max(m, n))`.
     """
