@@ -38,16 +38,16 @@ def test_plan_equals_that_of_python_optimal_transport(frames, steps, epsilon):
         np.testing.assert_allclose(found.exp().numpy(), expected, rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("spread", [0.5, 2.0, 3.3, 3.8, 6.0])  # with epsilon 0.1, of either way
+@pytest.mark.parametrize(("spread", "error"), [(0.5, 1e-5), (2.0, 1e-5), (3.3, 2e-5), (3.8, 2e-5), (6.0, 1e-3)])
 @pytest.mark.parametrize("shape", [(1, 20, 64), (9, 7, 3), (2, 1, 5), (2, 200, 300)])
-def test_plan_is_the_same_by_scaling_and_in_the_log_domain(spread, shape):
+def test_plan_is_the_same_by_scaling_and_in_the_log_domain(spread, error, shape):
     similarity = spread * torch.rand(shape, generator=torch.Generator().manual_seed(0))
     similarity[:, 0], similarity[:, :, -1] = 0.0, spread  # a row and a column as bad as they can be
     even = torch.full((1,), 1.0).log()
     rows, columns = (even - math.log(size) for size in shape[1:])
     expected = log_sinkhorn(similarity.double(), 0.1, 50, rows.expand(shape[:2]), columns.expand(shape[0], shape[2]))
     found = log_sinkhorn(similarity, 0.1, 50)
-    torch.testing.assert_close(found, expected.float(), atol=2e-5 * max(1, spread), rtol=0)
+    torch.testing.assert_close(found, expected.float(), atol=error, rtol=0)
 
 
 def test_gradient_through_the_plan_is_that_of_finite_differences():
