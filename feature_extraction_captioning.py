@@ -161,15 +161,24 @@ def torchaudio_fbank() -> Callable[..., torch.Tensor] | None:
 
 def _log_mel(waveforms: list[torch.Tensor], num_bands: int, sampling_rate: int, length: int) -> list[torch.Tensor]:
     hop, device = round(HOP_SECONDS * sampling_rate), waveforms[0].device
-    counts = [1 + (waveform.shape[0] - length) // hop for waveform in waveforms]
-    frames = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).unfold(1, length, hop)
-    frames = frames - frames.mean(dim=-1, keepdim=True)  # (batch, frames, samples of a window)
-    frames = frames - PREEMPHASIS * torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-    frames = frames * torch.hann_window(length, periodic=False, device=device)
+    # A sound alone stays in the cache of a processor; on an accelerator all of them are one launch.
+    batches = [[each] for each in waveforms] if device.type == "cpu" else [waveforms]
+    window = torch.hann_window(length, periodic=False, device=device)
     fft_size = 1 << (length - 1).bit_length()
-    power = torch.fft.rfft(frames, n=fft_size).abs().square()  # (batch, frames, fft_size / 2 + 1)
-    energies = power @ mel_filters(num_bands, fft_size, sampling_rate).to(device)
-    return [rows[:count] for rows, count in zip(energies.clamp(min=ENERGY_FLOOR).log(), counts, strict=True)]
+    filters = mel_filters(num_bands, fft_size, sampling_rate).to(device)
+    rows = []
+    for batch in batches:
+        frames = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).unfold(1, length, hop)
+        frames = frames - frames.mean(dim=-1, keepdim=True)  # (batch, frames, samples of a window)
+        emphasised = torch.empty_like(frames)
+        torch.sub(frames[..., 1:], frames[..., :-1], alpha=PREEMPHASIS, out=emphasised[..., 1:])
+        torch.sub(frames[..., :1], frames[..., :1], alpha=PREEMPHASIS, out=emphasised[..., :1])
+        spectrum = torch.fft.rfft(emphasised.mul_(window), n=fft_size)
+        power = spectrum.real.square() + spectrum.imag.square()  # (batch, frames, fft_size / 2 + 1)
+        energies = (power @ filters).clamp_(min=ENERGY_FLOOR).log_()
+        counts = [1 + (waveform.shape[0] - length) // hop for waveform in batch]
+        rows += [each[:count] for each, count in zip(energies, counts, strict=True)]
+    return rows
 
 
 @lru_cache(maxsize=8)
