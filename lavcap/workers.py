@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Generic, TypeVar
@@ -33,7 +34,7 @@ def work_through(
     Args:
         work: the answers to a job, one or many; goes to the processes, and so can be pickled.
         jobs: taken as they are needed.
-        num_proc: processes; 0 works in this one, where a decoder that crashes or hangs ends everything.
+        num_proc: processes; 0 works in a thread of this one, where a decoder that crashes or hangs ends everything.
         timeout: seconds without an answer, while one is waited for, after which a process is ended.
         failed: the last answer to a job whose process ended or was ended, and why.
 
@@ -41,7 +42,7 @@ def work_through(
         OSError: something cannot be written, or no process can be started.
     """
     if num_proc == 0:
-        yield from ((name, answer) for name, job in jobs for answer in work(job))
+        yield from _in_a_thread((name, answer) for name, job in jobs for answer in work(job))
         return
     jobs, workers = iter(jobs), []
     try:
@@ -73,6 +74,14 @@ def work_through(
 
 
 # -------------------------------------------------------------------------------------------------------- internals
+
+
+def _in_a_thread(answers: Iterator[Answer]) -> Iterator[Answer]:
+    """Answers that are made one by one, when they are asked for, where no Ctrl-C arrives: PyAV would swallow it."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        while (answer := thread.submit(next, answers, end).result()) is not end:
+            yield answer
 
 
 class _Worker(Generic[Job]):

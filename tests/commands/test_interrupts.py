@@ -1,26 +1,32 @@
 """Ctrl-C, which a terminal sends to every process of a command: one line, exit status 130, and nothing is lost."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import yaml
 from accelerate import Accelerator, skip_first_batches
 from media_files import write_media
 from recipes import TINY
-from stranger import import_path
+from stranger import import_path, run_inside
 from torch.utils.data import DataLoader
 
 from conftest import ROOT
+from containers_captioning import _Bytes
+from lavcap.captioning.loading import Options, WindowLoader, failed
 from lavcap.endings import interrupts_left_to_this_process
 from lavcap.preparation.cutting import Job, Settings
 from lavcap.preparation.media import Media, MediaFile
 from lavcap.preparation.pool import _cut
+from lavcap.progress_log import read_log
 from lavcap.training.data import with_own_workers
-from lavcap.workers import ANSWER, READY, _Worker
+from lavcap.workers import ANSWER, READY, _Worker, work_through
 
 
 # Says when Python itself and what every command begins with are there: its own start is not the project's.
@@ -40,20 +46,24 @@ def as_in_a_terminal():
     signal.signal(signal.SIGINT, before)
 
 
-def interrupted(delay: float, script: str, *arguments: object) -> tuple[int, str]:
-    """Exit status of a command and what it says, with a Ctrl-C some seconds after its beginning."""
+def interrupted(delay: float | Callable[[], bool], script: str, *arguments: object) -> tuple[int, str]:
+    """Exit status of a command and what it says, with a Ctrl-C after some seconds, or when it is time."""
     command = [sys.executable, "-c", BEGINNING, str(ROOT / script), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": import_path()}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes) as process:
         process.stdout.readline()
-        time.sleep(delay)
+        if callable(delay):
+            while process.poll() is None and not delay():
+                time.sleep(0.01)
+        else:
+            time.sleep(delay)
         os.killpg(process.pid, signal.SIGINT)
         return process.wait(60), process.stderr.read()
 
 
 def check_few_lines(status: int, errors: str):
-    lines = [line for line in errors.splitlines() if "it/s]" not in line and "clip/s]" not in line and line]
+    lines = [line for line in errors.splitlines() if line and "%|" not in line]
     assert status == 130 and lines[-1] == "interrupted" and len(lines) < 4, errors
 
 
@@ -124,3 +134,45 @@ def test_a_training_ends_in_one_line(toy_world, tmp_path, delay):
     fields |= {"output_dir": str(tmp_path / "run"), "use_cpu": True, "disable_tqdm": True, "save_steps": 5}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY | fields))
     check_few_lines(*interrupted(delay, "train_hf.py", tmp_path / "recipe.yaml"))
+
+
+def test_an_interrupt_while_a_file_is_read_is_not_lost(processor, tmp_path, monkeypatch):
+    """PyAV passes over what is raised in the reading of a file, and takes the file for damaged."""
+    read, coming = _Bytes.read, [signal.SIGINT]
+
+    def read_interrupted(self, size: int) -> bytes:
+        while coming:
+            os.kill(os.getpid(), coming.pop())
+        return read(self, size)
+
+    monkeypatch.setattr(_Bytes, "read", read_interrupted)
+    film = write_media(tmp_path / "a.wav", audio="pcm_s16le", video=None)
+    with pytest.raises(KeyboardInterrupt):
+        list(work_through(WindowLoader(processor, Options()), [("a", (film, 0, 0.0))], 0, 60, failed))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=SLOW)])
+def test_a_captioning_ends_in_one_line_and_goes_on_where_it_was(saved_model, tmp_path, workers):
+    film = write_media(tmp_path / "long.wav", seconds=48, audio="pcm_s16le", video=None)  # 100 windows
+    command = ("scripts/caption.py", film, "--model", saved_model, "--batch_size", 2, "--silence_db=-inf")
+    command += ("--output_format", "jsonl", "--output_dir")
+    output, whole = tmp_path / "out", tmp_path / "whole"
+    assert run_inside(*command, whole).returncode == 0
+    check_few_lines(*interrupted(lambda: len(known(output)) >= 4, *command, output, "--num_workers", workers))
+    begun = known(output)
+    assert 4 <= len(begun) < 100 and not (output / "captions.jsonl").exists()
+    assert run_inside(*command, output).returncode == 0
+    assert begun.items() < known(output).items()
+    assert captions(output) == captions(whole) and len(captions(whole)) == 100
+
+
+def known(output: Path) -> dict[str, dict]:
+    """What the log of a folder of captions holds."""
+    log = output / ".progress" / "captions-0.jsonl"
+    return read_log(log)[1] if log.exists() else {}
+
+
+def captions(output: Path) -> list[tuple[float, float, str]]:
+    records = map(json.loads, (output / "captions.jsonl").read_text(encoding="utf-8").splitlines())
+    return [(record["start"], record["end"], record["caption"]) for record in records]
