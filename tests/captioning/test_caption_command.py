@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clock_films import write_clock
+from interrupted_runs import limit_files
 from media_files import write_floats, write_media
 from PIL import Image
 from stranger import import_path, run_inside
 
 from conftest import ROOT
 from lavcap.captioning import run as captioning_run
+from lavcap.progress_log import read_log
 from processing_lavcap import LavcapProcessor
 from sources_captioning import MediaError
 
@@ -105,6 +108,34 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_one_that_was_not(
     assert done.returncode == 2
     assert sum(batches) <= 8  # of what was known the last window of a clip is captioned again
     assert content(tmp_path / "out") == content(whole)
+
+
+@pytest.fixture
+def limit():
+    """Sets how many bytes a file takes, until the test ends."""
+    yield limit_files
+    limit_files(resource.RLIM_INFINITY)
+
+
+def test_a_full_disk_is_named_and_what_was_written_is_completed_where_there_is_room(
+    saved_model, folder, tmp_path, whole, monkeypatch, limit
+):
+    output, real = tmp_path / "out", captioning_run.write_captions
+    command = (folder, "--output_dir", output, "--output_format", "all", "--batch_size", 2)
+    log = output / ".progress" / "captions-0.jsonl"
+
+    def fills_the_disk(*arguments, **options):
+        limit(log.stat().st_size + 300)  # a record, and the beginning of another one
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as full:
+        full.setattr(captioning_run, "write_captions", fills_the_disk)
+        check_refused(caption(saved_model, *command), f"{log}: could not be written (File too large)")
+    limit(resource.RLIM_INFINITY)
+    begun = read_log(log)[1]
+    assert caption(saved_model, *command).returncode == 2
+    assert len(begun) == 2 and begun.items() < read_log(log)[1].items()
+    assert content(output) == content(whole)
 
 
 def test_captions_of_another_run_are_not_written_over_unasked(saved_model, folder, tmp_path):
@@ -278,6 +309,18 @@ def test_options_that_mean_nothing_for_a_data_set_are_one_line(options, message)
 def test_an_overlap_as_long_as_the_window_is_refused(saved_model, folder):
     done = caption(saved_model, folder / "long.mp4", "--overlap", 0.48)
     assert done.returncode == 2 and "--overlap is 0.48, expected less than the window of 0.48 s" in done.stderr
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_reader_that_has_had_enough_ends_it_without_a_word(saved_model, tmp_path, workers):
+    film = write_media(tmp_path / "long.wav", seconds=24, audio="pcm_s16le", video=None)
+    command = [sys.executable, "-m", "lavcap", "caption", film, "--model", saved_model, "--batch_size", 1]
+    command += ["--silence_db=-inf", "--num_workers", workers]
+    shell = ["bash", "-c", '"$@" | head -n 1; exit ${PIPESTATUS[0]}', "bash", *map(str, command)]
+    done = subprocess.run(shell, env=os.environ | {"PYTHONPATH": import_path()}, capture_output=True, text=True)
+    assert done.returncode == 141 and done.stdout.startswith("00:00:00.000 --> 00:00:00.480\t")
+    assert [line for line in done.stderr.splitlines() if line and "%|" not in line] == []
 
 
 @pytest.mark.whole
