@@ -31,6 +31,7 @@ ROOMS = {
     "drawing": set(),
     "page": BASE | {"captioning", "drawing", "models"},
     "serving": BASE | {"models"},
+    "benchmarks": {*BASE, "captioning", "data", "models", "toy", "training"},
     "toy": BASE | {"data", "drawing", "preparation", "models", "evaluation"},
 }
 ROOMS |= {"commands": {*ROOMS, "flat"}, "__main__": {"commands"}}

@@ -10,6 +10,7 @@ import pytest
 
 from conftest import ROOT
 from lavcap.arguments import Parser, parse_object
+from lavcap.benchmarks.training import read_training_recipe
 from lavcap.data.manifest import read_facts
 from lavcap.data.references import coco_annotations
 from lavcap.data.schema import DataError
@@ -20,7 +21,6 @@ from lavcap.files import check_writable
 from lavcap.models.weight_files import find_weights
 from lavcap.preparation.annotations import read_annotations
 from lavcap.training.recipe import parse_recipe
-from scripts import benchmark_training
 from train_hf import TrainingArguments
 from weights_captioning import WeightsError, itemised, read_weights
 
@@ -50,7 +50,7 @@ def test_what_is_nested_too_deeply_is_refused_as_other_damage_is(tmp_path, kind)
 TEXT_FILES = {name: READERS[name] for name in ("a JSON file", "annotations", "a recipe")} | {
     "references": (".json", read_references),
     "predictions": (".jsonl", read_predictions),
-    "a recipe to measure": (".yaml", benchmark_training._read),
+    "a recipe to measure": (".yaml", read_training_recipe),
     "a manifest": ("manifest.json", lambda path: read_facts(path.parent)),
 }
 

@@ -107,12 +107,36 @@ def test_what_a_recipe_costs_is_measured_without_its_weights(tmp_path):
     parts = {name: getattr(config, name).to_diff_dict() for name in ("audio_config", "vision_config", "text_config")}
     recipe = {"model_config": parts | {"num_video_frames": 4}, "model_dtype": "bfloat16", "bf16": True, "lora": LORA}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    options = ("--device", "cpu", "--batch_sizes", 2, "--steps", 1)
-    result = run("scripts/benchmark_training.py", tmp_path / "recipe.yaml", *options)
+    options = ("--part", "training", "--tiny", "--device", "cpu", "--output", tmp_path / "rows.json", "--recipe")
+    result = run("scripts/benchmark.py", *options, tmp_path / "recipe.yaml")
     assert result.returncode == 0, result.stderr[-2000:]
-    rows = [line.split(" | ") for line in result.stdout.splitlines() if line.startswith("| 2 |")]
-    assert [row[1] for row in rows] == ["no", "yes"]
-    assert all(float(row[2]) > 0 and float(row[4].rstrip(" |")) > 0.1 for row in rows)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["case"] for row in rows] == ["batch 2", "batch 2, gradient checkpointing"]
+    assert all(row["median_ms"] > 0 and row["facts"]["peak GiB"] > 0.1 for row in rows)
     (tmp_path / "empty.yaml").write_text("lora: {}")
-    result = run_inside("scripts/benchmark_training.py", tmp_path / "empty.yaml")
+    result = run_inside("scripts/benchmark.py", *options, tmp_path / "empty.yaml")
     assert result.returncode == 2 and "empty.yaml: has no model_config" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["transport", "dali_transport", "filter_bank", "media", "loading"],
+        pytest.param(["captioning", "start_up"], marks=pytest.mark.slow),
+        pytest.param(["folder", "long_film"], marks=pytest.mark.slow),
+        pytest.param(["data_set"], marks=pytest.mark.slow),
+    ],
+)
+def test_parts_are_measured_against_baselines(parts, tmp_path):
+    options = ["--part", *parts, "--tiny", "--device", "cpu", "--output", tmp_path / "rows.json"]
+    result = run_inside("scripts/benchmark.py", *options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert list(dict.fromkeys(row["part"] for row in rows)) == parts
+    assert len([line for line in result.stdout.splitlines() if line.startswith("| ")]) == len(rows) + 1
+    for row in rows:
+        assert row["median_ms"] > 0 and row["machine"]["tiny"]
+        if row["baseline"] is not None:
+            assert row["ratio"] == pytest.approx(row["baseline_ms"] / row["median_ms"], rel=1e-2)
+        if row["limit"] is not None:
+            assert row["limit_ratio"] > 0

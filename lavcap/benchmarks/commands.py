@@ -1,0 +1,42 @@
+"""Commands of this project in processes of their own, as people run them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+# What a process says of itself: seconds from its beginning to its end, and the largest memory that it held.
+PROBE = """
+import json, resource, sys, time
+start = time.perf_counter()
+from lavcap.commands import main
+status = main(sys.argv[1:])
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": time.perf_counter() - start, "MiB": memory}), file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def run_command(*words: object) -> dict[str, Any]:
+    """Run `lavcap`; its `seconds`, and the `MiB` of its own process.
+
+    Raises:
+        ValueError: it failed.
+    """
+    return json.loads(run_python("-c", PROBE, *words).stderr.splitlines()[-1])
+
+
+def run_python(*words: object) -> subprocess.CompletedProcess:
+    """Run Python with these arguments.
+
+    Raises:
+        ValueError: it failed.
+    """
+    command: Sequence[str] = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        raise ValueError(f"{' '.join(command[-4:])} failed: {done.stderr.strip()[-500:]}")
+    return done

@@ -1,0 +1,36 @@
+"""Parts one after the other, each measured by the function that bears its name."""
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from lavcap.benchmarks.measure import Bench, Row
+from lavcap.models.loading import choose_device
+
+
+def measure(
+    parts: Mapping[str, str], device: str | None, tiny: bool, options: dict[str, str | Path | Sequence[int]]
+) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Rows, as they are known, with the machine that they are of.
+
+    Args:
+        parts: modules of this package by the names of the parts.
+        options: of training: `recipe` and `batch_sizes`.
+    """
+    from lavcap.benchmarks.training import read_training_recipe
+
+    device, dtype = choose_device(device)
+    logging.set_verbosity_error()
+    bench = Bench(device, getattr(torch, dtype), tiny)
+    training = {**options, "recipe": read_training_recipe(options["recipe"])} if "training" in parts else {}
+    machine = bench.machine()
+    for name, module in parts.items():
+        function = getattr(import_module(f"lavcap.benchmarks.{module}"), f"measure_{name}")
+        for row in function(bench, **training if name == "training" else {}):
+            yield row, machine
+        gc.collect()
