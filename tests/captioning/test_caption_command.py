@@ -130,7 +130,9 @@ def test_a_full_disk_is_named_and_what_was_written_is_completed_where_there_is_r
 
     with monkeypatch.context() as full:
         full.setattr(captioning_run, "write_captions", fills_the_disk)
-        check_refused(caption(saved_model, *command), f"{log}: could not be written (File too large)")
+        done = caption(saved_model, *command)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {log}: could not be written (File too large)")
     limit(resource.RLIM_INFINITY)
     begun = read_log(log)[1]
     assert caption(saved_model, *command).returncode == 2
