@@ -1,5 +1,6 @@
 """Captions for many clips of any length: windows decoded ahead, batched over clips, written as they come."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from windows_captioning import SHORTEST_TAIL
 
 WINDOW_TIMEOUT = 300.0  # seconds that a process may work on a window
 STILL_SECONDS = 1.0  # that a picture counts in the bar
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s [{elapsed}<{remaining}]"
 
 
 def counted(number: int, name: str) -> str:
@@ -103,7 +105,8 @@ class Captioning:
         begun, self._report = time.monotonic(), report
         jobs = list(self._jobs(media))
         work = WindowLoader(self.processor, self.options)
-        with tqdm(total=1, unit="s", desc="Captioning", disable=None if self.show is None else not self.show) as bar:
+        shown = {"desc": "Captioning", "bar_format": BAR, "disable": None if self.show is None else not self.show}
+        with tqdm(**shown) as bar:
             self._bar = _Bar(bar, len(jobs))
             for clip, loaded in work_through(work, jobs, self.num_workers, WINDOW_TIMEOUT, _lost):
                 self._take(clip, loaded)
@@ -189,10 +192,10 @@ class Captioning:
 
 
 class _Bar:
-    """Seconds that are captioned, of as many as there seem to be: clips that are not open yet last as the others."""
+    """Whole seconds that are captioned, of as many as there seem to be: clips not open yet last as the others."""
 
     def __init__(self, bar: tqdm, clips: int):
-        self._bar, self._clips = bar, clips
+        self._bar, self._clips, self._seconds = bar, clips, 0.0
         self._lengths: dict[str, float] = {}
 
     def open(self, clip: str, duration: float | None):
@@ -207,10 +210,11 @@ class _Bar:
 
     def _guess(self):
         if self._lengths:
-            self._bar.total = round(sum(self._lengths.values()) / len(self._lengths) * self._clips)
+            self._bar.total = math.ceil(sum(self._lengths.values()) / len(self._lengths) * self._clips)
 
     def advance(self, seconds: float):
-        self._bar.update(round(seconds, 1))
+        self._seconds += seconds
+        self._bar.update(int(self._seconds) - self._bar.n)
 
 
 def _lost(job: tuple[Any, int, float], reason: str) -> Loaded:
