@@ -159,7 +159,8 @@ def test_a_pinned_revision_takes_no_code_or_weights_from_elsewhere(pushed, pinne
 
 
 def test_a_pinned_revision_loads_without_a_warning(pinned):
-    assert pinned[0].errors == ""
+    # What bitsandbytes says where it is imported on some processors is of no model.
+    assert [line for line in pinned[0].errors.splitlines() if "gemm_4bit_forward" not in line] == []
 
 
 def test_what_was_loaded_once_loads_again_without_a_hub(pushed, offline):
