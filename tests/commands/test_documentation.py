@@ -211,7 +211,7 @@ def test_the_captioning_page_has_the_options_and_formats_that_there_are():
     parsers = {"caption": caption_parser(), "demo": demo_parser(), "serve": serve_parser()}
     assert all(option_table(parsers[name]) in page for name in ("caption", "demo"))  # … option_tables.py demo
     assert all(f"`{form}`" in page for form in FORMATS)
-    named = set(re.findall(r"(--\w+)", page)) - {"--num_processes", "--space"}  # of others
+    named = set(re.findall(r"(--\w+)", page)) - {"--num_processes", "--part", "--space"}  # of others
     assert named <= {option for parser in parsers.values() for option in parser._option_string_actions}
 
 

@@ -59,7 +59,7 @@ def test_a_bad_clip_costs_no_good_one(saved_model, clips, tmp_path):
     result = caption(saved_model, tmp_path / "broken.mp4", clips / "both.mp4", tmp_path / "none.wav", "--json")
     assert result.returncode == 2
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2 and "broken.mp4" in errors[0] and "none.wav: no such file" in errors[1]
+    assert len(errors) == 2 and "none.wav: no such file" in errors[0] and "broken.mp4" in errors[1]
     records = [json.loads(line) for line in result.stdout.splitlines()]
     assert ["error" in record for record in records] == [True, True, False]
 

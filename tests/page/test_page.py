@@ -147,7 +147,7 @@ def test_a_broken_file_is_told_in_one_line_and_the_next_one_is_captioned(page, c
     assert told.inner_text().startswith(f"{name}: not readable as media") and "\n" not in told.inner_text()
     page.get_by_role("tab", name="Film").click()
     page.get_by_role("button", name="short").click()  # an example, which takes the place of what was there
-    page.locator("#film video").wait_for()
+    told.wait_for(state="detached")
     caption(page)
     (shown,) = expected(captioner, clips / "short.mp4")
     assert page.locator(".clip-caption").inner_text() == shown.record.caption
