@@ -73,7 +73,7 @@ def _time_line(shown: Sequence[Shown]) -> str:
 
 def _made_from(records: Sequence[Record]) -> str:
     used = [record for record in records if record.error is None]
-    kinds = list(dict.fromkeys(SEEN.get(record.modalities, "nothing") for record in used))
+    kinds = list(dict.fromkeys(SEEN[record.modalities] for record in used if record.modalities)) or ["nothing"]
     silent = ", silence left out" if any(record.silent for record in used) else ""
     notes = list(dict.fromkeys(note for record in used for note in record.notes))
     return "; ".join([f"{' or '.join(kinds)}{silent}", *(f"the file {note}" for note in notes)])

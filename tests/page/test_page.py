@@ -29,6 +29,8 @@ BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), No
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 # Of Gradio's own buttons, whose names for screen readers are not what they show.
 GRADIOS = {"label-content-name-mismatch"}
+# A camera and a microphone that Chromium makes up, and leave to use them.
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 TELEPHONE = {"width": 360, "height": 740}
 
 
@@ -59,7 +61,7 @@ def address(captioner, clips):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        chromium = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", *CAMERA])
         yield chromium
         chromium.close()
 
@@ -152,6 +154,30 @@ def test_a_broken_file_is_told_in_one_line_and_the_next_one_is_captioned(page, c
     (shown,) = expected(captioner, clips / "short.mp4")
     assert page.locator(".clip-caption").inner_text() == shown.record.caption
     assert told.count() == 0
+
+
+def test_what_is_recorded_is_captioned(page):
+    """By a browser, whose films have no length in their headers."""
+    page.locator("#film").get_by_role("button", name="Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    record = page.get_by_role("button", name="start recording")
+    record.click()
+    record.filter(has_text="Stop").wait_for()
+    page.wait_for_timeout(2000)
+    with page.expect_response(lambda answer: "/upload" in answer.url):
+        record.click()
+    page.get_by_role("button", name="Clear").wait_for()
+    caption(page)
+    assert "picture" in page.locator(".clip-meta").inner_text()
+    page.get_by_role("tab", name="Sound").click()
+    page.get_by_role("button", name="Record audio").click()
+    page.get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(2000)
+    with page.expect_response(lambda answer: "/upload" in answer.url):
+        page.get_by_role("button", name="Stop").filter(visible=True).click()
+    page.locator(".clip-meta").wait_for(state="detached")
+    caption(page)
+    assert page.locator(".clip-meta").inner_text().startswith("From sound alone")
 
 
 def test_what_was_said_of_a_clip_goes_with_it(page, clips):
