@@ -78,11 +78,11 @@ def _scale_kernel(scores: torch.Tensor, iterations: int) -> torch.Tensor:
             video = (kernel * audio).sum(dim=-1, keepdim=True).reciprocal()
             audio = (kernel * video).sum(dim=-2, keepdim=True).reciprocal() * (rows / columns)
     else:  # in memory that is taken once; products and sums beat batched matrices with one column
-        products = torch.empty_like(kernel)
+        products, share = torch.empty_like(kernel), kernel.new_tensor(rows / columns)
         for _ in range(iterations):
             torch.sum(torch.mul(kernel, audio, out=products), dim=-1, keepdim=True, out=video)
             torch.sum(torch.mul(kernel, video.reciprocal_(), out=products), dim=-2, keepdim=True, out=audio)
-            audio.reciprocal_().mul_(rows / columns)
+            torch.div(share, audio, out=audio)
     return scores + video.log() + audio.log() - math.log(rows)
 
 

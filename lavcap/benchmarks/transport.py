@@ -68,7 +68,8 @@ def _aligned(video: torch.Tensor, audio: torch.Tensor, scale: torch.Tensor) -> t
     similarity = video @ audio.mT
     log_plan = log_sinkhorn(similarity, EPSILON, ITERATIONS)
     plan = log_plan.exp()
-    return alignment_loss(similarity, log_plan, scale), audio + plan.mT @ video, video + plan @ audio
+    moved = torch.baddbmm(audio, plan.mT, video), torch.baddbmm(video, plan, audio)
+    return alignment_loss(similarity, log_plan, scale), *moved
 
 
 def _aligned_alone(video: torch.Tensor, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
