@@ -19,6 +19,8 @@ class Track:
         last: start of its last packet within the window; `None`: it has none there.
         end: of the last packet.
         complete: followed to its end, not only past the end of the window.
+        packets: those that were followed; `None`: there are too many to be kept.
+        times: starts of these, in order; none where a clock goes back.
         offsets: what is added to its time stamps, section by section: a clock that goes back begins another one.
     """
 
@@ -26,6 +28,8 @@ class Track:
     last: float | None = None
     end: float = 0.0
     complete: bool = True
+    packets: list[Any] | None = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     offsets: list[float] = field(default_factory=lambda: [0.0])
 
 

@@ -3,9 +3,9 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,10 @@ LIMITED_SECONDS = 600.0  # of a long medium, that are looked at within one time 
 LEAD_SECONDS = 1.0  # decoded before a window and dropped: codecs need what came before, streams are out of step
 BUFFER_BYTES = 2**18
 MAX_FAILED_READS = 1000  # of a damaged file
+KEPT_BYTES = 64 << 20  # of packets, up to which a file is read once; a longer one is read for each of its streams
+# Codecs of which frames that are of no use to others can be left out, and the others stay what they are. Frames of HEVC
+# say so of their own layer of time alone, and packets of MPEG-4 may hold two.
+SKIPPING_CODECS = frozenset({"h264", "mpeg2video", "vp8"})
 SENSES = {"audio": "sound", "video": "picture"}
 
 
@@ -218,10 +222,18 @@ def follow(reading: Reading, container: Any, streams: dict[str, Any]) -> dict[st
     clock = Clock(_origin(container))
     tracks = {kind: Track(stream.index) for kind, stream in streams.items()}
     by_index = {stream.index: kind for kind, stream in streams.items()}
-    stops_early = container.duration is not None
+    stops_early, room = container.duration is not None, KEPT_BYTES
     for packet in _packets(reading, container, *streams.values()):
-        if packet is not None and packet.pts is not None:
-            kind = by_index[packet.stream.index]
+        if packet is None:
+            continue
+        kind = by_index[packet.stream.index]
+        room -= packet.size
+        if room < 0:
+            for track in tracks.values():
+                track.packets = None
+        else:
+            tracks[kind].packets.append(packet)
+        if packet.pts is not None:
             start = clock.add(kind, packet)
             reading.advance(start)
             # Packets come in decoding order, a little out of step: a second more is enough.
@@ -230,6 +242,8 @@ def follow(reading: Reading, container: Any, streams: dict[str, Any]) -> dict[st
                 break
     for kind, track in tracks.items():
         track.offsets = clock.offsets(kind)
+        if len(track.offsets) == 1:
+            track.times = sorted(clock.times(kind))
         track.last = max((time for time in clock.times(kind) if time < reading.window.end), default=None)
         track.end = clock.end(kind)
         if _is_any(container, frozenset({"mov"})) and streams[kind].duration:
@@ -287,21 +301,32 @@ def jump(container: Any, window: Window) -> bool:
 
 
 @contextmanager
-def frames_of(reading: Reading, track: Track) -> Iterator[Iterator[tuple[float | None, Any]]]:
+def frames_of(
+    reading: Reading, container: Any, track: Track, jumped: bool, wanted: Set[float] | None = None
+) -> Iterator[Iterator[tuple[float | None, Any]]]:
     """Decoded frames of a stream with their times, in seconds from the start of the container.
 
     They begin before the window, or at the beginning of a file whose index led behind it. A frame without a time
     follows the one before it.
+
+    Args:
+        container: in which the track was followed.
+        jumped: whether that was from a keyframe before the window on.
+        wanted: starts of the packets whose frames are needed; of others those may be missing that are of no use to
+            any. `None`: all are needed.
     """
-    for jumping in (True, False):
+    if track.packets is not None:
+        timed = _timed(reading, container, track, wanted)
+        first = next(timed, None)
+        if not jumped or _begins_before(first, reading.window):
+            yield chain([first] if first else [], timed)
+            return
+    for jumping in (True, False) if track.packets is None else (False,):
         with opened(reading) as container:
             jumped = jumping and jump(container, reading.window)
-            stream = container.streams[track.index]
-            if stream.type == "video":
-                stream.thread_type = "AUTO"
-            timed = _timed(reading, container, stream, track.offsets)
+            timed = _timed(reading, container, replace(track, packets=None), wanted)
             first = next(timed, None)
-            if not jumped or (first is not None and (first[0] or 0.0) <= reading.window.start):
+            if not jumped or _begins_before(first, reading.window):
                 yield chain([first] if first else [], timed)
                 return
 
@@ -348,30 +373,67 @@ class _Bytes:
         return self._file.tell()
 
 
-def _timed(reading: Reading, container: Any, stream: Any, offsets: list[float]) -> Iterator[tuple[float | None, Any]]:
+def _begins_before(first: tuple[float | None, Any] | None, window: Window) -> bool:
+    return first is not None and (first[0] or 0.0) <= window.start
+
+
+def _timed(
+    reading: Reading, container: Any, track: Track, wanted: Set[float] | None
+) -> Iterator[tuple[float | None, Any]]:
     """Frames with their times; packets that no decoder takes are left out and counted."""
-    origin, section, latest = _origin(container), 0, None
+    stream, origin, section, latest = container.streams[track.index], _origin(container), 0, None
+    if stream.type == "video":
+        stream.thread_type = "AUTO"
+    packets = track.packets
+    if packets is None:
+        packets = _packets(reading, container, stream)
+    elif not packets or packets[-1].size:  # they end before the stream does
+        packets = [*packets, None]
     untimed = stream.type == "audio" and _is_any(container, UNTIMED_CONTAINERS)
-    for frame in _decoded(reading, container, stream):
+    for frame in _decoded(reading, stream, packets, None if wanted is None else _Skips(stream, origin, wanted)):
         time = None if frame.time is None else frame.time - origin
         if time is not None:
-            if latest is not None and time < latest - JUMP_SECONDS and section + 1 < len(offsets):
+            if latest is not None and time < latest - JUMP_SECONDS and section + 1 < len(track.offsets):
                 section += 1
             first, latest = latest is None, time
-            time = None if untimed and not first else time + offsets[section]
+            time = None if untimed and not first else time + track.offsets[section]
         yield time, frame
 
 
-def _decoded(reading: Reading, container: Any, stream: Any) -> Iterator[Any]:
+class _Skips:
+    """Has a decoder leave out frames that are neither shown nor used by others, packet by packet."""
+
+    def __init__(self, stream: Any, origin: float, wanted: Set[float]):
+        self._codec, self._base, self._origin = stream.codec_context, float(stream.time_base), origin
+        self._wanted = wanted if self._codec.name in SKIPPING_CODECS else None
+
+    def before(self, packet: Any):
+        """Tell the decoder whether the frame of a packet is needed."""
+        if self._wanted is not None and packet is not None and packet.pts is not None:
+            needed = packet.pts * self._base - self._origin in self._wanted
+            self._codec.skip_frame = "DEFAULT" if needed else "NONREF"
+
+    def end(self):
+        """From here on all are needed: what stands in for a damaged frame is the one before it."""
+        if self._wanted is not None:
+            self._wanted, self._codec.skip_frame = None, "DEFAULT"
+
+
+def _decoded(reading: Reading, stream: Any, packets: Iterable[Any], skips: _Skips | None) -> Iterator[Any]:
     import av
 
-    for packet in _packets(reading, container, stream):
+    for packet in packets:
+        reading.deadline.check()
         loss = reading.losses.setdefault(stream.type, Loss())
+        if skips:
+            skips.before(packet)
         try:
             frames = stream.decode(packet)
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
+            if skips:
+                skips.end()
             loss.lost, loss.reason = loss.lost + 1, one_line(error.strerror)
             loss.seconds += float((packet.duration or 0) * (packet.time_base or 0))
             continue

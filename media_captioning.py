@@ -29,7 +29,7 @@ try:  # inside a package: the Hub's module cache
     from .scenes_captioning import scene_cuts
     from .sounds_captioning import AUDIBLE, Sound, cancel, check_samples, peak_of
     from .sources_captioning import MediaError, Source, as_source, check_file, is_folder, list_images
-    from .windows_captioning import SHORTEST_TAIL, Pictures, Sounds, plan_windows
+    from .windows_captioning import SHORTEST_TAIL, Pictures, Sounds, plan_windows, shown_times
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from containers_captioning import (
         Reading,
@@ -49,7 +49,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from scenes_captioning import scene_cuts
     from sounds_captioning import AUDIBLE, Sound, cancel, check_samples, peak_of
     from sources_captioning import MediaError, Source, as_source, check_file, is_folder, list_images
-    from windows_captioning import SHORTEST_TAIL, Pictures, Sounds, plan_windows
+    from windows_captioning import SHORTEST_TAIL, Pictures, Sounds, plan_windows, shown_times
 
 
 @dataclass(frozen=True)
@@ -215,22 +215,22 @@ def _read_file(
 ) -> Iterator[tuple[Window, Clip | MediaError]]:
     """Windows that are planned when the length of the file is known, with what they hold."""
     with decoding(reading.source), ExitStack() as stack:
-        with opened(reading) as container:
-            streams = choose_streams(reading, container)
-            note_choice(reading, container, streams)
-            jump(container, reading.window)
-            tracks = follow(reading, container, streams)
-            duration = duration_of(reading, container, tracks)
-            if "audio" in streams:
-                rate = rate or streams["audio"].codec_context.sample_rate
-            pixel_aspect = streams["video"].sample_aspect_ratio if "video" in streams else None
-        windows = plan(duration)
+        container = stack.enter_context(opened(reading))
+        streams = choose_streams(reading, container)
+        note_choice(reading, container, streams)
+        jumped = jump(container, reading.window)
+        tracks = follow(reading, container, streams)
+        windows = plan(duration := duration_of(reading, container, tracks))
         sounds = pictures = None
         if "audio" in tracks:
-            sounds = Sounds(stack.enter_context(frames_of(reading, tracks["audio"])), rate, channels)
+            rate = rate or streams["audio"].codec_context.sample_rate
+            timed = stack.enter_context(frames_of(reading, container, tracks["audio"], jumped))
+            sounds = Sounds(timed, rate, channels)
         if "video" in tracks and (last := tracks["video"].last) is not None:
-            timed = stack.enter_context(frames_of(reading, tracks["video"]))
-            end = max(tracks["video"].end, last)
+            track, end = tracks["video"], max(tracks["video"].end, last)
+            wanted = shown_times(track.times, windows, end, num_frames) if track.times else None
+            timed = stack.enter_context(frames_of(reading, container, track, jumped, wanted))
+            pixel_aspect = streams["video"].sample_aspect_ratio
             pictures = Pictures(timed, windows, end, num_frames, pixel_aspect and float(pixel_aspect))
         for window in windows:
             if reading.long:

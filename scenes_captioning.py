@@ -31,14 +31,13 @@ def scene_cuts(medium: Any, threshold: float = 0.3, start: float = 0.0, end: flo
         MediaError: the file cannot be used.
     """
     reading = Reading(as_source(medium), Window(start, float("inf") if end is None else end), long=True)
-    with decoding(reading.source):
-        with opened(reading) as container:
-            streams = choose_streams(reading, container)
-            if "video" not in streams:
-                return []
-            jump(container, reading.window)
-            track = follow(reading, container, {"video": streams["video"]})["video"]
-        with frames_of(reading, track) as timed:
+    with decoding(reading.source), opened(reading) as container:
+        streams = choose_streams(reading, container)
+        if "video" not in streams:
+            return []
+        jumped = jump(container, reading.window)
+        track = follow(reading, container, {"video": streams["video"]})["video"]
+        with frames_of(reading, container, track, jumped) as timed:
             return _apart(_changes(reading, timed, threshold))
 
 

@@ -106,12 +106,12 @@ class Sound:
         """
         limit = round(self.length * self.rate)
         for _, run in groupby(timed, key=_Run()):
-            start, frame = next(run)
+            start, first = next(run)
             position = (self._end or 0) if start is None else round(start * self.rate)
             if self._end is not None and abs(position - self._end) <= HOLE_SECONDS * self.rate:
                 position = self._end
-            for part, loudest in self._mono(chain([frame], (frame for _, frame in run))):
-                self._put(position, part, loudest)
+            for part in self._resampled(chain([first], (frame for _, frame in run)), limit - position):
+                self._put(position, part)
                 position += len(part)
                 if position >= limit:
                     return
@@ -125,7 +125,8 @@ class Sound:
             waveform[position : position + len(part)] = part[: max(0, len(waveform) - position)]
         return waveform
 
-    def _put(self, position: int, part: np.ndarray, loudest: np.ndarray):
+    def _put(self, position: int, part: np.ndarray):
+        """Take samples `(samples, channels)` that belong there."""
         skipped = max(0, -position if self._end is None else max(self._end, 0) - position)
         if skipped >= len(part):
             end = position + len(part)
@@ -135,23 +136,37 @@ class Sound:
         room = round(self.length * self.rate) - position
         if room <= 0:
             return
-        self.peak = max(self.peak, peak_of(loudest[skipped : skipped + room]))
+        self.peak = max(self.peak, peak_of(part[:room]))
         if self._end is not None and position > max(self._end, 0):
             self.holes.append((max(self._end, 0) / self.rate, position / self.rate))
-        self._parts.append((position, part))
+        self._parts.append((position, part[:, 0] if self.channels == "first" else part.mean(axis=1)))
         self._end = position + len(part)
 
-    def _mono(self, frames: Iterator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Resampled sound of one channel of frames of one form, and the loudest of all channels, sample by sample."""
+    def _resampled(self, frames: Iterator, room: int) -> Iterator[np.ndarray]:
+        """Samples of frames of one form, `(samples, channels)`, of which so many are wanted.
+
+        Frames are joined, up to a second: one by one, most of the time goes into calls. No more of them are taken
+        than it needs.
+        """
         import av
 
         # Packed: PyAV reads the planes of 8 channels without a layout from where there are none, and the process ends.
-        resampler = av.AudioResampler(format="flt", rate=self.rate)
-        for frame in chain(frames, [None]):  # None empties the resampler
-            for part in resampler.resample(frame):
-                samples = part.to_ndarray().reshape(-1, part.layout.nb_channels)
-                mono = samples[:, 0] if self.channels == "first" else samples.mean(axis=1)
-                yield mono, np.abs(samples).max(axis=1)
+        resampler, fifo = av.AudioResampler(format="flt", rate=self.rate), av.AudioFifo()
+        for frame in frames:
+            frame.pts = None  # its time is known; the queue would refuse a clock that stumbles
+            fifo.write(frame)
+            if fifo.samples >= min(1, room / self.rate) * frame.sample_rate:
+                for samples in map(_samples, resampler.resample(fifo.read())):
+                    room -= len(samples)
+                    yield samples
+        rest = fifo.read()
+        for given in [None] if rest is None else [rest, None]:  # None empties the resampler
+            yield from map(_samples, resampler.resample(given))
+
+
+def _samples(packed: Any) -> np.ndarray:
+    """`(samples, channels)` of a frame."""
+    return packed.to_ndarray().reshape(-1, packed.layout.nb_channels)
 
 
 class _Run:

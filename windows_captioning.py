@@ -2,6 +2,7 @@
 """Windows of a medium, one behind the other: which there are, and what each holds, by one pass over the streams."""
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
@@ -25,6 +26,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from sources_captioning import MediaError
 
 
+SAME_SECONDS = 1e-6  # times that differ by less are one, computed in two ways
 SHORTEST_TAIL = 0.1  # seconds behind the last whole window that make another one: codecs fill up their last packet
 Timed = Iterator[tuple[float | None, Any]]  # decoded frames of PyAV, with their times in seconds
 
@@ -61,6 +63,27 @@ def plan_windows(
             )
         starts += [(first + step * index, last) for index in range(number)]
     return [Window(each, max(each, min(each + length, last))) for each, last in starts]
+
+
+def frame_times(start: float, end: float, count: int) -> list[float]:
+    """When the pictures of a span are taken, in seconds: at the centres of as many equal parts of it."""
+    return [start + (part + 0.5) * (end - start) / count for part in range(count)]
+
+
+def shown_times(times: Sequence[float], windows: Sequence[Window], end: float, num_frames: int) -> set[float]:
+    """When the frames begin that are on screen when pictures of windows are taken.
+
+    Args:
+        times: when frames begin, in order, in seconds.
+        windows, end, num_frames: as of [`Pictures`].
+    """
+    targets = (
+        target + step
+        for window in windows
+        for target in frame_times(window.start, min(end, window.end), num_frames)
+        for step in (-SAME_SECONDS, SAME_SECONDS)
+    )
+    return {times[max(0, bisect_right(times, target) - 1)] for target in targets}
 
 
 class Sounds:
@@ -135,8 +158,7 @@ class Pictures:
         if window.start and end <= window.start:
             return
         self._taken[window.start] = []
-        for part in range(self._num_frames):
-            target = window.start + (part + 0.5) * (end - window.start) / self._num_frames
+        for target in frame_times(window.start, end, self._num_frames):
             heappush(self._targets, (target, window.start))
 
     def _shown_at(self, target: float) -> np.ndarray | None:

@@ -10,6 +10,7 @@ import pytest
 from media_files import write_floats, write_media
 from PIL import Image
 
+import containers_captioning
 from media_captioning import even_indices, read_clip, read_duration
 from pictures_captioning import read_images
 from sounds_captioning import Sound, resample, to_mono
@@ -47,6 +48,57 @@ def test_every_container_gives_sound_and_picture_in_step(tmp_path, suffix):
         times = clip.frames[:, 32, 32].mean(axis=-1) / 2 / 25
         assert times == pytest.approx((np.arange(FRAMES) + 0.5) * 2 / FRAMES, abs=0.13)
         assert clip.modalities == "audio+video"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("mp4", "libx264"), ("ts", "mpeg2video"), ("webm", "libvpx"), ("webm", "libvpx-vp9"), ("avi", "mpeg4")],
+)
+def test_what_is_not_shown_is_left_out_and_the_file_read_once_and_nothing_changes(
+    tmp_path, monkeypatch, suffix, codec
+):
+    path = write_media(tmp_path / f"film.{suffix}", seconds=4, **{**CONTAINERS[suffix], "video": codec})
+    parts = [(0.0, 4.0, 5), (0.52, 1.0, 4), (1.7, 2.2, 30)]  # start, seconds and frames; a jump, and all frames
+
+    def read_parts():
+        decoded, opened = [], []
+        with monkeypatch.context() as patched:
+            is_noise, begin = containers_captioning._is_noise, containers_captioning._Bytes.__enter__
+            noted = lambda stream, frame: decoded.append(stream.type) or is_noise(stream, frame)  # noqa: E731
+            patched.setattr(containers_captioning, "_is_noise", noted)
+            patched.setattr(containers_captioning._Bytes, "__enter__", lambda own: opened.append(1) or begin(own))
+            clips = [read_clip(path, RATE, count, seconds, start=start) for start, seconds, count in parts]
+        return clips, decoded.count("video"), len(opened)
+
+    fast, few, once = read_parts()
+    monkeypatch.setattr(containers_captioning, "SKIPPING_CODECS", frozenset())
+    monkeypatch.setattr(containers_captioning, "KEPT_BYTES", -1)
+    plain, all_frames, often = read_parts()
+    for ours, theirs in zip(fast, plain, strict=True):
+        assert np.array_equal(ours.waveform, theirs.waveform) and np.array_equal(ours.frames, theirs.frames)
+    assert once == len(parts) and often >= 3 * len(parts)
+    assert codec != "libx264" or few < 0.9 * all_frames  # the others are written without frames of no use
+
+
+@pytest.mark.parametrize("channels", ["mean", "first"])
+def test_sound_is_the_same_however_its_frames_are_joined(channels):
+    draw = np.random.default_rng(0)
+    pieces = [draw.uniform(-1, 1, (2, size)).astype(np.float32) for size in (1, 1024, 7, 40_000, 1152, 300)]
+
+    def heard(pieces):
+        sound, start = Sound(RATE, channels, 1.0), 0
+        timed = []
+        for piece in pieces:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), format="fltp", layout="stereo")
+            frame.sample_rate = 44_100
+            timed.append((start / 44_100, frame))
+            start += piece.shape[1]
+        sound.take(iter(timed))
+        return sound.waveform()
+
+    whole = heard([np.concatenate(pieces, axis=1)])
+    assert len(whole) > 0.9 * RATE * sum(piece.shape[1] for piece in pieces) / 44_100
+    assert np.array_equal(heard(pieces), whole)
 
 
 def test_only_the_window_is_decoded_and_the_whole_duration_told(tmp_path):
