@@ -59,8 +59,8 @@ LEAD_SECONDS = 1.0  # decoded before a window and dropped: codecs need what came
 BUFFER_BYTES = 2**18
 MAX_FAILED_READS = 1000  # of a damaged file
 KEPT_BYTES = 64 << 20  # of packets, up to which a file is read once; a longer one is read for each of its streams
-# Codecs of which frames that are of no use to others can be left out, and the others stay what they are. Frames of HEVC
-# say so of their own layer of time alone, and packets of MPEG-4 may hold two.
+# Codecs of which frames that are of no use to others can be left out, and the others stay what they are. Frames of
+# HEVC say so of their own layer of time alone, and packets of MPEG-4 may hold two.
 SKIPPING_CODECS = frozenset({"h264", "mpeg2video", "vp8"})
 SENSES = {"audio": "sound", "video": "picture"}
 

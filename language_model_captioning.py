@@ -95,6 +95,11 @@ def check_kind(config: PreTrainedConfig):
         _refuse(config, "whose experts are chosen by the ids of words, where the tokens of a clip have none")
 
 
+def takes_logits_to_keep(kind: type[PreTrainedModel]) -> bool:
+    """Whether models of a kind can leave out logits that nobody asks for."""
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+
+
 def looks_up_words(config: PreTrainedConfig) -> bool:
     """Whether layers look up the words themselves, beside the embeddings of the input, as those of Gemma 3n do."""
     return bool(getattr(config, "hidden_size_per_layer_input", None))

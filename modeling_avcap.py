@@ -22,7 +22,7 @@ try:  # inside a package: the Hub's module cache
     from .git_captioning import GitTextConfig, GitTextModel
     from .git_weights_captioning import load_git
     from .length_norm_captioning import LengthNormMixin
-    from .modeling_captioning import CaptioningModel, CaptioningOutput, SoftTokens, register_family
+    from .modeling_captioning import CaptioningModel, CaptioningOutput, SoftTokens, last_labels, register_family
     from .parts_captioning import as_dtype, caption_decoding, cast, location, published_name
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from adapters_captioning import own_fields
@@ -33,7 +33,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from git_captioning import GitTextConfig, GitTextModel
     from git_weights_captioning import load_git
     from length_norm_captioning import LengthNormMixin
-    from modeling_captioning import CaptioningModel, CaptioningOutput, SoftTokens, register_family
+    from modeling_captioning import CaptioningModel, CaptioningOutput, SoftTokens, last_labels, register_family
     from parts_captioning import as_dtype, caption_decoding, cast, location, published_name
 
 
@@ -198,6 +198,7 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
         labels: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_clips_in_batch: torch.Tensor | int | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CaptioningOutput:
         """Predict the caption.
@@ -215,6 +216,8 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
             num_items_in_batch: label tokens of all micro-batches of an optimiser step, by which the summed loss is
                 divided in place of those of this micro-batch.
             num_clips_in_batch: not used, no term of the loss is a mean over clips.
+            logits_to_keep: number of last positions whose logits are wanted, with all labels among those that they
+                predict; 0: all.
 
         Returns:
             `logits` `(batch, sequence, vocab_size)`, those of the text alone.
@@ -239,6 +242,7 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            logits_to_keep=logits_to_keep,
             **kwargs | {"return_dict": True},
         )
         output = self.output_class(
@@ -259,7 +263,7 @@ class AvcapForConditionalGeneration(LengthNormMixin, CaptioningModel, AvcapPreTr
         Its mean over the labels, or its sum over `num_items_in_batch`. Released `SmoothLabelCrossEntropyLoss`: the
         divergence of Kullback and Leibler, so that a perfect prediction has a loss of 0, and never of `[PAD]`.
         """
-        labels = labels[:, 1:].to(logits.device)
+        labels = last_labels(logits, labels)[:, 1:].to(logits.device)
         counted = (labels != -100) & (labels != self.config.text_config.pad_token_id)
         scores, labels = logits[:, :-1][counted].float().log_softmax(dim=-1), labels[counted]
         share = self.config.label_smoothing

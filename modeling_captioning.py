@@ -18,21 +18,20 @@ try:  # inside a package: the Hub's module cache
     from .adapters_captioning import AdapterMixin
     from .configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
     from .generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
-    from .language_model_captioning import look_up_words, looks_up_words
+    from .language_model_captioning import look_up_words, looks_up_words, takes_logits_to_keep
     from .parts_captioning import read_part
     from .weights_captioning import WeightsError, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
     from adapters_captioning import AdapterMixin
     from configuration_captioning import GENERATION_CLASSES, CaptioningConfig, SoftTokenConfig
     from generation_captioning import CaptionGenerationMixin, PlaceholderGenerationMixin, has_clips
-    from language_model_captioning import look_up_words, looks_up_words
+    from language_model_captioning import look_up_words, looks_up_words, takes_logits_to_keep
     from parts_captioning import read_part
     from weights_captioning import WeightsError, load_strictly
 
 
 LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {
     "cache_position",
-    "logits_to_keep",
     "use_cache",
 }
 
@@ -230,9 +229,10 @@ class CaptioningModel(AdapterMixin, ClipModel, CaptionGenerationMixin):
         """Cross-entropy of the labels: `()`, their mean, or their sum over `num_items_in_batch`.
 
         Args:
-            logits: `(batch, sequence, vocab_size)`.
+            logits: `(batch, sequence, vocab_size)`, or those of its last positions.
             labels: `(batch, sequence)`, -100 at what is not predicted.
         """
+        labels = last_labels(logits, labels)
         return self.loss_function(
             logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
         )
@@ -268,6 +268,7 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
         labels: torch.LongTensor | None,
         num_items_in_batch: torch.Tensor | int | None,
         num_clips_in_batch: torch.Tensor | int | None,
+        logits_to_keep: int | torch.Tensor,
         **kwargs: Any,
     ) -> CaptioningOutput:
         """Put the clips among the words, run the language model, and add up the losses.
@@ -284,6 +285,8 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
             raise ValueError("Got both or neither of input_ids and inputs_embeds, expected exactly one.")
         if looks_up_words(self.language_model.config):
             kwargs["per_layer_inputs"] = self._per_layer_inputs(input_ids)
+        if takes_logits_to_keep(type(self.language_model)):  # others give all
+            kwargs["logits_to_keep"] = logits_to_keep
         outputs = self.language_model(inputs_embeds=self._embed(input_ids, inputs_embeds, clips), **kwargs)
         output = self.output_class(
             logits=self._without_placeholder(outputs.logits),
@@ -379,6 +382,11 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
         for name, unit in self.loss_terms.items():
             if unit == "clips" and output.get(name) is not None:
                 output.loss = output.loss + share * output[name]
+
+
+def last_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Labels `(batch, sequence)` of the positions that have logits, which are the last ones."""
+    return labels[:, -logits.shape[1] :]
 
 
 def presence(mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:

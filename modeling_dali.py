@@ -241,6 +241,7 @@ class DaliForConditionalGeneration(SoftTokenModel, DaliPreTrainedModel):
         labels: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_clips_in_batch: torch.Tensor | int | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ):
         """Predict the caption.
@@ -259,6 +260,8 @@ class DaliForConditionalGeneration(SoftTokenModel, DaliPreTrainedModel):
             num_items_in_batch: label tokens of all micro-batches of an optimiser step, by which the summed caption
                 loss is divided in place of those of this micro-batch.
             num_clips_in_batch: has no meaning here, as no loss is a mean over clips.
+            logits_to_keep: number of last positions whose logits are wanted, with all labels among those that they
+                predict; 0: all.
 
         Raises:
             ValueError: the placeholders of a row are not as many as its soft tokens.
@@ -280,6 +283,7 @@ class DaliForConditionalGeneration(SoftTokenModel, DaliPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            logits_to_keep=logits_to_keep,
             **kwargs,
         )
 

@@ -645,6 +645,7 @@ class LavcapForConditionalGeneration(SoftTokenModel, LavcapPreTrainedModel):
         labels: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_clips_in_batch: torch.Tensor | int | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavcapCausalLMOutputWithPast:
         """Predict the caption.
@@ -666,6 +667,8 @@ class LavcapForConditionalGeneration(SoftTokenModel, LavcapPreTrainedModel):
             num_clips_in_batch: of the same micro-batches the clips with sound and picture, by which the summed
                 alignment loss is divided. Default: it is weighed by this micro-batch's share of the label tokens,
                 which is exact for captions of equal length.
+            logits_to_keep: number of last positions whose logits are wanted, with all labels among those that they
+                predict; 0: all.
 
         Raises:
             ValueError: the placeholders of a row are not as many as its soft tokens; both forms of the video or of
@@ -689,6 +692,7 @@ class LavcapForConditionalGeneration(SoftTokenModel, LavcapPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            logits_to_keep=logits_to_keep,
             **kwargs,
         )
 

@@ -136,6 +136,14 @@ class EvaluationLoss:
         return {"loss": sum(means)} | dict(zip(self.model.loss_terms, means, strict=True))
 
 
+def wanted_logits(batch: Mapping[str, Any]) -> dict[str, int]:
+    """What to tell a model, so that it computes no logits before those that predict the first label of any row."""
+    if "labels" not in batch:
+        return {}
+    is_label = (batch["labels"] != -100).any(dim=0)
+    return {"logits_to_keep": min(len(is_label), 1 + int((is_label.cumsum(dim=0) > 0).sum()))}
+
+
 def labels_of(batch: Mapping[str, Any], counted: torch.Tensor) -> torch.Tensor:
     """Labels of a batch; of one that has none, a 0 for each row that counts and -100 for each other: `(batch, 1)`."""
     if "labels" in batch:

@@ -31,7 +31,7 @@ from lavcap.training.checkpoint_writer import CheckpointWriter
 from lavcap.training.checkpoints import CheckpointError, last_checkpoint
 from lavcap.training.data import stream_loader, with_own_workers
 from lavcap.training.distributed import SharedStatistics, on_device, shares_weights
-from lavcap.training.losses import EvaluationLoss, StepCounts, labels_of, without_repeated
+from lavcap.training.losses import EvaluationLoss, StepCounts, labels_of, wanted_logits, without_repeated
 from lavcap.training.meter import Meter, setting, settle
 from lavcap.training.publisher import Publisher, check_hub_options, open_hub
 from lavcap.training.resume import Continuation, check_resumable
@@ -214,7 +214,8 @@ class CaptioningTrainer(Seq2SeqTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if model.training and num_items_in_batch is not None and self.args.n_gpu <= 1:
             inputs = inputs | {"num_clips_in_batch": self.counts.num_clips}
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        wanted = inputs | wanted_logits(inputs) if model.training else inputs
+        loss, outputs = super().compute_loss(model, wanted, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             self.meter.add(loss, outputs, self._loss_scale(num_items_in_batch))
         return (loss, outputs) if return_outputs else loss
@@ -268,7 +269,7 @@ class CaptioningTrainer(Seq2SeqTrainer):
         prompt = {name.removeprefix(GENERATION_PREFIX): inputs[name] for name in inputs if _is_prompt(name)}
         full = {name: value for name, value in inputs.items() if not _is_prompt(name)}
         with torch.no_grad(), self.compute_loss_context_manager():
-            output = model(**full, num_items_in_batch=1, num_clips_in_batch=1)
+            output = model(**full, **wanted_logits(full), num_items_in_batch=1, num_clips_in_batch=1)
         loss = self._evaluation.add(output, full)
         if prediction_loss_only or not (self.args.predict_with_generate and hasattr(self._captioner, "generate")):
             return loss, None, None

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lavcap.training.arguments import TrainingArguments
-from lavcap.training.losses import labels_of, split_loss
+from lavcap.training.losses import labels_of, split_loss, wanted_logits
 from lavcap.training.meter import progress_line
 from lavcap.training.trainer import CaptioningTrainer
 
@@ -86,6 +86,37 @@ def build(tmp_path):
 
 
 COUNTED = [clip["level"] for clip in CLIPS if clip["id"] != BROKEN]
+
+
+@pytest.mark.parametrize(
+    ("family", "processor_name"), [("model", "processor"), ("avcap", "avcap_processor"), ("dali", "dali_processor")]
+)
+def test_logits_before_the_first_label_are_not_made_and_change_nothing(request, family, processor_name):
+    model, processor = request.getfixturevalue(family), request.getfixturevalue(processor_name)
+    draw = torch.Generator().manual_seed(0)
+    blank = processor.blank_features(model.stored_feature_size)
+    clips = [{name: torch.randn(each.shape, generator=draw) for name, each in blank.items()} for _ in range(3)]
+    batch = processor.batch(clips, captions=["a dog", "a dog barks at rain", "rain"])
+    found = []
+    for wanted in ({}, wanted_logits(batch)):
+        model.zero_grad()
+        output = model(**batch, **wanted, num_items_in_batch=7)
+        output.loss.backward()
+        gradients = [each.grad.clone() for each in model.parameters() if each.grad is not None]
+        found.append((output.logits, output.loss, gradients))
+    model.zero_grad()
+    (whole, loss, gradients), (kept, same_loss, same_gradients) = found
+    first = int((batch["labels"] != -100).any(dim=0).nonzero()[0])
+    assert kept.shape[1] == whole.shape[1] - max(0, first - 1) == wanted["logits_to_keep"]
+    torch.testing.assert_close(kept, whole[:, -kept.shape[1] :])
+    torch.testing.assert_close(same_loss, loss)
+    torch.testing.assert_close(same_gradients, gradients)
+
+
+def test_a_batch_without_labels_asks_for_nothing_and_one_without_any_label_for_the_least():
+    assert wanted_logits({"levels": torch.ones(2)}) == {}
+    assert wanted_logits({"labels": torch.full((2, 5), -100)}) == {"logits_to_keep": 1}
+    assert wanted_logits({"labels": torch.zeros(2, 5)}) == {"logits_to_keep": 5}
 
 
 @pytest.mark.parametrize("batch_size", [6, 2, 1])
