@@ -35,7 +35,7 @@ REHEARSAL := .cache/rehearsal
 REHEARSED := configs/toy.yaml --tokenizer_name $(REHEARSAL)/raw/tokenizer --per_device_train_batch_size 4 \
 	--eval_strategy no --max_new_tokens 8 --num_beams 2
 
-.PHONY: help install demo rehearsal test test-all quick unit contract hostile every scale-test oldest oldest-all lint clean
+.PHONY: help install demo rehearsal test test-all benchmark-gpu quick unit contract hostile every scale-test oldest oldest-all lint clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -151,6 +151,10 @@ $(OLDEST)/installed: constraints-oldest.txt | install
 	rm -rf $(OLDEST)
 	$(PIP) --no-deps --target $(OLDEST) --requirement constraints-oldest.txt
 	touch $@
+
+benchmark-gpu: install  ## measure on a GPU what has to do with one, in ten minutes; random weights of a 7B
+	$(BIN)/python scripts/benchmark.py --device cuda --recipe configs/lavcap_llama2_7b.yaml --output benchmark_gpu.json \
+		--part transport filter_bank dali_transport captioning decoding throughput training
 
 lint: install
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from lavcap.models.loading import device_name
 
 REPEATS, TINY_REPEATS = 20, 3
 WARM_UP = 3  # runs that do not count
-LONG_SECONDS, LONG_REPEATS = 4.0, 5  # what takes longer, in seconds, is repeated less
+LONG_SECONDS, LONG_REPEATS = 2.0, 5  # what takes longer, in seconds, is repeated less
 MATRIX, TINY_MATRIX = 2048, 256  # rows of the matrices by which the rate of operations is measured
 COPIED, TINY_COPIED = 256 << 20, 4 << 20  # bytes of what is copied, by which the bandwidth is measured
 
@@ -99,14 +99,14 @@ class Bench:
         times = self._times(runs)
         median = statistics.median(times[0])
         base = statistics.median(times[1]) if baseline_run else None
-        limit, limit_ratio = self._limit(cost, median) if cost else (None, None)
+        limit, limit_ratio = self.limit(cost, median) if cost else (None, None)
         made = facts.pop("per_second", {})
         facts |= {f"{name} per second": round(number / median, 2) for name, number in made.items()}
         return Row(
             part,
             case,
             1000 * median,
-            1000 * _spread(times[0]),
+            1000 * spread(times[0]),
             baseline,
             base and 1000 * base,
             base and base / median,
@@ -131,6 +131,15 @@ class Bench:
         target = torch.empty_like(source)
         (times,) = self._times([lambda: target.copy_(source)])
         return 2 * number / min(times)
+
+    def limit(self, cost: Cost, seconds: float) -> tuple[str, float]:
+        """What bounds something of this cost, and the share of that limit which it reaches in its time."""
+        limits = {
+            "operations": cost.operations / self.operations_per_second,
+            "bytes": cost.bytes / self.bytes_per_second,
+        }
+        name = max(limits, key=limits.get)
+        return f"{name}: {1000 * limits[name]:.3g} ms", limits[name] / seconds
 
     def machine(self) -> dict[str, Any]:
         """What the numbers are of."""
@@ -174,15 +183,8 @@ class Bench:
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
-    def _limit(self, cost: Cost, median: float) -> tuple[str, float]:
-        limits = {
-            "operations": cost.operations / self.operations_per_second,
-            "bytes": cost.bytes / self.bytes_per_second,
-        }
-        name = max(limits, key=limits.get)
-        return f"{name}: {1000 * limits[name]:.3g} ms", limits[name] / median
 
-
-def _spread(times: list[float]) -> float:
+def spread(times: list[float]) -> float:
+    """Distance of the quartiles."""
     first, _, third = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
     return third - first

@@ -13,6 +13,10 @@ from lavcap.benchmarks.measure import Bench, Row
 from lavcap.models.loading import choose_device
 
 
+# Options that parts take.
+OF_A_RECIPE = {"training": ("recipe", "batch_sizes"), "decoding": ("recipe",), "throughput": ("recipe",)}
+
+
 def measure(
     parts: Mapping[str, str], device: str | None, tiny: bool, options: dict[str, str | Path | Sequence[int]]
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
@@ -20,17 +24,19 @@ def measure(
 
     Args:
         parts: modules of this package by the names of the parts.
-        options: of training: `recipe` and `batch_sizes`.
+        options: `recipe` and `batch_sizes`, of parts at the sizes of a recipe.
     """
-    from lavcap.benchmarks.training import read_training_recipe
+    from lavcap.benchmarks.recipes import read_training_recipe
 
     device, dtype = choose_device(device)
     logging.set_verbosity_error()
     bench = Bench(device, getattr(torch, dtype), tiny)
-    training = {**options, "recipe": read_training_recipe(options["recipe"])} if "training" in parts else {}
+    if OF_A_RECIPE.keys() & parts.keys():
+        options = {**options, "recipe": read_training_recipe(options["recipe"])}
     machine = bench.machine()
     for name, module in parts.items():
         function = getattr(import_module(f"lavcap.benchmarks.{module}"), f"measure_{name}")
-        for row in function(bench, **training if name == "training" else {}):
+        taken = {option: options[option] for option in OF_A_RECIPE.get(name, ())}
+        for row in function(bench, **taken):
             yield row, machine
         gc.collect()

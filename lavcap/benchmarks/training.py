@@ -3,22 +3,59 @@
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from lavcap.benchmarks.measure import Bench, Row
+from lavcap.benchmarks.measure import Bench, Cost, Row, spread
+from lavcap.benchmarks.recipes import batch_of, model_of
 from lavcap.endings import interrupts_left_to_this_process
-from modeling_captioning import CaptioningModel
 
 
-INSTRUCTION_WORDS, CAPTION_WORDS = 19, 19  # each a token; a caption ends in one more
-WARM_UP_STEPS, STEPS = 2, 10
+CAPTION_WORDS = 19  # each a token; a caption ends in one more
+WARM_UP_STEPS, STEPS = 2, 20
 
 
-def measure_training(bench: Bench, recipe: dict[str, Any], batch_sizes: Iterator[int] = (4, 16, 32)) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Way:
+    """How a step is made.
+
+    Args:
+        name: for a row.
+        all_logits: of positions without a label, too, and the optimiser's step tensor by tensor: as released.
+        checkpointing: activations are made again on the way back.
+    """
+
+    name: str
+    all_logits: bool = False
+    checkpointing: bool = False
+
+
+RELEASED = Way("all logits, plain AdamW", all_logits=True)
+WAYS = (Way(""), Way(", gradient checkpointing", checkpointing=True))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What steps took.
+
+    Args:
+        times: seconds of each; `None`: they do not fit.
+        memory: peak in GiB.
+        trained: number of trained parameters.
+        operations: multiplications and additions of a step.
+    """
+
+    times: list[float] | None
+    memory: float
+    trained: int
+    operations: float
+
+
+def measure_training(bench: Bench, recipe: dict[str, Any], batch_sizes: Sequence[int] = (4, 16, 32)) -> Iterator[Row]:
     """One optimiser step per batch of clips of a whole window with stored visual features and captions of 20 tokens,
     without and with gradient checkpointing. Nothing is downloaded. Each row is of a process of its own: peaks of
     memory are its own, and what did not fit leaves nothing behind.
@@ -26,122 +63,87 @@ def measure_training(bench: Bench, recipe: dict[str, Any], batch_sizes: Iterator
     Args:
         recipe: with `model_config`, and `lora`, `model_dtype` and `bf16` where it has them.
     """
-    context, first = multiprocessing.get_context("spawn"), {}
-    for checkpointing in (False, True):
-        for batch_size in (2,) if bench.tiny else batch_sizes:
-            with interrupts_left_to_this_process():
-                pool = context.Pool(1)
-            steps = 1 if bench.tiny else STEPS
-            with pool:
-                times, memory, trained = pool.apply(
-                    measure_steps, (recipe, batch_size, checkpointing, steps, str(bench.device))
-                )
-            yield _row(batch_size, checkpointing, times, memory, trained, first)
+    steps = 1 if bench.tiny else STEPS
+    for batch_size in (2,) if bench.tiny else batch_sizes:
+        released = _alone(recipe, batch_size, RELEASED, steps, str(bench.device))
+        for way in WAYS:
+            ours = _alone(recipe, batch_size, way, steps, str(bench.device))
+            yield _row(bench, batch_size, way, ours, released)
 
 
-def read_training_recipe(path: str | Path) -> dict[str, Any]:
-    """A recipe that tells the sizes of its model.
-
-    Raises:
-        ValueError: it does not.
-    """
-    from lavcap.training.recipe import read_recipe
-
-    recipe = read_recipe(path)
-    if not isinstance(recipe.get("model_config"), dict):
-        raise ValueError(f"{path}: has no model_config, expected a recipe that tells the sizes of its model.")
-    return recipe
-
-
-def measure_steps(
-    recipe: dict[str, Any], batch_size: int, checkpointing: bool, steps: int, device: str
-) -> tuple[list[float] | None, float, int]:
-    """Seconds of each step, `None` of a batch that does not fit; peak memory in GiB; number of trained parameters."""
+def measure_steps(recipe: dict[str, Any], batch_size: int, way: Way, steps: int, device: str) -> Steps:
+    """Train on one batch, over and over."""
     from lavcap.models.lora import add_lora, num_trained
+    from lavcap.training.losses import wanted_logits
     from lavcap.training.meter import peak_memory
 
     torch.manual_seed(0)
-    model = _random_model(recipe, device)
-    batch = _random_batch(model, batch_size, device)
+    model = model_of(recipe, device)
+    batch = batch_of(model, batch_size, device, CAPTION_WORDS)
+    batch |= {} if way.all_logits else wanted_logits(batch)
     model = (add_lora(model, recipe["lora"]) if recipe.get("lora") else model).train()
-    if checkpointing:
+    if way.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    optimizer = torch.optim.AdamW(trained, lr=1e-6, **{"foreach": False} if way.all_logits else {"fused": True})
+
+    def step():
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bool(recipe.get("bf16"))):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device != "cpu":
+            torch.accelerator.synchronize()
+
     times = []
     try:
         for _ in range(WARM_UP_STEPS + steps):
             start = time.perf_counter()
-            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bool(recipe.get("bf16"))):
-                loss = model(**batch).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if device != "cpu":
-                torch.accelerator.synchronize()
+            step()
             times.append(time.perf_counter() - start)
+        memory = peak_memory(torch.device(device))
+        with FlopCounterMode(display=False) as counter:
+            step()
     except torch.OutOfMemoryError:
-        return None, 0.0, num_trained(model)
-    return times[WARM_UP_STEPS:], peak_memory(torch.device(device)), num_trained(model)
+        return Steps(None, 0.0, num_trained(model), 0.0)
+    return Steps(times[WARM_UP_STEPS:], memory, num_trained(model), counter.get_total_flops())
 
 
-def _row(
-    batch_size: int,
-    checkpointing: bool,
-    times: list[float] | None,
-    memory: float,
-    trained: int,
-    without: dict[int, float | None],
-) -> Row:
-    case = f"batch {batch_size}{', gradient checkpointing' if checkpointing else ''}"
-    if times is None:
-        return Row("training", case, None, None, facts={"does not fit": True, "trained": trained})
-    step = statistics.median(times)
-    if not checkpointing:
-        without[batch_size] = step
-    base = without.get(batch_size) if checkpointing else None
-    first, _, third = statistics.quantiles(times, n=4) if len(times) > 1 else (step,) * 3
-    facts = {"clips per second": round(batch_size / step, 2), "peak GiB": round(memory, 2), "trained": trained}
-    name = "without checkpointing" if base else None
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+def _alone(*args: Any) -> Steps:
+    """Steps in a process of their own."""
+    with interrupts_left_to_this_process():
+        pool = multiprocessing.get_context("spawn").Pool(1)
+    with pool:
+        return pool.apply(measure_steps, args)
+
+
+def _row(bench: Bench, batch_size: int, way: Way, ours: Steps, released: Steps) -> Row:
+    case = f"batch {batch_size}{way.name}"
+    if ours.times is None:
+        return Row("training", case, None, None, facts={"does not fit": True, "trained": ours.trained})
+    step = statistics.median(ours.times)
+    base = released.times and statistics.median(released.times)
+    limit, limit_ratio = bench.limit(Cost(operations=ours.operations), step)
+    facts = {
+        "clips per second": round(batch_size / step, 2),
+        "peak GiB": round(ours.memory, 2),
+        "peak GiB of the baseline": round(released.memory, 2) if base else "does not fit",
+        "trained": ours.trained,
+        "repeats": len(ours.times),
+    }
     return Row(
         "training",
         case,
         1000 * step,
-        1000 * (third - first),
-        name,
+        1000 * spread(ours.times),
+        RELEASED.name,
         base and 1000 * base,
         base and base / step,
-        facts=facts,
+        limit,
+        limit_ratio,
+        facts,
     )
-
-
-def _random_model(recipe: dict[str, Any], device: str) -> CaptioningModel:
-    """Drawn where it is trained: on an accelerator that takes seconds for a 7B. What it encodes is stored already."""
-    from lavcap.models.families import DEFAULT_FAMILY, config_class, model_class
-    from parts_captioning import as_dtype, cast
-
-    family = recipe["model_config"].get("model_type", DEFAULT_FAMILY)
-    config = config_class(family)(**recipe["model_config"])
-    dtype = as_dtype(recipe.get("model_dtype")) or torch.float32
-    with torch.device(device):
-        model = cast(model_class(family)._from_config(config, dtype=dtype), dtype)
-    if model.feature_encoder_name:
-        setattr(model, model.feature_encoder_name, None)
-    return model
-
-
-def _random_batch(model: CaptioningModel, size: int, device: str) -> dict[str, torch.Tensor]:
-    """Clips of a whole window with captions, as a data loader gives them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from lavcap.models.families import processor_class
-
-    words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "word": 2}, unk_token="word"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="word")
-    processor = processor_class(model.config.model_type).from_config(model.config, tokenizer)
-    blank = processor.blank_features(model.stored_feature_size)
-    clips = [{name: torch.randn_like(feature) for name, feature in blank.items()} for _ in range(size)]
-    texts = {"text": " ".join(["word"] * INSTRUCTION_WORDS), "captions": " ".join(["word"] * CAPTION_WORDS)}
-    return {name: tensor.to(device) for name, tensor in processor.batch(clips, **texts).items()}

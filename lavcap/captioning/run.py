@@ -1,11 +1,15 @@
 """Captions for many clips of any length: windows decoded ahead, batched over clips, written as they come."""
 
 import math
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from lavcap.captioning.captions import write_captions
@@ -63,14 +67,14 @@ class _Begun:
 
 
 class Captioning:
-    """The work on many clips.
+    """The work on many clips: while the model writes the captions of a batch, the next one is decoded.
 
     Args:
         model, processor: that write the captions.
         output: where they go.
         options: which windows of a clip are taken.
         batch_size: windows captioned at a time, of any clips.
-        num_workers: processes that decode ahead; 0: this one, in turn with the model.
+        num_workers: processes that decode; 0: a thread of this one.
         instruction, num_captions: as of [`write_captions`].
         decoding: options for `generate`.
         show: whether there is a bar; `None`: on a terminal.
@@ -95,6 +99,7 @@ class Captioning:
         self.totals = Totals()
         self._begun: dict[str, _Begun] = {}
         self._batch: list[tuple[str, Loaded]] = []
+        self._writing: tuple[list[tuple[str, Loaded]], Future] | None = None
 
     def run(self, media: Sequence[Medium], report: Callable[[str, str], None]) -> Totals:
         """Caption clips; what cannot be used costs nothing but itself.
@@ -106,13 +111,19 @@ class Captioning:
         jobs = list(self._jobs(media))
         work = WindowLoader(self.processor, self.options)
         shown = {"desc": "Captioning", "bar_format": BAR, "disable": None if self.show is None else not self.show}
-        with tqdm(**shown) as bar:
+        with tqdm(**shown) as bar, _Writer(self.model) as self._writer:
             self._bar = _Bar(bar, len(jobs))
-            for clip, loaded in work_through(work, jobs, self.num_workers, WINDOW_TIMEOUT, _lost):
-                self._take(clip, loaded)
-                if len(self._batch) >= self.batch_size:
-                    self._caption()
-            self._caption()
+            try:
+                for clip, loaded in work_through(work, jobs, self.num_workers, WINDOW_TIMEOUT, _lost):
+                    self._take(clip, loaded)
+                    if self._writing and self._writing[1].done():
+                        self._add_written()
+                    if len(self._batch) >= self.batch_size:
+                        self._begin_writing()
+                self._begin_writing()
+            finally:
+                if not isinstance(sys.exception(), KeyboardInterrupt):
+                    self._add_written()
         self.totals.spent = time.monotonic() - begun
         return self.totals
 
@@ -152,12 +163,20 @@ class Captioning:
                 self._add(clip, loaded, loaded.record(clip))
         self._finish_if_done(clip)
 
-    def _caption(self):
-        """Write the captions of the windows that wait."""
+    def _begin_writing(self):
+        """Have the captions of the windows that wait written, when those before them are."""
+        self._add_written()
         batch, self._batch = self._batch, []
-        if not batch:
+        if batch:
+            clips = [loaded.tensors for _, loaded in batch]
+            self._writing = batch, self._writer.begin(self.model, self.processor, clips, **self._write)
+
+    def _add_written(self):
+        """Take the captions that are being written, as soon as they are."""
+        if self._writing is None:
             return
-        captions = write_captions(self.model, self.processor, [loaded.tensors for _, loaded in batch], **self._write)
+        (batch, written), self._writing = self._writing, None
+        captions = written.result()
         for (clip, loaded), found in zip(batch, captions, strict=True):
             self._begun[clip].waiting -= 1
             self._add(clip, loaded, loaded.record(clip, found))
@@ -191,6 +210,28 @@ class Captioning:
         del self._begun[clip]
 
 
+class _Writer:
+    """A thread in which a model writes captions; an error or Ctrl-C elsewhere stops it at the next token."""
+
+    def __init__(self, model: CaptioningModel):
+        self._stop = threading.Event()
+        self._thread = ThreadPoolExecutor(1, initializer=_use_device, initargs=(model.device,))
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *error: object):
+        self._stop.set()
+        self._thread.shutdown()
+
+    def begin(self, *inputs: Any, **options: Any) -> Future:
+        """Captions, as of [`write_captions`], that will be there."""
+        return self._thread.submit(write_captions, *inputs, stopping_criteria=[self._stopped], **options)
+
+    def _stopped(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.BoolTensor:
+        return torch.full((len(input_ids),), self._stop.is_set(), device=input_ids.device)
+
+
 class _Bar:
     """Whole seconds that are captioned, of as many as there seem to be: clips not open yet last as the others."""
 
@@ -215,6 +256,12 @@ class _Bar:
     def advance(self, seconds: float):
         self._seconds += seconds
         self._bar.update(int(self._seconds) - self._bar.n)
+
+
+def _use_device(device: torch.device):
+    """Make an accelerator that of this thread: each begins with the first one."""
+    if device.index is not None and device.type != "cpu":
+        torch.accelerator.set_device_index(device.index)
 
 
 def _lost(job: tuple[Any, int, float], reason: str) -> Loaded:
