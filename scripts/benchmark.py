@@ -33,6 +33,7 @@ PARTS = {
     "long_film": "captioning",
     "data_set": "data_set",
     "training": "training",
+    "scaling": "scaling",
 }
 COLUMNS = ("part", "case", "median_ms", "spread_ms", "baseline", "baseline_ms", "ratio", "limit", "limit_ratio")
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "toy.yaml"

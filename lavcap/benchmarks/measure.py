@@ -106,7 +106,7 @@ class Bench:
             part,
             case,
             1000 * median,
-            1000 * _spread(times[0]),
+            1000 * spread(times[0]),
             baseline,
             base and 1000 * base,
             base and base / median,
@@ -183,6 +183,7 @@ class Bench:
         return f"{name}: {1000 * limits[name]:.3g} ms", limits[name] / median
 
 
-def _spread(times: list[float]) -> float:
+def spread(times: list[float]) -> float:
+    """Distance of the quartiles."""
     first, _, third = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
     return third - first

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lavcap.benchmarks.measure import Bench, Row
+from lavcap.benchmarks.measure import Bench, Row, spread
 from lavcap.endings import interrupts_left_to_this_process
 from modeling_captioning import CaptioningModel
 
@@ -57,32 +57,53 @@ def measure_steps(
     recipe: dict[str, Any], batch_size: int, checkpointing: bool, steps: int, device: str
 ) -> tuple[list[float] | None, float, int]:
     """Seconds of each step, `None` of a batch that does not fit; peak memory in GiB; number of trained parameters."""
-    from lavcap.models.lora import add_lora, num_trained
+    from lavcap.models.lora import num_trained
     from lavcap.training.meter import peak_memory
+
+    model, batch = random_training(recipe, batch_size, device)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        times = run_steps(model, batch, WARM_UP_STEPS + steps, bool(recipe.get("bf16")))
+    except torch.OutOfMemoryError:
+        return None, 0.0, num_trained(model)
+    return times[WARM_UP_STEPS:], peak_memory(torch.device(device)), num_trained(model)
+
+
+def random_training(
+    recipe: dict[str, Any], batch_size: int, device: str
+) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The model of a recipe, ready to be trained, and a batch for it."""
+    from lavcap.models.lora import add_lora
 
     torch.manual_seed(0)
     model = _random_model(recipe, device)
     batch = _random_batch(model, batch_size, device)
-    model = (add_lora(model, recipe["lora"]) if recipe.get("lora") else model).train()
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    return (add_lora(model, recipe["lora"]) if recipe.get("lora") else model).train(), batch
+
+
+def run_steps(
+    model: torch.nn.Module, batch: dict[str, torch.Tensor], steps: int, half_precision: bool = False
+) -> list[float]:
+    """Seconds of each step of a new AdamW, all on the same batch.
+
+    Raises:
+        torch.OutOfMemoryError: a step does not fit.
+    """
+    device = next(iter(batch.values())).device.type
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-6)
     times = []
-    try:
-        for _ in range(WARM_UP_STEPS + steps):
-            start = time.perf_counter()
-            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bool(recipe.get("bf16"))):
-                loss = model(**batch).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if device != "cpu":
-                torch.accelerator.synchronize()
-            times.append(time.perf_counter() - start)
-    except torch.OutOfMemoryError:
-        return None, 0.0, num_trained(model)
-    return times[WARM_UP_STEPS:], peak_memory(torch.device(device)), num_trained(model)
+    for _ in range(steps):
+        start = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=half_precision):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device != "cpu":
+            torch.accelerator.synchronize()
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def _row(
@@ -100,14 +121,13 @@ def _row(
     if not checkpointing:
         without[batch_size] = step
     base = without.get(batch_size) if checkpointing else None
-    first, _, third = statistics.quantiles(times, n=4) if len(times) > 1 else (step,) * 3
     facts = {"clips per second": round(batch_size / step, 2), "peak GiB": round(memory, 2), "trained": trained}
     name = "without checkpointing" if base else None
     return Row(
         "training",
         case,
         1000 * step,
-        1000 * (third - first),
+        1000 * spread(times),
         name,
         base and 1000 * base,
         base and base / step,
