@@ -15,6 +15,7 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from lavcap.benchmarks.measure import busy_seconds, cores_left
 from lavcap.benchmarks.models import random_model
 from lavcap.benchmarks.training import WARM_UP_STEPS, random_training, run_steps
 from lavcap.endings import interrupts_left_to_this_process
@@ -33,6 +34,7 @@ class Steps(NamedTuple):
     Args:
         times: seconds of each.
         core_seconds: of one.
+        cores: that others have left to the processes.
         sent: bytes that a process sends in one, as the machine's network has counted them.
         collectives: in one, by the engine's rules.
         weights, gradients: bytes of all weights, and of those that are trained.
@@ -40,6 +42,7 @@ class Steps(NamedTuple):
 
     times: list[float]
     core_seconds: float
+    cores: float
     sent: float
     collectives: int
     weights: int
@@ -94,11 +97,13 @@ def _steps(recipe: dict, share: Callable[[nn.Module], nn.Module], processes: int
     model = share(model)
     run_steps(model, batch, WARM_UP_STEPS)
     distributed.barrier()
-    sent, spent = _all_sent(), time.process_time()
+    sent, spent, busy = _all_sent(), time.process_time(), busy_seconds()
     times = run_steps(model, batch, steps)
-    spent = time.process_time() - spent
+    spent, busy = time.process_time() - spent, busy_seconds() - busy
     distributed.barrier()
-    return Steps(times, spent / steps, (_all_sent() - sent) / processes / steps, collectives, weights, gradients)
+    cores = cores_left(sum(times), busy, processes * spent)
+    sent = (_all_sent() - sent) / processes / steps
+    return Steps(times, spent / steps, cores, sent, collectives, weights, gradients)
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
