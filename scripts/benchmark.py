@@ -35,6 +35,7 @@ PARTS = {
     "training": "training",
     "decoding": "large",
     "throughput": "large",
+    "scaling": "scaling",
 }
 COLUMNS = ("part", "case", "median_ms", "spread_ms", "baseline", "baseline_ms", "ratio", "limit", "limit_ratio")
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "toy.yaml"
@@ -68,9 +69,7 @@ def parser() -> Parser:
     parser.add_argument("--tiny", action="store_true", help="small sizes and few runs, to see that it works")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file of the rows; written after each")
     parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
-    parser.add_argument(
-        "--recipe", default=RECIPE, help="of training and what follows it; default: configs/toy.yaml"
-    )
+    parser.add_argument("--recipe", default=RECIPE, help="of training and what follows it; default: configs/toy.yaml")
     parser.add_argument("--batch_sizes", type=positive, nargs="+", default=[4, 16, 32], help="of training")
     return parser
 

@@ -44,7 +44,7 @@ def measure_folder(bench: Bench) -> Iterator[Row]:
     """`lavcap caption` on a folder of films of 10 s, without and with processes that decode ahead of the model."""
     with tempfile.TemporaryDirectory() as name:
         folder, films = Path(name), 2 if bench.tiny else 32
-        model = _saved(folder / "model", bench)
+        model = save_model(folder / "model", bench)
         (folder / "films").mkdir()
         for number in range(films):
             write_film(folder / "films" / f"{number}.mp4", 1 if bench.tiny else 10, seed=number)
@@ -63,7 +63,7 @@ def measure_long_film(bench: Bench) -> Iterator[Row]:
     """`lavcap caption` on films of ten minutes and of two hours: time, and the most memory that it takes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model, found = _saved(folder / "model", bench), {}
+        model, found = save_model(folder / "model", bench), {}
         for minutes in (0.1, 0.2) if bench.tiny else MINUTES:
             write_film(folder / "long.mp4", 60 * minutes, size=SMALL, frame_rate=LONG_RATE)
             found[minutes] = _caption(folder / "long.mp4", model, folder)
@@ -88,7 +88,7 @@ def measure_start_up(bench: Bench) -> Iterator[Row]:
     """Time until `lavcap --help`, the help of a command, and the first caption are there, against Python's start."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = _saved(folder / "model", bench)
+        model = save_model(folder / "model", bench)
         write_film(folder / "film.mp4", 1)
         commands = {
             "--help": ["--help"],
@@ -109,7 +109,7 @@ def measure_loading(bench: Bench) -> Iterator[Row]:
     """A checkpoint from disk, against `torch.load` of the same weights; memory is in the facts."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = _saved(folder / "model", bench)
+        path = save_model(folder / "model", bench)
         model, _ = random_model(bench.device, bench.dtype)
         torch.save(model.state_dict(), folder / "weights.pt")
         kind = type(model)
@@ -122,6 +122,15 @@ def measure_loading(bench: Bench) -> Iterator[Row]:
         )
 
 
+def save_model(folder: Path, bench: Bench) -> Path:
+    """A folder with a small captioner that writes `NEW_TOKENS` tokens, greedily."""
+    model, processor = random_model(bench.device, bench.dtype)
+    model.generation_config.update(num_beams=1, max_new_tokens=NEW_TOKENS)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 # -------------------------------------------------------------------------------------------------------- internals
 
 
@@ -129,14 +138,6 @@ def _written(
     model: CaptioningModel, processor: CaptioningProcessor, clips: Sequence[dict[str, torch.Tensor]], options: dict
 ) -> list:
     return write_captions(model, processor, clips, **options)
-
-
-def _saved(folder: Path, bench: Bench) -> Path:
-    model, processor = random_model(bench.device, bench.dtype)
-    model.generation_config.update(num_beams=1, max_new_tokens=NEW_TOKENS)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 def _caption(clips: Path, model: Path, folder: Path, *options: object) -> dict[str, Any]:

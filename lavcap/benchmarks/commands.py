@@ -29,14 +29,18 @@ def run_command(*words: object) -> dict[str, Any]:
     return json.loads(run_python("-c", PROBE, *words).stderr.splitlines()[-1])
 
 
-def run_python(*words: object) -> subprocess.CompletedProcess:
+def run_python(*words: object, **environment: str) -> subprocess.CompletedProcess:
     """Run Python with these arguments.
+
+    Args:
+        environment: variables beside those of this process.
 
     Raises:
         ValueError: it failed.
     """
     command: Sequence[str] = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    variables = os.environ | {"HF_HUB_OFFLINE": "1"} | environment
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
     if done.returncode:
         raise ValueError(f"{' '.join(command[-4:])} failed: {done.stderr.strip()[-500:]}")
     return done

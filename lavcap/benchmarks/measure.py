@@ -1,5 +1,6 @@
 """Times of a part and of a baseline, taken in turn, and how far both are from what the machine can do."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import psutil
 import torch
 
 from lavcap.models.loading import device_name
@@ -182,6 +184,21 @@ class Bench:
     def _wait(self):
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
+
+
+def busy_seconds() -> float:
+    """Seconds that the cores of this machine have worked, for whomever."""
+    return sum(psutil.cpu_times()[:3])
+
+
+def cores_left(seconds: float, busy: float, own: float) -> float:
+    """Cores that others have left to what was measured.
+
+    Args:
+        seconds: that it took, `busy` of the cores meanwhile, and `own` of them for itself.
+    """
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return max(cores - (busy - own) / seconds, own / seconds)
 
 
 def spread(times: list[float]) -> float:

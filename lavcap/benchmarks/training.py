@@ -73,41 +73,59 @@ def measure_training(bench: Bench, recipe: dict[str, Any], batch_sizes: Sequence
 
 def measure_steps(recipe: dict[str, Any], batch_size: int, way: Way, steps: int, device: str) -> Steps:
     """Train on one batch, over and over."""
-    from lavcap.models.lora import add_lora, num_trained
-    from lavcap.training.losses import wanted_logits
+    from lavcap.models.lora import num_trained
     from lavcap.training.meter import peak_memory
+
+    model, batch = random_training(recipe, batch_size, device, way.all_logits)
+    if way.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    options = {"half_precision": bool(recipe.get("bf16")), "fused": not way.all_logits}
+    try:
+        times = run_steps(model, batch, WARM_UP_STEPS + steps, **options)[WARM_UP_STEPS:]
+        memory = peak_memory(torch.device(device))
+        with FlopCounterMode(display=False) as counter:
+            run_steps(model, batch, 1, **options)
+    except torch.OutOfMemoryError:
+        return Steps(None, 0.0, num_trained(model), 0.0)
+    return Steps(times, memory, num_trained(model), counter.get_total_flops())
+
+
+def random_training(
+    recipe: dict[str, Any], batch_size: int, device: str, all_logits: bool = False
+) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The model of a recipe, ready to be trained, and a batch for it."""
+    from lavcap.models.lora import add_lora
+    from lavcap.training.losses import wanted_logits
 
     torch.manual_seed(0)
     model = model_of(recipe, device)
     batch = batch_of(model, batch_size, device, CAPTION_WORDS)
-    batch |= {} if way.all_logits else wanted_logits(batch)
-    model = (add_lora(model, recipe["lora"]) if recipe.get("lora") else model).train()
-    if way.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6, **{"foreach": False} if way.all_logits else {"fused": True})
+    batch |= {} if all_logits else wanted_logits(batch)
+    return (add_lora(model, recipe["lora"]) if recipe.get("lora") else model).train(), batch
 
-    def step():
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bool(recipe.get("bf16"))):
+
+def run_steps(
+    model: torch.nn.Module, batch: dict[str, Any], steps: int, half_precision: bool = False, fused: bool = True
+) -> list[float]:
+    """Seconds of each step of a new AdamW, all on the same batch.
+
+    Raises:
+        torch.OutOfMemoryError: a step does not fit.
+    """
+    device, trained = batch["labels"].device.type, [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6, **{"fused": True} if fused else {"foreach": False})
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=half_precision):
             loss = model(**batch).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device != "cpu":
             torch.accelerator.synchronize()
-
-    times = []
-    try:
-        for _ in range(WARM_UP_STEPS + steps):
-            start = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - start)
-        memory = peak_memory(torch.device(device))
-        with FlopCounterMode(display=False) as counter:
-            step()
-    except torch.OutOfMemoryError:
-        return Steps(None, 0.0, num_trained(model), 0.0)
-    return Steps(times[WARM_UP_STEPS:], memory, num_trained(model), counter.get_total_flops())
+        times.append(time.perf_counter() - start)
+    return times
 
 
 # -------------------------------------------------------------------------------------------------------- internals

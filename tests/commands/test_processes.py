@@ -126,6 +126,7 @@ def test_what_a_recipe_costs_is_measured_without_its_weights(tmp_path):
         pytest.param(["folder", "long_film"], marks=pytest.mark.slow),
         pytest.param(["data_set"], marks=pytest.mark.slow),
         pytest.param(["training", "decoding", "throughput"], marks=pytest.mark.slow),
+        pytest.param(["scaling"], marks=pytest.mark.slow),
     ],
 )
 def test_parts_are_measured_against_baselines(parts, tmp_path):
