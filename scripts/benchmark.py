@@ -28,10 +28,12 @@ PARTS = {
     "captioning": "captioning",
     "loading": "captioning",
     "start_up": "captioning",
+    "avcap_search": "captioning",
     "dali_transport": "transport",
     "folder": "captioning",
     "long_film": "captioning",
     "data_set": "data_set",
+    "growth": "growth",
     "training": "training",
 }
 COLUMNS = ("part", "case", "median_ms", "spread_ms", "baseline", "baseline_ms", "ratio", "limit", "limit_ratio")

@@ -122,7 +122,7 @@ def test_what_a_recipe_costs_is_measured_without_its_weights(tmp_path):
     "parts",
     [
         ["transport", "dali_transport", "filter_bank", "media", "loading"],
-        pytest.param(["captioning", "start_up"], marks=pytest.mark.slow),
+        pytest.param(["captioning", "avcap_search", "start_up"], marks=pytest.mark.slow),
         pytest.param(["folder", "long_film"], marks=pytest.mark.slow),
         pytest.param(["data_set"], marks=pytest.mark.slow),
     ],
@@ -136,6 +136,7 @@ def test_parts_are_measured_against_baselines(parts, tmp_path):
     assert len([line for line in result.stdout.splitlines() if line.startswith("| ")]) == len(rows) + 1
     for row in rows:
         assert row["median_ms"] > 0 and row["machine"]["tiny"]
+        assert row["facts"].get("same_caption", True)
         if row["baseline"] is not None:
             assert row["ratio"] == pytest.approx(row["baseline_ms"] / row["median_ms"], rel=1e-2)
         if row["limit"] is not None:
