@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 from datasets import Dataset, Features, load_dataset
@@ -82,7 +83,7 @@ def read_manifest(data_dir: str | Path, split: str) -> Dataset:
     _check_ids(files, tables)
     batches = (batch for table in tables for batch in table.to_batches(max_chunksize=ROWS_AT_A_TIME))
     absolute = [_absolute(batch, Path(data_dir).absolute()) for batch in batches]
-    return Dataset(pa.Table.from_batches(absolute, CLIP_COLUMNS.arrow_schema))
+    return in_memory(pa.Table.from_batches(absolute, CLIP_COLUMNS.arrow_schema))
 
 
 def read_columns(file: Path, columns: Sequence[str], required: Sequence[str] = STREAM_COLUMNS) -> pa.Table:
@@ -123,7 +124,13 @@ def write_facts(data_dir: str | Path, split: str, facts: dict[str, Any]):
 
 def take_rows(rows: Dataset, indices: Iterable[int]) -> Dataset:
     """Some rows, in this order, as a table of their own: `Dataset.select` would keep all of them behind its back."""
-    return Dataset(rows.data.table.take(pa.array(list(indices), pa.int64())))
+    return in_memory(rows.data.table.take(pa.array(list(indices), pa.int64())))
+
+
+def in_memory(table: pa.Table) -> Dataset:
+    """Rows as a data set with a name of its own: to make one of their content all of them would be pickled, which
+    takes as long as reading them, and four times their memory."""
+    return Dataset(table, fingerprint=uuid4().hex)
 
 
 def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:
