@@ -131,7 +131,10 @@ def log_mel(waveforms: Sequence[torch.Tensor], num_bands: int, sampling_rate: in
     """
     length = round(FRAME_SECONDS * sampling_rate)
     waveforms = [waveform - waveform.mean() for waveform in waveforms]
-    waveforms = [torch.nn.functional.pad(each, (0, max(0, length - each.shape[0]))) for each in waveforms]
+    waveforms = [
+        each if each.shape[0] >= length else torch.nn.functional.pad(each, (0, length - each.shape[0]))
+        for each in waveforms
+    ]
     kaldi = torchaudio_fbank()
     if kaldi is None or waveforms[0].device.type != "cpu":
         return _log_mel(waveforms, num_bands, sampling_rate, length)
