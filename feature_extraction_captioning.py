@@ -31,6 +31,7 @@ FRAME_SECONDS = 0.025  # length of an analysis window
 HOP_SECONDS = 0.010  # between the starts of two windows
 LOW_FREQUENCY = 20.0  # Hz, lower edge of the first mel band; the last one ends at half the sampling rate
 PREEMPHASIS = 0.97
+FRAMES_AT_A_TIME = 1024  # on a CPU: they stay in its cache, and a sound of any length takes no more memory
 ENERGY_FLOOR = 1.1920928955078125e-07  # smallest float32 step at 1.0, Kaldi's floor before the logarithm
 
 
@@ -130,7 +131,10 @@ def log_mel(waveforms: Sequence[torch.Tensor], num_bands: int, sampling_rate: in
     """
     length = round(FRAME_SECONDS * sampling_rate)
     waveforms = [waveform - waveform.mean() for waveform in waveforms]
-    waveforms = [torch.nn.functional.pad(each, (0, max(0, length - each.shape[0]))) for each in waveforms]
+    waveforms = [
+        each if each.shape[0] >= length else torch.nn.functional.pad(each, (0, length - each.shape[0]))
+        for each in waveforms
+    ]
     kaldi = torchaudio_fbank()
     if kaldi is None or waveforms[0].device.type != "cpu":
         return _log_mel(waveforms, num_bands, sampling_rate, length)
@@ -161,24 +165,26 @@ def torchaudio_fbank() -> Callable[..., torch.Tensor] | None:
 
 def _log_mel(waveforms: list[torch.Tensor], num_bands: int, sampling_rate: int, length: int) -> list[torch.Tensor]:
     hop, device = round(HOP_SECONDS * sampling_rate), waveforms[0].device
-    # A sound alone stays in the cache of a processor; on an accelerator all of them are one launch.
-    batches = [[each] for each in waveforms] if device.type == "cpu" else [waveforms]
     window = torch.hann_window(length, periodic=False, device=device)
     fft_size = 1 << (length - 1).bit_length()
     filters = mel_filters(num_bands, fft_size, sampling_rate).to(device)
-    rows = []
-    for batch in batches:
-        frames = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).unfold(1, length, hop)
-        frames = frames - frames.mean(dim=-1, keepdim=True)  # (batch, frames, samples of a window)
-        emphasised = torch.empty_like(frames)
-        torch.sub(frames[..., 1:], frames[..., :-1], alpha=PREEMPHASIS, out=emphasised[..., 1:])
-        torch.sub(frames[..., :1], frames[..., :1], alpha=PREEMPHASIS, out=emphasised[..., :1])
-        spectrum = torch.fft.rfft(emphasised.mul_(window), n=fft_size)
-        power = spectrum.real.square() + spectrum.imag.square()  # (batch, frames, fft_size / 2 + 1)
-        energies = (power @ filters).clamp_(min=ENERGY_FLOOR).log_()
-        counts = [1 + (waveform.shape[0] - length) // hop for waveform in batch]
-        rows += [each[:count] for each, count in zip(energies, counts, strict=True)]
-    return rows
+    if device.type == "cpu":
+        pieces = (each.unfold(0, length, hop).split(FRAMES_AT_A_TIME) for each in waveforms)
+        return [torch.cat([_energies(frames, window, filters) for frames in each]) for each in pieces]
+    frames = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).unfold(1, length, hop)
+    counts = [1 + (waveform.shape[0] - length) // hop for waveform in waveforms]
+    return [each[:count] for each, count in zip(_energies(frames, window, filters), counts, strict=True)]
+
+
+def _energies(frames: torch.Tensor, window: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """Log-mel energies `(…, frames, num_bands)` of `(…, frames, samples of the window)`."""
+    frames = frames - frames.mean(dim=-1, keepdim=True)
+    emphasised = torch.empty_like(frames)
+    torch.sub(frames[..., 1:], frames[..., :-1], alpha=PREEMPHASIS, out=emphasised[..., 1:])
+    torch.sub(frames[..., :1], frames[..., :1], alpha=PREEMPHASIS, out=emphasised[..., :1])
+    spectrum = torch.fft.rfft(emphasised.mul_(window), n=2 * (filters.shape[0] - 1))
+    power = spectrum.real.square() + spectrum.imag.square()  # (…, frames, fft_size / 2 + 1)
+    return (power @ filters).clamp_(min=ENERGY_FLOOR).log_()
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -93,25 +92,30 @@ def exact_transport(cost: torch.Tensor, audio_weights: torch.Tensor, image_weigh
     Raises:
         ImportError: POT is not installed.
     """
-    arrays = [tensor.detach().double().cpu().numpy() for tensor in (cost, audio_weights, image_weights)]
+    problems = [tensor.detach().cpu() for tensor in (cost, audio_weights, image_weights)]
+    # POT's solver lets go of Python's lock. A thread has one clip in float64, which takes four times the memory.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        solved = list(pool.map(_solve, *arrays))
+        solved = list(pool.map(_solve, *problems))
     return _transport(cost, *(torch.stack(parts) for parts in zip(*solved, strict=True)))
 
 
-def _solve(cost, audio_weights, image_weights) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Plan and potentials of a clip, float64."""
+def _solve(
+    cost: torch.Tensor, audio_weights: torch.Tensor, image_weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Plan of a clip in the dtype of the result, and its potentials in float64."""
     try:
         from ot.lp import emd
     except ImportError as error:
         advice = "pip install pot, or take transport_solver entropic"
         raise ImportError(f"Exact optimal transport needs POT: {advice}.") from error
-    if not np.isfinite(cost).all():
+    target = at_least_float32(cost)
+    if not cost.isfinite().all():
         rows, columns = (torch.zeros(size, dtype=torch.float64) for size in cost.shape)
-        return rows[:, None] * columns, rows, columns
+        return torch.zeros_like(target), rows, columns
+    cost, audio_weights, image_weights = (each.double().numpy() for each in (cost, audio_weights, image_weights))
     image_weights = image_weights * (audio_weights.sum() / image_weights.sum())
     plan, log = emd(audio_weights, image_weights, cost, numItermax=MOST_PIVOTS, log=True)
-    return tuple(torch.as_tensor(part, dtype=torch.float64) for part in (plan, log["u"], log["v"]))
+    return torch.from_numpy(plan).to(target), torch.from_numpy(log["u"]), torch.from_numpy(log["v"])
 
 
 def entropic_transport(

@@ -9,7 +9,8 @@ Prints a Markdown table, and writes a JSON list of rows with --output: median an
 at least 20 runs after some to warm up, fewer of what takes seconds, in milliseconds; `ratio` is how many times as fast
 as the baseline, which is run in turn with the part; `limit` is what the operations or the bytes of the part would take
 at the rates of a large matrix product and of a large copy on this machine, `limit_ratio` the share of it that is
-reached. Weights are random, and films are generated: nothing is downloaded. docs/performance.md reads the results.
+reached. Growth is also drawn, in FILE_growth.svg beside the rows. Weights are random, and films are generated: nothing
+is downloaded. docs/performance.md reads the results.
 """
 
 import json
@@ -28,10 +29,12 @@ PARTS = {
     "captioning": "captioning",
     "loading": "captioning",
     "start_up": "captioning",
+    "avcap_search": "captioning",
     "dali_transport": "transport",
     "folder": "captioning",
     "long_film": "captioning",
     "data_set": "data_set",
+    "growth": "growth",
     "training": "training",
     "decoding": "large",
     "throughput": "large",
@@ -59,6 +62,10 @@ def main() -> int:
             print(_line(rows[-1]), flush=True)
             if args.output:
                 replace_text(args.output, json.dumps(rows, indent=2) + "\n")
+        if args.output and (grown := [row for row in rows if row["part"] == "growth"]):
+            from lavcap.benchmarks.growth import draw_growth
+
+            draw_growth(grown, args.output.with_name(f"{args.output.stem}_growth.svg"))
     return 0
 
 

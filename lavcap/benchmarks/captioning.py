@@ -10,7 +10,7 @@ import torch
 from lavcap.benchmarks.commands import run_command, run_python
 from lavcap.benchmarks.films import write_film
 from lavcap.benchmarks.measure import Bench, Row
-from lavcap.benchmarks.models import random_model
+from lavcap.benchmarks.models import random_clips, random_model
 from lavcap.captioning.captions import write_captions
 from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
@@ -24,9 +24,7 @@ def measure_captioning(bench: Bench) -> Iterator[Row]:
     """Batches of clips, greedy and by 4 beams, against the same clips one by one."""
     model, processor = random_model(bench.device, bench.dtype)
     for batch in (1, 2) if bench.tiny else (1, 8, 32, 128):
-        draw = torch.Generator().manual_seed(0)
-        blank = processor.blank_features(model.stored_feature_size)
-        clips = [{name: torch.randn(each.shape, generator=draw) for name, each in blank.items()} for _ in range(batch)]
+        clips = random_clips(model, processor, batch)
         for beams in (1, 4):
             options = {"num_beams": beams, "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
             yield bench.compare(
@@ -38,6 +36,26 @@ def measure_captioning(bench: Bench) -> Iterator[Row]:
                 per_second={"captions": batch},
                 tokens=NEW_TOKENS,
             )
+
+
+def measure_avcap_search(bench: Bench) -> Iterator[Row]:
+    """AVCap's beam search for one clip, against the released way of it: no cache, and every step over the whole
+    sequence of the clip's tokens and the words up to then. Both encode the clip once."""
+    model, processor = random_model(bench.device, bench.dtype, "avcap")
+    inputs = processor.batch(random_clips(model, processor, 1)).to(bench.device)
+    search = {name: value for name, value in model.decoding.items() if name != "max_length"}
+    for tokens in (5,) if bench.tiny else (20, 100):
+        options = inputs | search | {"max_new_tokens": tokens, "min_new_tokens": tokens}
+        same = torch.equal(model.generate(**options), model.generate(**options, use_cache=False))
+        yield bench.compare(
+            "avcap_search",
+            f"{tokens} tokens, {search['num_beams']} beams",
+            lambda: model.generate(**options),  # noqa: B023 (called at once)
+            "without a cache",
+            lambda: model.generate(**options, use_cache=False),  # noqa: B023
+            per_second={"tokens": tokens},
+            same_caption=same,
+        )
 
 
 def measure_folder(bench: Bench) -> Iterator[Row]:

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
+from lavcap.data.manifest import in_memory
 from lavcap.data.references import as_text, coco_annotations, join_annotations
 from lavcap.data.schema import CLIP_COLUMNS, DataError, stored_features_of
 from lavcap.documents import read_bytes, read_json
@@ -73,7 +74,7 @@ def read_layout(data_dir: str | Path, split: str) -> tuple[Dataset, dict[str, st
                 "an id of its own."
             )
     found = [clip | {"captions": captions[name]} for name, clip in clips.items() if name not in missing]
-    return Dataset(pa.Table.from_pylist(found, schema=CLIP_COLUMNS.arrow_schema)), missing
+    return in_memory(pa.Table.from_pylist(found, schema=CLIP_COLUMNS.arrow_schema)), missing
 
 
 def read_rows(path: Path) -> tuple[list[LayoutRow], dict[int, str]]:

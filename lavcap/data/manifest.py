@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 from datasets import Dataset, Features, load_dataset
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from lavcap.data.batches import in_batches
 from lavcap.data.schema import CLIP_COLUMNS, SHARD_COLUMNS, STREAM_COLUMNS, DataError
@@ -26,6 +27,7 @@ from sources_captioning import MediaError, check_file, one_line
 
 
 ROWS_PER_GROUP = 64  # what a streaming reader holds in memory at a time
+ROWS_AT_A_TIME = 50_000  # whose paths are made absolute: an array of text holds 2 GiB at most
 MANIFEST_FILE = "manifest.json"
 # Facts of a split that the tools read.
 FACTS = {"missing": dict, "embedded": bool, "dataset_version": (str, NoneType), "visual_features": (dict, NoneType)}
@@ -79,9 +81,9 @@ def read_manifest(data_dir: str | Path, split: str) -> Dataset:
         return load_dataset("parquet", data_files=list(map(str, files)), split="train")
     tables = [read_columns(file, list(CLIP_COLUMNS), required=list(CLIP_COLUMNS)) for file in files]
     _check_ids(files, tables)
-    rows = (_absolute(row, Path(data_dir).absolute()) for table in tables for row in table.to_pylist())
-    table = pa.Table.from_pylist(list(rows), schema=CLIP_COLUMNS.arrow_schema)
-    return Dataset(table)
+    batches = (batch for table in tables for batch in table.to_batches(max_chunksize=ROWS_AT_A_TIME))
+    absolute = [_absolute(batch, Path(data_dir).absolute()) for batch in batches]
+    return in_memory(pa.Table.from_batches(absolute, CLIP_COLUMNS.arrow_schema))
 
 
 def read_columns(file: Path, columns: Sequence[str], required: Sequence[str] = STREAM_COLUMNS) -> pa.Table:
@@ -122,7 +124,13 @@ def write_facts(data_dir: str | Path, split: str, facts: dict[str, Any]):
 
 def take_rows(rows: Dataset, indices: Iterable[int]) -> Dataset:
     """Some rows, in this order, as a table of their own: `Dataset.select` would keep all of them behind its back."""
-    return Dataset(rows.data.table.take(pa.array(list(indices), pa.int64())))
+    return in_memory(rows.data.table.take(pa.array(list(indices), pa.int64())))
+
+
+def in_memory(table: pa.Table) -> Dataset:
+    """Rows as a data set with a name of its own: to make one of their content all of them would be pickled, which
+    takes as long as reading them, and four times their memory."""
+    return Dataset(table, fingerprint=uuid4().hex)
 
 
 def read_facts(data_dir: str | Path) -> dict[str, dict[str, Any]]:
@@ -181,24 +189,49 @@ def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _relative(row: dict[str, Any], root: Path) -> dict[str, Any]:
-    def below_root(path: str) -> str:
-        full = Path(path).absolute()  # of a name that holds for the working folder alone
-        return os.path.relpath(full, root) if full.is_relative_to(root) else str(full)
+    """The row with paths of media from a folder on, where they are below it; names of embedded files stay."""
 
-    return _with_paths(row, below_root)
-
-
-def _absolute(row: dict[str, Any], root: Path) -> dict[str, Any]:
-    return _with_paths(row, lambda path: str(root / path))
-
-
-def _with_paths(row: dict[str, Any], change) -> dict[str, Any]:
-    """The row with every path of a medium changed; names of embedded files stay."""
-
-    def changed(medium: dict[str, Any] | None) -> dict[str, Any] | None:
+    def relative(medium: dict[str, Any] | None) -> dict[str, Any] | None:
         if medium is None or medium["bytes"] is not None:
             return medium
-        return {"bytes": None, "path": change(medium["path"])}
+        full = Path(medium["path"]).absolute()  # of a name that holds for the working folder alone
+        return {"bytes": None, "path": os.path.relpath(full, root) if full.is_relative_to(root) else str(full)}
 
-    frames = None if row["frames"] is None else [changed(frame) for frame in row["frames"]]
-    return row | {"audio": changed(row["audio"]), "frames": frames}
+    frames = None if row["frames"] is None else [relative(frame) for frame in row["frames"]]
+    return row | {"audio": relative(row["audio"]), "frames": frames}
+
+
+def _absolute(rows: pa.RecordBatch, root: Path) -> pa.RecordBatch:
+    """The rows in the types of `CLIP_COLUMNS`, with absolute paths of media; names of embedded files stay.
+
+    By column: rows as dictionaries take fifteen times the memory, and of a million clips more than a machine has.
+    """
+    schema = CLIP_COLUMNS.arrow_schema
+    changes = {"audio": _media_below, "frames": _lists_below}
+    columns = [
+        changes[name](rows[name], root) if name in changes and not pa.types.is_null(rows[name].type) else rows[name]
+        for name in schema.names
+    ]
+    cast = [column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(cast, schema=schema)
+
+
+def _lists_below(lists: pa.Array, root: Path) -> pa.ListArray:
+    """As [`_media_below`], of lists of media."""
+    media = compute.list_flatten(lists)
+    lengths = compute.fill_null(compute.list_value_length(lists), 0).cast(pa.int32())
+    starts = compute.subtract(compute.cumulative_sum(lengths), lengths)
+    starts = compute.if_else(lists.is_valid(), starts, None)  # a list that is null has no place
+    offsets = pa.concat_arrays([starts, pa.array([len(media)], pa.int32())])
+    return pa.ListArray.from_arrays(offsets, _media_below(media, root))
+
+
+def _media_below(media: pa.StructArray, root: Path) -> pa.StructArray:
+    """Media in files that are named from a folder on, by their full paths."""
+    content = compute.struct_field(media, "bytes").cast(pa.binary())
+    path = compute.struct_field(media, "path").cast(pa.string())
+    full = compute.binary_join_element_wise(os.path.join(root, ""), path, "")
+    keeps = compute.or_(content.is_valid(), compute.starts_with(path, "/"))
+    return pa.StructArray.from_arrays(
+        [content, compute.if_else(compute.fill_null(keeps, True), path, full)], ["bytes", "path"], mask=media.is_null()
+    )

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
-from lavcap.data.manifest import read_facts
+from lavcap.data.manifest import in_memory, read_facts
 from lavcap.data.schema import STORED_FEATURES, DataError, stored_features_of
 from lavcap.documents import read_json
 from lavcap.files import replace_json, whole_file
@@ -82,7 +82,7 @@ def add_stored_features(rows: Dataset, data_dir: str | Path, split: str) -> Data
             "scripts/extract_visual_features.py again, which does what is left, or move the folder away."
         )
     paths = [str(folder / name) if name in stored else None for name in names]
-    return Dataset(rows.data.table.append_column(STORED_FEATURES, pa.array(paths, pa.string())))
+    return in_memory(rows.data.table.append_column(STORED_FEATURES, pa.array(paths, pa.string())))
 
 
 def failed_features(data_dir: str | Path, split: str) -> dict[str, str]:

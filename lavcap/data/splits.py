@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from lavcap.data.audiocaps import read_layout
-from lavcap.data.manifest import read_facts, read_manifest, shards_of, take_rows
+from lavcap.data.manifest import in_memory, read_facts, read_manifest, shards_of, take_rows
 from lavcap.data.precomputed_features import add_stored_features, failed_features
 from lavcap.data.schema import MEDIA_COLUMNS, DataError
 
@@ -130,7 +130,7 @@ def one_row_per_caption(dataset: Dataset) -> Dataset:
     table = rows.data.table
     place = table.column_names.index("captions")
     column = pa.array([each for several in captions for each in several], table.schema.field(place).type)
-    return Dataset(table.set_column(place, table.schema.field(place), column))
+    return in_memory(table.set_column(place, table.schema.field(place), column))
 
 
 def one_by_one(captions: Sequence[str | None] | None) -> list[list[str]]:

@@ -122,9 +122,9 @@ def test_what_a_recipe_costs_is_measured_without_its_weights(tmp_path):
     "parts",
     [
         ["transport", "dali_transport", "filter_bank", "media", "loading"],
-        pytest.param(["captioning", "start_up"], marks=pytest.mark.slow),
+        pytest.param(["captioning", "avcap_search", "start_up"], marks=pytest.mark.slow),
         pytest.param(["folder", "long_film"], marks=pytest.mark.slow),
-        pytest.param(["data_set"], marks=pytest.mark.slow),
+        pytest.param(["data_set", "growth"], marks=pytest.mark.slow),
         pytest.param(["training", "decoding", "throughput"], marks=pytest.mark.slow),
         pytest.param(["scaling"], marks=pytest.mark.slow),
     ],
@@ -136,8 +136,11 @@ def test_parts_are_measured_against_baselines(parts, tmp_path):
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert list(dict.fromkeys(row["part"] for row in rows)) == parts
     assert len([line for line in result.stdout.splitlines() if line.startswith("| ")]) == len(rows) + 1
+    picture = tmp_path / "rows_growth.svg"
+    assert ("<svg" in picture.read_text()) if "growth" in parts else not picture.exists()
     for row in rows:
         assert row["median_ms"] > 0 and row["machine"]["tiny"]
+        assert row["facts"].get("same_caption", True)
         if row["baseline"] is not None:
             assert row["ratio"] == pytest.approx(row["baseline_ms"] / row["median_ms"], rel=1e-2)
         if row["limit"] is not None:

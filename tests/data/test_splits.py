@@ -7,8 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from datasets import Dataset, load_dataset
+from pyarrow import parquet
 from tiny_models import tiny_config
 
+from lavcap.data import manifest
 from lavcap.data.manifest import FACTS, read_facts, read_manifest, shards_of, write_split
 from lavcap.data.schema import CLIP_COLUMNS, DataError
 from lavcap.data.splits import check_usable, load_split, load_splits, one_row_per_caption, read_split
@@ -200,6 +202,32 @@ def test_a_prepared_folder_may_move(prepared, tmp_path):
 def test_a_manifest_is_a_data_set_for_others_too(prepared):
     rows = load_dataset(str(prepared))["train"]
     assert rows.features == CLIP_COLUMNS and rows["id"] == load_split(prepared, "train")["id"]
+
+
+MEDIUM = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+LARGE_MEDIUM = pa.struct({"path": pa.large_string(), "size": pa.int8(), "bytes": pa.large_binary()})
+
+
+@pytest.mark.parametrize(
+    ("medium", "lists"), [(MEDIUM, pa.list_(MEDIUM)), (LARGE_MEDIUM, pa.large_list(LARGE_MEDIUM)), (MEDIUM, pa.null())]
+)
+def test_paths_of_a_manifest_become_absolute_whatever_its_writer_calls_the_types(medium, lists, tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "ROWS_AT_A_TIME", 2)
+
+    def placed(folder: str) -> tuple[list, list]:
+        below, absolute = {"bytes": None, "path": f"{folder}a.wav"}, {"bytes": None, "path": "/b.wav"}
+        held = {"bytes": b"", "path": "c.wav"}
+        frames = [[below, absolute], None, [], [None, held]]
+        return [below, None, held, absolute], [None] * 4 if lists == pa.null() else frames
+
+    audio, frames = (pa.array(each, kind) for each, kind in zip(placed(""), (medium, lists), strict=True))
+    names, numbers = ["a", "b", "c", "d"], pa.array([0] * 4)
+    columns = [names, pa.nulls(4), numbers, numbers, audio, frames, [["a"], [], None, ["b", "c"]]]
+    (tmp_path / "data").mkdir()
+    parquet.write_table(pa.table(columns, list(CLIP_COLUMNS)), tmp_path / "data" / "train-00000-of-00001.parquet")
+    rows = read_manifest(tmp_path, "train")
+    assert rows.features == CLIP_COLUMNS and rows["id"][:] == names
+    assert (rows["audio"][:], rows["frames"][:]) == placed(f"{tmp_path}/")
 
 
 def test_splits_of_a_manifest_do_not_disturb_each_other(prepared):

@@ -86,6 +86,13 @@ def test_a_batch_of_unequal_lengths_equals_its_sounds_one_by_one(without_torchau
         assert_same_bank(found, alone, atol=1e-5)
 
 
+def test_a_long_sound_is_filtered_in_pieces_which_does_not_show(without_torchaudio, monkeypatch):
+    waveform = torch.randn(16000, generator=torch.Generator().manual_seed(0))
+    whole = log_mel([waveform], 64, 16000)[0]
+    monkeypatch.setattr(feature_extraction_captioning, "FRAMES_AT_A_TIME", 7)
+    torch.testing.assert_close(log_mel([waveform], 64, 16000)[0], whole, rtol=0, atol=1e-5)
+
+
 def test_where_torchaudio_loads_it_makes_the_filter_bank(monkeypatch):
     calls = []
 

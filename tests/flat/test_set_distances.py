@@ -1,11 +1,16 @@
 """Distances of sets of tokens: the released numbers, and what they are by definition."""
 
+import time
+
 import pytest
 import torch
 from dali_golden import read_golden
+from ot.lp import emd
 from scipy.optimize import linprog
 
+import set_distances_captioning
 from set_distances_captioning import (
+    MOST_PIVOTS,
     entropic_transport,
     even_weights,
     exact_transport,
@@ -68,6 +73,31 @@ def test_exact_transport_is_the_linear_program():
         target = torch.cat([a[number], b[number] * a[number].sum() / b[number].sum()])
         solved = linprog(cost[number].flatten(), A_eq=torch.cat([rows, columns]), b_eq=target)
         assert float(transport.value(cost, a, b)[number]) == pytest.approx(solved.fun, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_clips_side_by_side_get_the_plans_of_a_loop(dtype):
+    """To the last bit, and in order."""
+    torch.manual_seed(0)
+    cost, a, b = torch.rand(9, 30, 40, dtype=dtype), *(torch.rand(9, size, dtype=dtype) + 0.1 for size in (30, 40))
+    plans = exact_transport(cost, a, b).plan
+    arrays = (tensor.double().numpy() for tensor in (cost, a, b))
+    for plan, clip, source, target in zip(plans, *arrays, strict=True):
+        alone = emd(source, target * (source.sum() / target.sum()), clip, numItermax=MOST_PIVOTS)
+        assert torch.equal(plan, torch.from_numpy(alone).to(dtype))
+
+
+def test_of_several_clips_that_cannot_be_solved_the_first_is_named(monkeypatch):
+    def solve(cost, *weights):
+        if cost < 3:
+            return cost, cost, cost
+        if cost == 3:
+            time.sleep(0.1)  # the next one fails sooner
+        raise ValueError(f"clip {int(cost)}")
+
+    monkeypatch.setattr(set_distances_captioning, "_solve", solve)
+    with pytest.raises(ValueError, match="clip 3"):
+        exact_transport(torch.arange(9.0), torch.ones(9), torch.ones(9))
 
 
 def test_entropic_transport_comes_near_the_exact_one():
