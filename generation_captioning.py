@@ -4,7 +4,8 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from transformers import GenerationMixin
+from transformers import DynamicCache, GenerationConfig, GenerationMixin
+from transformers.cache_utils import DynamicLayer
 from transformers.generation import CandidateGenerator, LogitsProcessorList, PromptLookupCandidateGenerator
 
 
@@ -22,6 +23,29 @@ class CaptionGenerationMixin(GenerationMixin):
             clips = self.get_soft_tokens(**features)
             kwargs |= {"soft_tokens": clips.soft_tokens, "soft_token_counts": clips.soft_token_counts}
         return super().generate(*args, **kwargs)
+
+    def _prefill(
+        self,
+        input_ids: torch.LongTensor,
+        generation_config: GenerationConfig,
+        model_kwargs: dict,
+        is_first_iteration: bool = True,
+    ):
+        """Read what stands before the captions: once for all beams or samples of a clip, which begin alike."""
+        copies = max(generation_config.num_beams, generation_config.num_return_sequences)
+        others = generation_config.output_attentions or generation_config.output_hidden_states
+        cache, read = model_kwargs.get("past_key_values"), super()._prefill
+        grows = type(cache) is DynamicCache and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+        if copies == 1 or others or not grows or cache.get_seq_length():
+            return read(input_ids, generation_config, model_kwargs, is_first_iteration)
+        once = {
+            name: each[::copies] if isinstance(each, torch.Tensor) and len(each) == len(input_ids) else each
+            for name, each in model_kwargs.items()
+        }
+        outputs = read(input_ids[::copies], generation_config, once, is_first_iteration)
+        outputs.past_key_values.batch_repeat_interleave(copies)
+        outputs.logits = outputs.logits.repeat_interleave(copies, dim=0)
+        return outputs
 
     def prepare_inputs_for_generation(
         self,

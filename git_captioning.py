@@ -231,7 +231,11 @@ def _visible(before: _Prefix, attended: torch.Tensor, num_words: int, with_prefi
     """
     (batch, length), device = attended.shape, attended.device
     place = torch.arange(before.length, device=device).expand(batch, -1)
-    there = place >= 0 if before.counts is None else place < before.counts.to(device)[:, None]
+    there = place >= 0
+    if before.counts is not None:
+        # A cache may have been read with one row for several that begin alike, such as the beams of a clip.
+        counts = before.counts.to(device).repeat_interleave(batch // len(before.counts))
+        there = place < counts[:, None]
     keys = torch.cat([there, attended.bool()], dim=1)
     rank = torch.arange(before.length + length, device=device)  # of each key; those before the text have one
     rank = (rank - before.length + 1).clamp(min=0)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lavcap.benchmarks.measure import Bench, Cost, Row
-from lavcap.benchmarks.recipes import batch_of, model_of
+from lavcap.benchmarks.models import batch_of, model_of
 from lavcap.training.meter import peak_memory
 from modeling_captioning import CaptioningModel
 

@@ -26,7 +26,7 @@ def measure(
         parts: modules of this package by the names of the parts.
         options: `recipe` and `batch_sizes`, of parts at the sizes of a recipe.
     """
-    from lavcap.benchmarks.recipes import read_training_recipe
+    from lavcap.benchmarks.models import read_training_recipe
 
     device, dtype = choose_device(device)
     logging.set_verbosity_error()

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lavcap.benchmarks.measure import Bench, Cost, Row, spread
-from lavcap.benchmarks.recipes import batch_of, model_of
+from lavcap.benchmarks.models import batch_of, model_of
 from lavcap.endings import interrupts_left_to_this_process
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from clips import clip_inputs, pictures, sound
 from tiny_models import tiny_model
-from transformers import CompileConfig, GenerationConfig
+from transformers import CompileConfig, GenerationConfig, GenerationMixin
 
+from generation_captioning import CaptionGenerationMixin
 from processing_lavcap import LavcapProcessor
 
 
@@ -178,6 +179,41 @@ def test_scores_and_hidden_states_come_with_the_sequences(plain):
     )
     assert len(output.scores) == len(output.hidden_states) == NEW_TOKENS
     assert output.scores[0].shape == (2, 300)
+
+
+@pytest.mark.parametrize(
+    ("family", "processor_name"), [("model", "processor"), ("avcap", "avcap_processor"), ("dali", "dali_processor")]
+)
+@pytest.mark.parametrize(
+    "options",
+    [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}, {"do_sample": True, "num_return_sequences": 3}],
+)
+def test_a_clip_is_read_once_for_all_that_begins_with_it(request, monkeypatch, family, processor_name, options):
+    model, processor = request.getfixturevalue(family), request.getfixturevalue(processor_name)
+    draw = torch.Generator().manual_seed(0)
+    blank = processor.blank_features(model.stored_feature_size)
+    clips = [{name: torch.randn(each.shape, generator=draw) for name, each in blank.items()} for _ in range(2)]
+    del clips[1]["input_features"]  # of fewer tokens than the other
+    inputs, rows = processor.batch(clips), []
+    options = {"num_beams": 1, "max_new_tokens": NEW_TOKENS, "output_logits": True} | options
+    note = model.get_output_embeddings().register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+
+    def written():
+        torch.manual_seed(0)
+        found = model.generate(**inputs, **options, return_dict_in_generate=True)
+        return found.sequences, found.logits
+
+    try:
+        once, its_logits = written()
+        read = rows.pop(0)
+        monkeypatch.setattr(CaptionGenerationMixin, "_prefill", GenerationMixin._prefill)
+        rows.clear()
+        each, logits = written()
+    finally:
+        note.remove()
+    assert read == 2 and rows[0] == 2 * max(options["num_beams"], options.get("num_return_sequences", 1))
+    assert torch.equal(once, each)
+    torch.testing.assert_close(its_logits, logits)
 
 
 # ---------------------------------------------------------------------------------------------------------- batches
