@@ -1,7 +1,9 @@
 """Captions: of batches, of a folder of films, of a long one, and how long a command takes to begin."""
 
+import io
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,20 @@ import torch
 
 from lavcap.benchmarks.commands import run_command, run_python
 from lavcap.benchmarks.films import write_film
-from lavcap.benchmarks.measure import Bench, Row
+from lavcap.benchmarks.measure import Bench, Row, most_memory
 from lavcap.benchmarks.models import random_clips, random_model
 from lavcap.captioning.captions import write_captions
+from lavcap.captioning.loading import Loaded, Options, WindowLoader
+from lavcap.captioning.media_list import list_media
+from lavcap.captioning.outputs import Printed
+from lavcap.captioning.run import Captioning
 from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
 
 
 NEW_TOKENS = 20
+BATCH = 8  # windows that are captioned at a time
+LARGER = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "vocab_size": 32_000}
 MINUTES, SMALL, LONG_RATE = (10, 120), (320, 180), 5  # lengths of long films, and their pictures
 
 
@@ -59,22 +67,40 @@ def measure_avcap_search(bench: Bench) -> Iterator[Row]:
 
 
 def measure_folder(bench: Bench) -> Iterator[Row]:
-    """`lavcap caption` on a folder of films of 10 s, without and with processes that decode ahead of the model."""
+    """Captions of a folder of films of 10 s by a model that is there: what it takes to decode them, and the model to
+    write, is the baseline; the limit is the slower of the two where they have a core each."""
     with tempfile.TemporaryDirectory() as name:
         folder, films = Path(name), 2 if bench.tiny else 32
-        model = save_model(folder / "model", bench)
-        (folder / "films").mkdir()
-        for number in range(films):
-            write_film(folder / "films" / f"{number}.mp4", 1 if bench.tiny else 10, seed=number)
-        for workers in (1, 2):
+        model, processor = random_model(bench.device, bench.dtype)
+        model.generation_config.update(num_beams=1, max_new_tokens=NEW_TOKENS)
+        write_film(folder / "0.mp4", 1 if bench.tiny else 10)
+        for number in range(1, films):
+            (folder / f"{number}.mp4").symlink_to(folder / "0.mp4")
+        media = list_media([str(folder)])
+        load = WindowLoader(processor, Options())
+
+        def decoded() -> list[Loaded]:
+            return [window for medium in media for window in load((medium.source, 0, 0.0)) if window is not None]
+
+        def alternating():
+            windows = [window.tensors for window in decoded()]
+            for start in range(0, films, BATCH):
+                write_captions(model, processor, windows[start : start + BATCH])
+
+        def together(workers: int):
+            with redirect_stdout(io.StringIO()):
+                Captioning(model, processor, Printed("txt", True), Options(), BATCH, workers).run(media, print)
+
+        for workers in (0, 1, 2):
             yield bench.compare(
                 "folder",
-                f"{films} films, {workers} worker{'s' * (workers > 1)}",
-                lambda: _caption(folder / "films", model, folder, "--num_workers", workers),  # noqa: B023
-                "no worker",
-                lambda: _caption(folder / "films", model, folder, "--num_workers", 0),
+                f"{films} films, {workers} worker{'s' * (workers != 1)}",
+                lambda: together(workers),  # noqa: B023 (called at once)
+                "decoding, then the model",
+                alternating,
                 per_second={"films": films},
             )
+        yield bench.compare("folder", f"decoding {films} films alone", decoded, per_second={"films": films})
 
 
 def measure_long_film(bench: Bench) -> Iterator[Row]:
@@ -124,20 +150,23 @@ def measure_start_up(bench: Bench) -> Iterator[Row]:
 
 
 def measure_loading(bench: Bench) -> Iterator[Row]:
-    """A checkpoint from disk, against `torch.load` of the same weights; memory is in the facts."""
+    """A checkpoint from disk until all its weights are there, against `torch.load` of the same weights."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = save_model(folder / "model", bench)
-        model, _ = random_model(bench.device, bench.dtype)
+        model, _ = random_model(torch.device("cpu"), torch.float32, **({} if bench.tiny else LARGER))
+        model.save_pretrained(folder / "model")
         torch.save(model.state_dict(), folder / "weights.pt")
-        kind = type(model)
-        yield bench.compare(
-            "loading",
-            f"{sum(each.nbytes for each in model.state_dict().values()) / 2**20:.0f} MiB",
-            lambda: kind.from_pretrained(path),
-            "torch.load",
-            lambda: torch.load(folder / "weights.pt", weights_only=True),
-        )
+        kind, weights = type(model), sum(each.nbytes for each in model.state_dict().values()) / 2**20
+        del model
+
+        def ours() -> float:
+            return _touched(kind.from_pretrained(folder / "model").state_dict())
+
+        def theirs() -> float:
+            return _touched(torch.load(folder / "weights.pt", weights_only=True))
+
+        memory = {"MiB": most_memory(ours), "MiB of the baseline": most_memory(theirs)}
+        yield bench.compare("loading", f"{weights:.0f} MiB", ours, "torch.load", theirs, **memory)
 
 
 def save_model(folder: Path, bench: Bench) -> Path:
@@ -156,6 +185,11 @@ def _written(
     model: CaptioningModel, processor: CaptioningProcessor, clips: Sequence[dict[str, torch.Tensor]], options: dict
 ) -> list:
     return write_captions(model, processor, clips, **options)
+
+
+def _touched(weights: dict[str, torch.Tensor]) -> float:
+    """Read all weights: those of a file that is mapped into memory are there only then."""
+    return sum(float(each.sum()) for each in weights.values())
 
 
 def _caption(clips: Path, model: Path, folder: Path, *options: object) -> dict[str, Any]:

@@ -1,11 +1,8 @@
 """How time and memory grow with what is processed, against what a formula says of them; also as a picture."""
 
-import ctypes
-import gc
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +16,7 @@ from pyarrow import parquet
 
 from feature_extraction_captioning import log_mel
 from lavcap.benchmarks.films import write_film
-from lavcap.benchmarks.measure import Bench, Row
+from lavcap.benchmarks.measure import Bench, Row, most_memory
 from lavcap.benchmarks.media import BANDS, RATE, SECONDS
 from lavcap.benchmarks.models import random_clips, random_model
 from lavcap.benchmarks.transport import AUDIO_TOKENS, WIDTH, aligned, operations
@@ -31,9 +28,6 @@ from media_captioning import read_clip
 
 
 NEW_TOKENS, TRANSPORTED, FRAMES, DRAWN = 20, 8, 20, 100  # of a caption, of a batch, of a clip, of a data set
-PROCESS = Path("/proc/self")  # of Linux; elsewhere memory is not told
-MEBIBYTE = 1024  # of the kibibytes there
-LEAST_MEMORY = 2  # MiB that say something
 
 
 def measure_growth(bench: Bench) -> Iterator[Row]:
@@ -161,7 +155,7 @@ def _grown(
     before: Row | None = None
     for size, run in runs:
         row = bench.compare("growth", f"{step}, {unit}: {size:,}", run, step=step, size=size, MiB=None)
-        row.facts["MiB"] = memory = _memory(run)
+        row.facts["MiB"] = memory = most_memory(run)
         if before is not None:
             growth = formula(size) / formula(before.facts["size"])
             base = growth * before.median_ms
@@ -171,26 +165,3 @@ def _grown(
                 row.facts["memory_ratio"] = round(growth * before.facts["MiB"] / memory, 2)
         yield row
         before = row
-
-
-def _memory(run: Callable[[], Any]) -> int | None:
-    """The most MiB that a run takes beside what there is before; `None` where that cannot be told, or is little."""
-    with suppress(AttributeError):  # of a C library other than GNU's
-        ctypes.CDLL(None).malloc_trim(0)
-    gc.collect()
-    pa.default_memory_pool().release_unused()
-    try:
-        (PROCESS / "clear_refs").write_text("5")  # from here on the largest is sought
-        before = _of_process("VmRSS")
-        result = run()
-        most = _of_process("VmHWM") - before
-    except OSError:
-        return None
-    del result
-    return round(most) if most >= LEAST_MEMORY else None
-
-
-def _of_process(name: str) -> float:
-    """MiB."""
-    lines = (PROCESS / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / MEBIBYTE

@@ -1,14 +1,19 @@
 """Times of a part and of a baseline, taken in turn, and how far both are from what the machine can do."""
 
+import ctypes
+import gc
 import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import torch
 
 from lavcap.models.loading import device_name
@@ -18,6 +23,9 @@ REPEATS, TINY_REPEATS = 20, 3
 WARM_UP = 3  # runs that do not count
 LONG_SECONDS, LONG_REPEATS = 2.0, 5  # what takes longer, in seconds, is repeated less
 MATRIX, TINY_MATRIX = 2048, 256  # rows of the matrices by which the rate of operations is measured
+PROCESS = Path("/proc/self")  # of Linux; elsewhere memory is not told
+MEBIBYTE = 1024  # of the kibibytes there
+LEAST_MEMORY = 2  # MiB that say something
 COPIED, TINY_COPIED = 256 << 20, 4 << 20  # bytes of what is copied, by which the bandwidth is measured
 
 
@@ -199,6 +207,29 @@ def cores_left(seconds: float, busy: float, own: float) -> float:
     """
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     return max(cores - (busy - own) / seconds, own / seconds)
+
+
+def most_memory(run: Callable[[], Any]) -> int | None:
+    """The most MiB that a run takes beside what there is before; `None` where that cannot be told, or is little."""
+    with suppress(AttributeError):  # of a C library other than GNU's
+        ctypes.CDLL(None).malloc_trim(0)
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    try:
+        (PROCESS / "clear_refs").write_text("5")  # from here on the largest is sought
+        before = _of_process("VmRSS")
+        result = run()
+        most = _of_process("VmHWM") - before
+    except OSError:
+        return None
+    del result
+    return round(most) if most >= LEAST_MEMORY else None
+
+
+def _of_process(name: str) -> float:
+    """MiB."""
+    lines = (PROCESS / "status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / MEBIBYTE
 
 
 def spread(times: list[float]) -> float:

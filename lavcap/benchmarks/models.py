@@ -41,14 +41,18 @@ PARTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def random_model(
-    device: torch.device, dtype: torch.dtype, family: str = DEFAULT_FAMILY
+    device: torch.device, dtype: torch.dtype, family: str = DEFAULT_FAMILY, **text_fields: Any
 ) -> tuple[CaptioningModel, CaptioningProcessor]:
-    """A model of the size of its toy recipe, and its processor."""
+    """A model of the size of its toy recipe, and its processor.
+
+    Args:
+        text_fields: of the language model, that are others.
+    """
     torch.manual_seed(0)
     tokenizer = train_tokenizer(WORDS)
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     parts = PARTS[family]
-    text = parts["text_config"] | {"vocab_size": len(tokenizer)} | special
+    text = parts["text_config"] | {"vocab_size": len(tokenizer)} | special | text_fields
     config = config_class(family)(**parts | {"text_config": text})
     processor = processor_class(family).from_config(config, tokenizer)
     model = model_class(family)(config).to(device, dtype).eval()
