@@ -54,12 +54,11 @@ demo: install  ## the toy world: generate, train, evaluate, report, caption unse
 	$(BIN)/python scripts/make_toy_world.py --world $(WORLD) --output "$(DEMO)/data" --seed $(SEED)
 	@$(MAKE) --no-print-directory train-$(FAMILY)
 	$(BIN)/python scripts/evaluate.py --model "$(DEMO)/model" --data_dir "$(DEMO)/data" --output "$(DEMO)/evaluation"
-	$(BIN)/lavcap caption "$(DEMO)/data/videos/long_clip.mp4" --model "$(DEMO)/model" \
-		--output_dir "$(DEMO)/captions" --output_format srt jsonl
+	$(BIN)/lavcap caption "$(DEMO)"/data/videos/*_clip.mp4 --model "$(DEMO)/model" \
+		--output_dir "$(DEMO)/captions" --output_format txt srt jsonl
 	$(BIN)/python scripts/write_report.py --model "$(DEMO)/model" --data_dir "$(DEMO)/data" \
 		--evaluation "$(DEMO)/evaluation" --captions "$(DEMO)/captions/captions.jsonl" --output "$(DEMO)"
-	@echo; echo "$(DEMO)/data/videos/new_clip.mp4, which is in no split:"
-	$(BIN)/lavcap caption "$(DEMO)/data/videos/new_clip.mp4" --model "$(DEMO)/model"
+	@echo; echo "$(DEMO)/data/videos/new_clip.mp4, which is in no split:"; cat "$(DEMO)/captions/new_clip.txt"
 	@echo; echo "$(DEMO)/captions/long_clip.srt:"; cat "$(DEMO)/captions/long_clip.srt"
 	@echo; echo "In the browser: $(BIN)/lavcap demo $(DEMO)/model --examples $(DEMO)/data/videos/*_clip.mp4"
 

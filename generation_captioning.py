@@ -39,7 +39,7 @@ class CaptionGenerationMixin(GenerationMixin):
         if copies == 1 or others or not grows or cache.get_seq_length():
             return read(input_ids, generation_config, model_kwargs, is_first_iteration)
         once = {
-            name: each[::copies] if isinstance(each, torch.Tensor) and len(each) == len(input_ids) else each
+            name: each[::copies] if isinstance(each, (torch.Tensor, list)) and len(each) == len(input_ids) else each
             for name, each in model_kwargs.items()
         }
         outputs = read(input_ids[::copies], generation_config, once, is_first_iteration)

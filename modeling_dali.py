@@ -55,7 +55,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
 from transformers import initialization as init
 
 
-WORDS = {"input_ids", "attention_mask", "labels", "num_items_in_batch"}  # of a captioner's batch
+WORDS = {"input_ids", "attention_mask", "labels", "logits_to_keep", "num_items_in_batch"}  # of a captioner's batch
 
 
 class DaliPreTrainedModel(PreTrainedModel):

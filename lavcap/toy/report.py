@@ -42,7 +42,7 @@ def write_report(
         model_dir: folder that `train_hf.py` wrote.
         data_dir: toy world with `test_events.json`.
         evaluation_dir: folder that `scripts/evaluate.py` wrote.
-        captions: `captions.jsonl` that `lavcap caption` wrote of `videos/long_clip.mp4`.
+        captions: `captions.jsonl` that `lavcap caption` wrote of `videos/long_clip.mp4`, and of others.
     """
     if (output_dir / "report.md").exists():
         raise ValueError(

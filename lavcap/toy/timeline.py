@@ -28,13 +28,14 @@ def long_clip_section(captions: Path, truth: Path, picture: Path) -> str:
     """Markdown of what was written of the long clip, with a picture of it.
 
     Args:
-        captions: `captions.jsonl` of `lavcap caption`.
+        captions: `captions.jsonl` of `lavcap caption`, also of other clips.
         truth: the clip's scenes, `long_clip.json`.
         picture: to draw.
     """
     scenes = [ToyClip.from_dict(scene) for scene in read_json(truth, "make the world again")]
     records = [parse_json(line) for line in captions.read_text(encoding="utf-8").splitlines()]
-    records = [record for record in records if record.get("start") is not None and "error" not in record]
+    records = [each for each in records if Path(each["clip"]).stem == truth.stem]
+    records = [each for each in records if each.get("start") is not None and "error" not in each]
     draw_timeline(scenes, records, picture)
     lines = [
         "## A long clip",

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT
 from lavcap.arguments import Parser, parse_object
-from lavcap.benchmarks.training import read_training_recipe
+from lavcap.benchmarks.models import read_training_recipe
 from lavcap.data.manifest import read_facts
 from lavcap.data.references import coco_annotations
 from lavcap.data.schema import DataError
