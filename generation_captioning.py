@@ -4,6 +4,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import nn
 from transformers import DynamicCache, GenerationConfig, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import CandidateGenerator, LogitsProcessorList, PromptLookupCandidateGenerator
@@ -33,13 +34,13 @@ class CaptionGenerationMixin(GenerationMixin):
     ):
         """Read what stands before the captions: once for all beams or samples of a clip, which begin alike."""
         copies = max(generation_config.num_beams, generation_config.num_return_sequences)
-        others = generation_config.output_attentions or generation_config.output_hidden_states
+        per_row = generation_config.output_attentions or generation_config.output_hidden_states
         cache, read = model_kwargs.get("past_key_values"), super()._prefill
         grows = type(cache) is DynamicCache and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
-        if copies == 1 or others or not grows or cache.get_seq_length():
+        if copies == 1 or per_row or not grows or cache.get_seq_length() or has_adapters_of_rows(self):
             return read(input_ids, generation_config, model_kwargs, is_first_iteration)
         once = {
-            name: each[::copies] if isinstance(each, (torch.Tensor, list)) and len(each) == len(input_ids) else each
+            name: each[::copies] if isinstance(each, torch.Tensor) and len(each) == len(input_ids) else each
             for name, each in model_kwargs.items()
         }
         outputs = read(input_ids[::copies], generation_config, once, is_first_iteration)
@@ -106,6 +107,12 @@ class PlaceholderGenerationMixin(CaptionGenerationMixin):
 
     def _replaced(self, input_ids: torch.LongTensor, word: int | None) -> torch.LongTensor:
         return input_ids.masked_fill(input_ids == self.config.av_token_id, word or 0)
+
+
+def has_adapters_of_rows(model: nn.Module) -> bool:
+    """Whether PEFT has told the layers which adapter each row has: then there must be as many rows."""
+    hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
+    return any("adapter_names" in getattr(hook, "keywords", ()) for hook in hooks)
 
 
 def clip_inputs(feature_names: Mapping[str, Sequence[str]]) -> list[str]:

@@ -81,16 +81,16 @@ def _scale_kernel(scores: torch.Tensor, iterations: int) -> torch.Tensor:
             video = (kernel * audio).sum(dim=-1, keepdim=True).reciprocal()
             audio = (kernel * video).sum(dim=-2, keepdim=True).reciprocal() * (rows / columns)
     else:  # in memory that is taken once; products and sums beat batched matrices with one column
-        products, share, before = torch.empty_like(kernel), kernel.new_tensor(rows / columns), audio
+        products, share = torch.empty_like(kernel), kernel.new_tensor(rows / columns)
+        before = audio.clone()
         for number in range(iterations):
             torch.sum(torch.mul(kernel, audio, out=products), dim=-1, keepdim=True, out=video)
             torch.sum(torch.mul(kernel, video.reciprocal_(), out=products), dim=-2, keepdim=True, out=audio)
             torch.div(share, audio, out=audio)
             if number % LOOKED_AT == 0 and kernel.device.type == "cpu":  # elsewhere to look would be to wait
-                # A step changes the factors by no more than the one before it: what is left would change nothing.
-                if number and ((audio / before - 1).abs().max() <= torch.finfo(audio.dtype).eps).item():
+                # A step changes the factors by no more than the one before it: those that are left change nothing.
+                if ((audio / before - 1).abs().max() <= torch.finfo(audio.dtype).eps).item():
                     break
-            if (number + 1) % LOOKED_AT == 0:
                 before = audio.clone()
     return scores + video.log() + audio.log() - math.log(rows)
 

@@ -54,8 +54,15 @@ def test_a_long_clip_is_drawn_with_what_was_written_of_each_window(tmp_path):
     scenes = [sample_clip("new", index) for index in (1, 2)]
     (tmp_path / "long_clip.json").write_text(json.dumps([scene.to_dict() for scene in scenes]))
     records = [
-        {"clip": "a.mp4", "start": 0.0, "end": 4.0, "caption": scenes[0].captions[1], "mean_log_probability": -0.25},
-        {"clip": "a.mp4", "start": 4.0, "end": 8.0, "caption": "a dog barks", "mean_log_probability": -2.0},
+        {
+            "clip": "long_clip.mp4",
+            "start": 0.0,
+            "end": 4.0,
+            "caption": scenes[0].captions[1],
+            "mean_log_probability": -0.25,
+        },
+        {"clip": "long_clip.mp4", "start": 4.0, "end": 8.0, "caption": "a dog barks", "mean_log_probability": -2.0},
+        {"clip": "new_clip.mp4", "start": 0.0, "end": 4.0, "caption": "rain", "mean_log_probability": -1.0},
         {"clip": "b.mp4", "error": "b.mp4: no such file"},
     ]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
