@@ -110,9 +110,9 @@ class PlaceholderGenerationMixin(CaptionGenerationMixin):
 
 
 def has_adapters_of_rows(model: nn.Module) -> bool:
-    """Whether PEFT has told the layers which adapter each row has: then there must be as many rows."""
+    """Whether PEFT has told the layers what is of each row, such as its adapter: then there must be as many rows."""
     hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
-    return any("adapter_names" in getattr(hook, "keywords", ()) for hook in hooks)
+    return any({"adapter_names", "alora_offsets"} & getattr(hook, "keywords", {}).keys() for hook in hooks)
 
 
 def clip_inputs(feature_names: Mapping[str, Sequence[str]]) -> list[str]:
