@@ -323,10 +323,11 @@ def frames_of(
             return
     for jumping in (True, False) if track.packets is None else (False,):
         with opened(reading) as container:
-            jumped = jumping and jump(container, reading.window)
-            timed = _timed(reading, container, replace(track, packets=None), wanted)
+            moved = jumping and jump(container, reading.window)
+            # From another place on there are packets of which nobody has said whether they are wanted.
+            timed = _timed(reading, container, replace(track, packets=None), wanted if moved == jumped else None)
             first = next(timed, None)
-            if not jumped or _begins_before(first, reading.window):
+            if not moved or _begins_before(first, reading.window):
                 yield chain([first] if first else [], timed)
                 return
 
