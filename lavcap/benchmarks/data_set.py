@@ -43,7 +43,7 @@ def measure_data_set(bench: Bench, num_proc: Iterable[int] = (1, 2)) -> Iterator
         processor = _processor()
         dataset = ClipDataset(load_split(prepared, "train"), processor)
         yield _row("read sound and 20 frames", clips, _read(dataset[index] for index in range(clips)))
-        shards = ["shards", "--split", "train", "--data_dir", prepared, "--output", folder / "shards"]
+        shards = ["shards", "--split", "train", "--data_dir", prepared, "--output", folder / "shards", "--media", raw]
         yield _row("write shards", clips, _timed(*shards), folder / "shards")
         yield _row("read shards", clips, _read(ClipStream(find_shards(folder / "shards", "train"), processor, 4)))
         if not bench.tiny:
