@@ -151,7 +151,7 @@ $(OLDEST)/installed: constraints-oldest.txt | install
 	$(PIP) --no-deps --target $(OLDEST) --requirement constraints-oldest.txt
 	touch $@
 
-benchmark-gpu: install  ## measure on a GPU what has to do with one, in ten minutes; random weights of a 7B
+benchmark-gpu: install  ## measure on a GPU what has to do with one; random weights of a 7B
 	$(BIN)/python scripts/benchmark.py --device cuda --recipe configs/lavcap_llama2_7b.yaml --output benchmark_gpu.json \
 		--part transport filter_bank dali_transport captioning decoding throughput training
 

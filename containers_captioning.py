@@ -4,7 +4,7 @@
 import io
 import re
 from collections.abc import Iterable, Iterator, Set
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -315,21 +315,18 @@ def frames_of(
         wanted: starts of the packets whose frames are needed; of others those may be missing that are of no use to
             any. `None`: all are needed.
     """
-    if track.packets is not None:
-        timed = _timed(reading, container, track, wanted)
-        first = next(timed, None)
-        if not jumped or _begins_before(first, reading.window):
-            yield chain([first] if first else [], timed)
-            return
-    for jumping in (True, False) if track.packets is None else (False,):
-        with opened(reading) as container:
-            moved = jumping and jump(container, reading.window)
-            # From another place on there are packets of which nobody has said whether they are wanted.
-            timed = _timed(reading, container, replace(track, packets=None), wanted if moved == jumped else None)
+    with ExitStack() as stack:
+        for moved in (jumped, False):
+            if track.packets is None:
+                container = stack.enter_context(opened(reading))
+                moved = moved and jump(container, reading.window)
+            timed = _timed(reading, container, track, wanted)
             first = next(timed, None)
-            if not moved or _begins_before(first, reading.window):
+            if not moved or (first is not None and (first[0] or 0.0) <= reading.window.start):
                 yield chain([first] if first else [], timed)
                 return
+            # From the beginning on there are packets of which nobody has said whether they are wanted.
+            track, wanted = replace(track, packets=None), None
 
 
 # -------------------------------------------------------------------------------------------------------- internals
@@ -374,10 +371,6 @@ class _Bytes:
         return self._file.tell()
 
 
-def _begins_before(first: tuple[float | None, Any] | None, window: Window) -> bool:
-    return first is not None and (first[0] or 0.0) <= window.start
-
-
 def _timed(
     reading: Reading, container: Any, track: Track, wanted: Set[float] | None
 ) -> Iterator[tuple[float | None, Any]]:
@@ -391,7 +384,7 @@ def _timed(
     elif not packets or packets[-1].size:  # they end before the stream does
         packets = [*packets, None]
     untimed = stream.type == "audio" and _is_any(container, UNTIMED_CONTAINERS)
-    for frame in _decoded(reading, stream, packets, None if wanted is None else _Skips(stream, origin, wanted)):
+    for frame in _decoded(reading, stream, packets, _Skips(stream, origin, wanted)):
         time = None if frame.time is None else frame.time - origin
         if time is not None:
             if latest is not None and time < latest - JUMP_SECONDS and section + 1 < len(track.offsets):
@@ -404,7 +397,7 @@ def _timed(
 class _Skips:
     """Has a decoder leave out frames that are neither shown nor used by others, packet by packet."""
 
-    def __init__(self, stream: Any, origin: float, wanted: Set[float]):
+    def __init__(self, stream: Any, origin: float, wanted: Set[float] | None):
         self._codec, self._base, self._origin = stream.codec_context, float(stream.time_base), origin
         self._wanted = wanted if self._codec.name in SKIPPING_CODECS else None
 
@@ -420,21 +413,19 @@ class _Skips:
             self._wanted, self._codec.skip_frame = None, "DEFAULT"
 
 
-def _decoded(reading: Reading, stream: Any, packets: Iterable[Any], skips: _Skips | None) -> Iterator[Any]:
+def _decoded(reading: Reading, stream: Any, packets: Iterable[Any], skips: _Skips) -> Iterator[Any]:
     import av
 
     for packet in packets:
         reading.deadline.check()
         loss = reading.losses.setdefault(stream.type, Loss())
-        if skips:
-            skips.before(packet)
+        skips.before(packet)
         try:
             frames = stream.decode(packet)
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
-            if skips:
-                skips.end()
+            skips.end()
             loss.lost, loss.reason = loss.lost + 1, one_line(error.strerror)
             loss.seconds += float((packet.duration or 0) * (packet.time_base or 0))
             continue

@@ -30,10 +30,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     from weights_captioning import WeightsError, load_strictly
 
 
-LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {
-    "cache_position",
-    "use_cache",
-}
+LANGUAGE_MODEL_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | {"cache_position", "use_cache"}
 
 
 @dataclass

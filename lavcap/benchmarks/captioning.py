@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lavcap.benchmarks.commands import run_command, run_python
-from lavcap.benchmarks.films import write_film
+from lavcap.benchmarks.films import write_film, write_films
 from lavcap.benchmarks.measure import Bench, Row, most_memory
 from lavcap.benchmarks.models import random_clips, random_model
 from lavcap.captioning.captions import write_captions
@@ -67,16 +67,13 @@ def measure_avcap_search(bench: Bench) -> Iterator[Row]:
 
 
 def measure_folder(bench: Bench) -> Iterator[Row]:
-    """Captions of a folder of films of 10 s by a model that is there: what it takes to decode them, and the model to
-    write, is the baseline; the limit is the slower of the two where they have a core each."""
+    """Captions of a folder of films of 10 s by a model that is there: what it takes to decode them, and then the
+    model to write, is the baseline."""
     with tempfile.TemporaryDirectory() as name:
-        folder, films = Path(name), 2 if bench.tiny else 32
+        films = 2 if bench.tiny else 32
         model, processor = random_model(bench.device, bench.dtype)
         model.generation_config.update(num_beams=1, max_new_tokens=NEW_TOKENS)
-        write_film(folder / "0.mp4", 1 if bench.tiny else 10)
-        for number in range(1, films):
-            (folder / f"{number}.mp4").symlink_to(folder / "0.mp4")
-        media = list_media([str(folder)])
+        media = list_media([str(write_films(Path(name) / "films", films, 1 if bench.tiny else 10))])
         load = WindowLoader(processor, Options())
 
         def decoded() -> list[Loaded]:

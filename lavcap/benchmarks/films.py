@@ -7,6 +7,7 @@ import numpy as np
 
 
 SIZE, FRAME_RATE, AUDIO_RATE = (640, 360), 25, 48_000
+DIFFERENT = 4  # films of a folder
 PIECE = 960  # samples of a frame of sound
 
 
@@ -45,6 +46,18 @@ def write_film(
                 heard += PIECE
         container.mux(video.encode(None))
         container.mux(audio.encode(None))
+
+
+def write_films(folder: Path, count: int, seconds: float) -> Path:
+    """A folder of films, of which few differ: to draw them takes longer than to caption them."""
+    folder.mkdir()
+    for number in range(count):
+        path = folder / f"{number}.mp4"
+        if number < DIFFERENT:
+            write_film(path, seconds, seed=number)
+        else:
+            path.symlink_to(folder / f"{number % DIFFERENT}.mp4")
+    return folder
 
 
 def _sound(pitches: np.ndarray, first: int, draw: np.random.Generator) -> av.AudioFrame:

@@ -8,6 +8,7 @@ import torch
 from lavcap.models.families import DEFAULT_FAMILY, config_class, model_class, processor_class
 from lavcap.toy.dataset import train_tokenizer
 from modeling_captioning import CaptioningModel
+from parts_captioning import as_dtype, cast
 from processing_captioning import CaptioningProcessor
 
 
@@ -82,9 +83,6 @@ def read_training_recipe(path: str | Path) -> dict[str, Any]:
 
 def model_of(recipe: dict[str, Any], device: str) -> CaptioningModel:
     """Drawn where it is trained: on an accelerator that takes seconds for a 7B. What it encodes is stored already."""
-    from lavcap.models.families import DEFAULT_FAMILY, config_class, model_class
-    from parts_captioning import as_dtype, cast
-
     family = recipe["model_config"].get("model_type", DEFAULT_FAMILY)
     config = config_class(family)(**recipe["model_config"])
     dtype = as_dtype(recipe.get("model_dtype")) or torch.float32
@@ -100,8 +98,6 @@ def processor_of(model: CaptioningModel) -> CaptioningProcessor:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from lavcap.models.families import processor_class
-
     words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "word": 2}, unk_token="word"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="word")
@@ -114,8 +110,7 @@ def batch_of(
     """Clips of a whole window behind an instruction, as a data loader gives them; with captions of so many words, or
     as they are to be captioned."""
     processor = processor_of(model)
-    blank = processor.blank_features(model.stored_feature_size)
-    clips = [{name: torch.randn_like(feature) for name, feature in blank.items()} for _ in range(size)]
+    clips = random_clips(model, processor, size)
     texts = {"text": " ".join(["word"] * INSTRUCTION_WORDS)}
     if caption_words is not None:
         texts["captions"] = " ".join(["word"] * caption_words)

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from lavcap.benchmarks.captioning import save_model
 from lavcap.benchmarks.commands import run_python
 from lavcap.benchmarks.engines import ALONE, REPLICAS, Steps, train_together
-from lavcap.benchmarks.films import write_film
+from lavcap.benchmarks.films import write_films
 from lavcap.benchmarks.measure import Bench, Row, busy_seconds, cores_left, spread
 
 
 PROCESSES, TINY_PROCESSES = (1, 2, 4), (1, 2)
-CLIPS, FEW_CLIPS, FILMS = 32, 4, 4  # that are captioned, by which the start is told from the work; different ones
+CLIPS, FEW_CLIPS = 32, 4  # that are captioned, by which the start is told from the work
 REPEATS, STEPS = 3, 10  # of a launch, of training
 
 
@@ -103,7 +103,8 @@ def _captioning(bench: Bench, counts: Sequence[int]) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = save_model(folder / "model", bench)
-        films = [_films(folder / "few", few, bench.tiny), _films(folder / "all", clips, bench.tiny)]
+        length = 1 if bench.tiny else 10
+        films = [write_films(folder / "few", few, length), write_films(folder / "all", clips, length)]
         options = ["--model", model, "--device", "cpu", "--output_dir", folder / "captions", "--overwrite"]
         runs: dict[Any, list[_Launch]] = {"launch": [], "few": [], **{count: [] for count in counts}}
         for _ in range(1 if bench.tiny else REPEATS):
@@ -149,18 +150,6 @@ def _of_children() -> float:
 
 def _work(launches: Sequence[_Launch]) -> Work:
     return Work(*(statistics.median(column) for column in list(zip(*launches, strict=True))[:2]))
-
-
-def _films(folder: Path, count: int, tiny: bool) -> Path:
-    """A folder of films, of which few differ: to draw them takes longer than to caption them."""
-    folder.mkdir()
-    for number in range(count):
-        path = folder / f"{number}.mp4"
-        if number < FILMS:
-            write_film(path, 1 if tiny else 10, seed=number)
-        else:
-            path.symlink_to(folder / f"{number % FILMS}.mp4")
-    return folder
 
 
 def _training(bench: Bench, counts: Sequence[int]) -> Iterator[Row]:

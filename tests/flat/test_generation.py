@@ -10,6 +10,7 @@ from tiny_models import tiny_model
 from transformers import CompileConfig, GenerationConfig, GenerationMixin
 
 from generation_captioning import CaptionGenerationMixin
+from lavcap.benchmarks.models import random_clips
 from processing_lavcap import LavcapProcessor
 
 
@@ -190,9 +191,7 @@ def test_scores_and_hidden_states_come_with_the_sequences(plain):
 )
 def test_a_clip_is_read_once_for_all_that_begins_with_it(request, monkeypatch, family, processor_name, options):
     model, processor = request.getfixturevalue(family), request.getfixturevalue(processor_name)
-    draw = torch.Generator().manual_seed(0)
-    blank = processor.blank_features(model.stored_feature_size)
-    clips = [{name: torch.randn(each.shape, generator=draw) for name, each in blank.items()} for _ in range(2)]
+    clips = random_clips(model, processor, 2)
     del clips[1]["input_features"]  # of fewer tokens than the other
     inputs, rows = processor.batch(clips), []
     options = {"num_beams": 1, "max_new_tokens": NEW_TOKENS, "output_logits": True} | options

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from lavcap.benchmarks.models import random_clips
 from lavcap.training.arguments import TrainingArguments
 from lavcap.training.losses import labels_of, split_loss, wanted_logits
 from lavcap.training.meter import progress_line
@@ -93,9 +94,7 @@ COUNTED = [clip["level"] for clip in CLIPS if clip["id"] != BROKEN]
 )
 def test_logits_before_the_first_label_are_not_made_and_change_nothing(request, family, processor_name):
     model, processor = request.getfixturevalue(family), request.getfixturevalue(processor_name)
-    draw = torch.Generator().manual_seed(0)
-    blank = processor.blank_features(model.stored_feature_size)
-    clips = [{name: torch.randn(each.shape, generator=draw) for name, each in blank.items()} for _ in range(3)]
+    clips = random_clips(model, processor, 3)
     batch = processor.batch(clips, captions=["a dog", "a dog barks at rain", "rain"])
     found = []
     for wanted in ({}, wanted_logits(batch)):
