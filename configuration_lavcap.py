@@ -32,6 +32,7 @@ from transformers import AutoConfig, PreTrainedConfig
 SINGLE_MODALITIES = {"audio_only": "audio", "video_only": "video"}
 FUSIONS = ("concat_time", "concat_channel", "cross_attention", *SINGLE_MODALITIES)
 TRANSPORT_ATTENTIONS = ("none", "joint", "barycentric")
+ALIGNMENT_OBJECTIVES = ("tokens", "clips")
 ALIGNMENT_WEIGHTS = ("log_plan", "plan")
 
 # What LAVCap was released with, where it differs from the defaults of the classes.
@@ -131,8 +132,12 @@ class LavcapConfig(SoftTokenConfig):
         transport_attention (`str`, *optional*): what the plan moves between the modalities (paper, section 2.3).
             `"joint"` uses the plan with total mass 1, as released; `"barycentric"` gives each token a plan that sums
             to 1; `"none"` moves nothing. Default: `"joint"`, without `optimal_transport` `"none"`.
-        alignment_weights (`str`): `"log_plan"` weighs similarities with the logarithm of the plan, as released;
-            `"plan"` with the plan.
+        alignment_objective (`str`): what the alignment loss asks for. `"tokens"`, as released: each token, compared
+            with those of its own modality through the plan, recognises itself. `"clips"`: a clip's picture recognises
+            its own sound among those of the batch, and its sound the picture, by the value of their transport; see
+            `clip_contrast` in `transport_captioning.py`.
+        alignment_weights (`str`): of `"tokens"`: `"log_plan"` weighs similarities with the logarithm of the plan, as
+            released; `"plan"` with the plan.
         alignment_loss_weight (`float`): factor of the alignment loss.
         sinkhorn_iterations (`int`), sinkhorn_epsilon (`float`): entropic regularisation of the transport.
         logit_scale_init (`float`), logit_scale_max (`float`): learnable scale of the alignment logits, clamped to
@@ -158,6 +163,7 @@ class LavcapConfig(SoftTokenConfig):
     cross_attention_heads: int | None = None
     optimal_transport: bool | None = None
     transport_attention: str | None = None
+    alignment_objective: str = "tokens"
     alignment_weights: str = "log_plan"
     alignment_loss_weight: float = 1.0
     sinkhorn_iterations: int = 50
@@ -190,6 +196,7 @@ class LavcapConfig(SoftTokenConfig):
         super().check()
         check_choice("fusion", self.fusion, FUSIONS)
         check_choice("transport_attention", self.transport_attention, TRANSPORT_ATTENTIONS)
+        check_choice("alignment_objective", self.alignment_objective, ALIGNMENT_OBJECTIVES)
         check_choice("alignment_weights", self.alignment_weights, ALIGNMENT_WEIGHTS)
         if self.transport_attention != "none" and not self.optimal_transport:
             raise ValueError(

@@ -35,7 +35,7 @@ try:  # inside a package: the Hub's module cache
     )
     from .parts_captioning import as_dtype, caption_decoding, cast, load_part, location, published_name
     from .precision_captioning import FloatConv2d, FloatLayerNorm, at_least_float32
-    from .transport_captioning import alignment_loss, log_sinkhorn, plan_entropy
+    from .transport_captioning import alignment_loss, clip_contrast, log_sinkhorn, plan_entropy
     from .vit_captioning import VitAttention, VitLayer
     from .weights_captioning import WeightsError, load_strictly
 except ImportError:  # as a plain module: a clone, or after `pip install`
@@ -53,7 +53,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
     )
     from parts_captioning import as_dtype, caption_decoding, cast, load_part, location, published_name
     from precision_captioning import FloatConv2d, FloatLayerNorm, at_least_float32
-    from transport_captioning import alignment_loss, log_sinkhorn, plan_entropy
+    from transport_captioning import alignment_loss, clip_contrast, log_sinkhorn, plan_entropy
     from vit_captioning import VitAttention, VitLayer
     from weights_captioning import WeightsError, load_strictly
 
@@ -290,9 +290,12 @@ class LavcapFusion(nn.Module):
         similarity = video @ audio.transpose(1, 2)  # (batch, video_tokens, audio_tokens)
         log_plan = log_sinkhorn(similarity.detach(), self.config.sinkhorn_epsilon, self.config.sinkhorn_iterations)
         plan = log_plan.exp() * both[:, None, None]
-        weights = log_plan if self.config.alignment_weights == "log_plan" else plan
-        per_clip = alignment_loss(similarity, weights, self._alignment_scale())
-        per_clip = torch.where(both, per_clip, 0.0)
+        if self.config.alignment_objective == "clips":
+            options = self.config.sinkhorn_epsilon, self.config.sinkhorn_iterations
+            per_clip = clip_contrast(audio, video, both, self._alignment_scale(), *options)
+        else:
+            weights = log_plan if self.config.alignment_weights == "log_plan" else plan
+            per_clip = torch.where(both, alignment_loss(similarity, weights, self._alignment_scale()), 0.0)
         output.num_aligned_clips = both.sum()
         mean = per_clip.sum() / output.num_aligned_clips.clamp(min=1)
         output.alignment_loss = self.config.alignment_loss_weight * mean
@@ -403,7 +406,14 @@ class LavcapForConditionalGeneration(SoftTokenModel, LavcapPreTrainedModel):
     part_names = ("audio_tower", "vision_tower", "fusion", "multi_modal_projector", "language_model")
     fresh_part_names = ("multi_modal_projector", "fusion")
     loss_terms = {"caption_loss": "tokens", "alignment_loss": "clips"}
-    resume_fields = ("fusion", "optimal_transport", "token_layer_norm", "frequency_mean", "transport_attention")
+    resume_fields = (
+        "fusion",
+        "optimal_transport",
+        "token_layer_norm",
+        "frequency_mean",
+        "transport_attention",
+        "alignment_objective",
+    )
     feature_encoder_name = "vision_tower"
 
     def __init__(self, config: LavcapConfig):

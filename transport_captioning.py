@@ -115,6 +115,40 @@ def alignment_loss(similarity: torch.Tensor, weights: torch.Tensor, scale: torch
     return _self_recognition(video_logits) + _self_recognition(audio_logits)
 
 
+def clip_contrast(
+    audio: torch.Tensor,
+    video: torch.Tensor,
+    both: torch.Tensor,
+    scale: torch.Tensor,
+    epsilon: float,
+    iterations: int,
+) -> torch.Tensor:
+    """Contrast of each clip with the others of its batch (InfoNCE; van den Oord et al., arXiv 1807.03748), not of the
+    paper: its picture should match its own sound better than theirs, and its sound its own picture.
+
+    A picture `i` and a sound `j` match by the value of their entropic transport, `W_ij = max_P <P, S_ij> + epsilon
+    H(P)` over plans `P` with even marginals, where `S_ij` are the cosines of their tokens. The loss of clip `i` is the
+    mean of `-log softmax_j(scale W_ij)` at `j = i` and of the same over pictures. The gradient of `W` with respect to
+    `S` is the plan (envelope theorem), which therefore needs none itself.
+
+    Args:
+        audio, video: tokens of length 1, `(batch, audio_tokens, hidden)` and `(batch, video_tokens, hidden)`.
+        both: `(batch,)` bool, which clips have both; the others are compared with nothing.
+        scale: factor of the logits, `(1,)`.
+        epsilon, iterations: as of [`log_sinkhorn`].
+
+    Returns:
+        `(batch,)`, in float32 or better; 0 for a clip that lacks a modality, or has nobody to be compared with.
+    """
+    pairs = torch.einsum("ivh,jah->ijva", video, audio).flatten(0, 1)  # (batch * batch, video_tokens, audio_tokens)
+    log_plan = log_sinkhorn(pairs.detach(), epsilon, iterations)
+    values = (log_plan.exp() * (pairs - epsilon * log_plan)).sum(dim=(-2, -1)).unflatten(0, (len(both), len(both)))
+    logits = (scale * values).masked_fill(~(both[:, None] & both), torch.finfo(values.dtype).min)
+    own = torch.arange(len(both), device=both.device)
+    terms = [nn.functional.cross_entropy(each, own, reduction="none") for each in (logits, logits.T)]
+    return torch.where(both, sum(terms) / 2, 0.0)
+
+
 def _self_recognition(logits: torch.Tensor) -> torch.Tensor:
     targets = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[0], -1)
     return nn.functional.cross_entropy(logits, targets, reduction="none").mean(dim=-1)

@@ -20,7 +20,7 @@ from lavcap.endings import errors_in_one_line, printable
 def main() -> int:
     parser = Parser(__doc__)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write, absent or empty")
-    parser.add_argument("--world", choices=("free", "natural"), default="free", help="default: free")
+    parser.add_argument("--world", choices=("free", "typical", "natural"), default="free", help="default: free")
     parser.add_argument("--train_clips", type=int, default=2000, help="clips with one caption each")
     parser.add_argument("--validation_clips", type=int, default=100, help="clips with five captions each")
     parser.add_argument("--test_clips", type=int, default=200, help="half of their events are unseen pairs")

@@ -1,15 +1,18 @@
-"""How many of the right words captions of the toy world have: of the free one, and of the natural one."""
+"""How many of the right words captions of the toy worlds have: of those told in order, and of the natural one."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from lavcap.evaluation.predictions import Prediction
-from lavcap.toy.natural import sound_accuracy
-from lavcap.toy.world import ToyClip, caption_accuracy
+from lavcap.toy.natural import is_exception, sound_accuracy
+from lavcap.toy.world import ToyClip, ToyEvent, caption_accuracy
 
 
 EVENT_PARTS = ("colour", "shape", "sound")
-NOVELTY = {False: "seen pairs", True: "unseen pairs"}
+PAIRS = {  # by world, what is said of its pairs of object and sound
+    "free": "Unseen pairs are objects with a sound that training never gave them.",
+    "typical": "Exceptional pairs are objects with a sound that is typical of another kind.",
+}
 SOUND_COLUMNS = {  # of the natural world: heading, by name
     "typical": "typical sounds named",
     "exceptional": "exceptional sounds named",
@@ -23,7 +26,7 @@ def accuracy_section(predictions: Sequence[Prediction], clips: dict[str, ToyClip
     """Markdown of the table that fits the world of the clips."""
     if next(iter(clips.values())).world == "natural":
         return _sound_section(sound_table(predictions, clips))
-    return _accuracy_section(accuracy_table(predictions, clips))
+    return _accuracy_section(accuracy_table(predictions, clips), PAIRS[next(iter(clips.values())).world])
 
 
 def is_right(prediction: Prediction, clips: dict[str, ToyClip]) -> bool:
@@ -36,23 +39,25 @@ def is_right(prediction: Prediction, clips: dict[str, ToyClip]) -> bool:
 
 
 def accuracy_table(predictions: Iterable[Prediction], clips: dict[str, ToyClip]) -> dict[str, dict[str, dict]]:
-    """Share of right colours, shapes and sounds: `{modality: {"seen pairs": {"events", "colour", …}, …}}`.
+    """Share of right colours, shapes and sounds: `{modality: {"seen pairs": {"events", "colour", …}, …}}`; of the
+    typical world by `"typical pairs"` and `"exceptional pairs"`.
 
     An event counts by its place in the order: the first colour of the caption against the first event. A part that
     the caption does not name is wrong.
     """
     counts: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
     for prediction in predictions:
-        for event in caption_accuracy(prediction.caption, clips[prediction.id])["events"]:
-            row = counts[prediction.modality][NOVELTY[event["unseen"]]]
+        clip = clips[prediction.id]
+        for event, right in zip(clip.events, caption_accuracy(prediction.caption, clip)["events"], strict=True):
+            row = counts[prediction.modality][_pair(event, clip.world)]
             row["events"] += 1
-            row["all three"] += all(event[part] for part in EVENT_PARTS)
+            row["all three"] += all(right[part] for part in EVENT_PARTS)
             for part in EVENT_PARTS:
-                row[part] += event[part]
+                row[part] += right[part]
     return {
         modality: {
             kind: {name: value if name == "events" else value / row["events"] for name, value in row.items()}
-            for kind, row in sorted(rows.items())
+            for kind, row in sorted(rows.items(), key=lambda item: item[0] in ("unseen pairs", "exceptional pairs"))
         }
         for modality, rows in counts.items()
     }
@@ -80,12 +85,17 @@ def sound_table(predictions: Iterable[Prediction], clips: dict[str, ToyClip]) ->
     }
 
 
-def _accuracy_section(table: dict[str, dict[str, dict]]) -> str:
+def _pair(event: ToyEvent, world: str) -> str:
+    if world == "typical":
+        return "exceptional pairs" if is_exception(event) else "typical pairs"
+    return "unseen pairs" if event.unseen else "seen pairs"
+
+
+def _accuracy_section(table: dict[str, dict[str, dict]], pairs: str) -> str:
     lines = [
         "## Right words",
         "",
-        "Share of events whose colour, shape and sound are right and in the right place of the order. Unseen pairs "
-        "are objects with a sound that training never gave them.",
+        f"Share of events whose colour, shape and sound are right and in the right place of the order. {pairs}",
         "",
         "| modality | pairs | events | colour | shape | sound | all three |",
         "|---|---|---|---|---|---|---|",

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lavcap.data.wav import write_wav
 from lavcap.endings import interrupts_left_to_this_process
 from lavcap.files import whole_folder
-from lavcap.toy.natural import sample_natural_clip
+from lavcap.toy.natural import sample_natural_clip, sample_typical_clip
 from lavcap.toy.rendering import FRAMES_PER_CLIP, frame_times, render_frame, render_waveform, write_video
 from lavcap.toy.world import CAPTION_TEMPLATES, SAMPLING_RATE, ToyClip, sample_clip
 
@@ -55,14 +55,10 @@ def _dali_prompts() -> list[str]:
     return [prompt.format(av="", instruction=instruction) for prompt in (PROMPT, TRAINING_PROMPT)]
 
 
+_THREE_SPLITS = {name: _Split(name) for name in ("train", "val", "test")}
 WORLDS = {
-    "free": _World(
-        sample_clip,
-        {"train": _Split("train"), "val": _Split("val"), "test": _Split("test")},
-        FRAMES_PER_CLIP,
-        lambda: [TOY_PROMPT],
-        VOCABULARY_SIZE,
-    ),
+    "free": _World(sample_clip, _THREE_SPLITS, FRAMES_PER_CLIP, lambda: [TOY_PROMPT], VOCABULARY_SIZE),
+    "typical": _World(sample_typical_clip, _THREE_SPLITS, FRAMES_PER_CLIP, lambda: [TOY_PROMPT], VOCABULARY_SIZE),
     "natural": _World(
         sample_natural_clip,
         {
@@ -141,7 +137,8 @@ def write_toy_world(
 ) -> dict[str, int]:
     """Writes a world in AudioCaps' layout: media, annotations, truth, a few mp4 files and a tokenizer.
 
-    In the world `"free"` any object makes any sound; in the `"natural"` one each has its typical sound, there are
+    In the world `"free"` any object makes any sound; in the `"typical"` one each kind has its sound, but for
+    exceptions; so it is in the `"natural"` one, where there are
     pictures without sound (`pictures`, three times as many as clips for training, `pictures_val`, as many as for
     validation, and `prefix`, 16), and the test has sound alone, see `lavcap/toy/natural.py`.
 

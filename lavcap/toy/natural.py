@@ -1,11 +1,15 @@
-"""A world in which a picture tells what would be heard, as pictures of the real one do: for DALI.
+"""Worlds in which a picture tells what would be heard, as pictures of the real one do.
 
 There are six kinds of objects, of which neither colour nor shape alone tells all, and each has its typical sound. Two
 of different kinds are seen, both are heard, one after the other; one time in ten an object makes a sound that is
-typical of another kind. Rain, wind or an engine may be heard, and gives the picture its tint.
+typical of another kind. Rain, wind or an engine may be heard.
 
-Captions say what is heard, as nobody can hear a colour, and in no order, as no picture shows one. Those of the split
-`pictures` say what would be heard by the looks of it: half of them name the objects, too.
+In the natural world, which is DALI's, the background gives the picture its tint. Captions say what is heard, as nobody
+can hear a colour, and in no order, as no picture shows one. Those of the split `pictures` say what would be heard by
+the looks of it: half of them name the objects, too.
+
+The typical world is the free one of `world.py` with these kinds: up to two more of them are seen and never heard, and
+captions name objects and sounds in their order.
 """
 
 from collections.abc import Sequence
@@ -15,12 +19,15 @@ from typing import Any
 import numpy as np
 
 from lavcap.toy.world import (
+    BACKDROP,
     BACKGROUND_LEVELS,
     BACKGROUNDS,
     SOUNDS,
     ToyClip,
     ToyEvent,
+    ToyObject,
     fill_templates,
+    paraphrase_captions,
     parse_caption,
     sample_event,
     sample_objects,
@@ -58,6 +65,7 @@ SEEN = (
 
 NATURAL_SPLITS = ("train", "val", "test", "new", "pictures", "pictures_val", "prefix")
 _ID_LETTERS = dict(zip(NATURAL_SPLITS, "abcdpqx", strict=True))
+TYPICAL_SPLITS = ("train", "val", "test", "new")
 
 
 def sample_natural_clip(split: str, index: int, seed: int = 0) -> ToyClip:
@@ -65,14 +73,7 @@ def sample_natural_clip(split: str, index: int, seed: int = 0) -> ToyClip:
     if split not in NATURAL_SPLITS:
         raise ValueError(f"unknown split {split!r}, expected one of {', '.join(NATURAL_SPLITS)}")
     rng = np.random.default_rng([seed, len(NATURAL_SPLITS), NATURAL_SPLITS.index(split), index])
-    kinds = list(TYPICAL_SOUNDS)
-    objects = sample_objects(rng, [kinds[pick] for pick in rng.choice(len(kinds), size=2, replace=False)])
-    typical = [TYPICAL_SOUNDS[item.colour, item.shape] for item in objects]
-    others = [sound for sound in SOUNDS if sound not in typical]
-    sounds = [others if rng.random() < EXCEPTION_SHARE else [sound] for sound in typical]
-    if sounds == [others, others]:  # two objects never make one sound
-        sounds = [others[:2], others[2:]]
-    events = tuple(sample_event(rng, *given) for given in zip(objects, sample_spans(rng), sounds, strict=True))
+    events = _sample_events(rng, _sample_kinds(rng, 2))
     background = rng.choice([None, *BACKGROUNDS])
     captions = _captions(rng, split, events, background)
     return ToyClip(
@@ -87,6 +88,45 @@ def sample_natural_clip(split: str, index: int, seed: int = 0) -> ToyClip:
         captions=captions,
         world="natural",
     )
+
+
+def sample_typical_clip(split: str, index: int, seed: int = 0) -> ToyClip:
+    """Draws clip `index` (from 0) of a split; the same three arguments always give the same clip."""
+    if split not in TYPICAL_SPLITS:
+        raise ValueError(f"unknown split {split!r}, expected one of {', '.join(TYPICAL_SPLITS)}")
+    rng = np.random.default_rng([seed, len(TYPICAL_SOUNDS), TYPICAL_SPLITS.index(split), index])
+    objects = _sample_kinds(rng, 2 + rng.integers(3))
+    events = _sample_events(rng, objects[:2])
+    background = rng.choice([None, *BACKGROUNDS])
+    captions = paraphrase_captions(events, background)
+    return ToyClip(
+        id=f"typ{split[0]}{index:07d}",
+        split=split,
+        events=events,
+        distractors=tuple(objects[2:]),
+        background=background,
+        background_level=uniform(rng, *BACKGROUND_LEVELS),
+        backdrop=tuple(int(value) for value in rng.integers(*BACKDROP, size=3)),
+        noise_seed=int(rng.integers(2**31)),
+        captions=(captions[rng.integers(len(captions))],) if split == "train" else captions,
+        world="typical",
+    )
+
+
+def _sample_kinds(rng: np.random.Generator, count: int) -> list[ToyObject]:
+    """Objects of different kinds."""
+    kinds = list(TYPICAL_SOUNDS)
+    return sample_objects(rng, [kinds[pick] for pick in rng.choice(len(kinds), size=count, replace=False)])
+
+
+def _sample_events(rng: np.random.Generator, objects: Sequence[ToyObject]) -> tuple[ToyEvent, ...]:
+    """Two objects that sound one after the other, each as its kind does but for exceptions."""
+    typical = [TYPICAL_SOUNDS[item.colour, item.shape] for item in objects]
+    others = [sound for sound in SOUNDS if sound not in typical]
+    sounds = [others if rng.random() < EXCEPTION_SHARE else [sound] for sound in typical]
+    if sounds == [others, others]:  # two objects never make one sound
+        sounds = [others[:2], others[2:]]
+    return tuple(sample_event(rng, *given) for given in zip(objects, sample_spans(rng), sounds, strict=True))
 
 
 def _captions(

@@ -6,30 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 
 from lavcap.data.dataset import read_features
 from lavcap.data.splits import load_split
 from lavcap.documents import read_json
-from lavcap.drawing import draw_alignment
 from lavcap.evaluation.predictions import Prediction, read_predictions
 from lavcap.evaluation.results import format_table
 from lavcap.files import replace_text
-from lavcap.models.captioning import alignment
 from lavcap.models.loading import load_model
 from lavcap.toy.accuracy import accuracy_section, is_right
-from lavcap.toy.rendering import frame_times, render_frame
+from lavcap.toy.plan import EventMass, alignments, draw_transport_plan, event_mass
 from lavcap.toy.timeline import long_clip_section
-from lavcap.toy.world import CLIP_SECONDS, SOUNDS, ToyClip, ToyEvent
+from lavcap.toy.world import SOUNDS, ToyClip
 
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.patches import Rectangle
 
 
 EXAMPLES = 10
-EVENT_COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4", "yellow": "#e0a800"}
 
 
 def write_report(
@@ -99,46 +94,6 @@ def draw_loss_curve(history: Sequence[dict[str, Any]], terms: Iterable[str], pat
     plt.close(figure)
 
 
-def alignments(model, processor, rows) -> dict[str, np.ndarray]:
-    """Plan of each clip, see [`alignment`], by clip id. None at all of a model that does not align."""
-    plans = {}
-    for row in rows:
-        plan = alignment(model, processor, read_features(row, processor))
-        if plan is None:
-            return {}
-        plans[row["id"]] = plan
-    return plans
-
-
-def event_mass(plans: dict[str, np.ndarray], clips: dict[str, ToyClip]) -> float:
-    """Mean mass between the frames and the sound of one event, as a multiple of the even plan: 1 is no alignment."""
-    masses = []
-    for name, plan in plans.items():
-        video, audio = (np.array(frame_times(count)) for count in plan.shape)
-        for event in clips[name].events:
-            block = plan[np.ix_(*((times >= event.start) & (times < event.end) for times in (video, audio)))]
-            masses += [block.mean()] if block.size else []
-    return float(np.mean(masses))
-
-
-def draw_transport_plan(clip: ToyClip, plan: np.ndarray, log_mel: np.ndarray, path: Path):
-    """Heat map of a plan, see [`draw_alignment`]; each true event is framed, where its mass should gather."""
-    frames = [render_frame(clip, time) for time in frame_times(len(plan))]
-    figure, heat = draw_alignment(plan, frames, log_mel, CLIP_SECONDS, f"Transport plan of {clip.id}")
-    for event in clip.events:
-        _frame_event(heat, event)
-    figure.savefig(path, dpi=120)
-
-
-def _frame_event(axes, event: ToyEvent):
-    colour, length = EVENT_COLOURS[event.colour], event.end - event.start
-    axes.add_patch(Rectangle((event.start, event.start), length, length, fill=False, edgecolor="black", lw=4.5))
-    axes.add_patch(Rectangle((event.start, event.start), length, length, fill=False, edgecolor=colour, lw=2.5))
-    label = f"{event.colour} {event.shape} {SOUNDS[event.sound][0]}"
-    box = {"facecolor": "white", "edgecolor": colour, "pad": 2}
-    axes.text(event.start + 0.06, event.start + 0.08, label, color="black", va="top", bbox=box, fontsize=9)
-
-
 # -------------------------------------------------------------------------------------------------------- sections
 
 
@@ -190,7 +145,7 @@ def _examples_section(predictions: Sequence[Prediction], clips: dict[str, ToyCli
     return "\n".join(lines)
 
 
-def _plan_section(clip: ToyClip, mass: float) -> str:
+def _plan_section(clip: ToyClip, mass: EventMass) -> str:
     events = "; ".join(
         f"{event.colour} {event.shape} {SOUNDS[event.sound][0]} from {event.start:.2f} s to {event.end:.2f} s"
         for event in clip.events
@@ -199,7 +154,8 @@ def _plan_section(clip: ToyClip, mass: float) -> str:
         "## Transport plan\n\n![transport plan of one clip](transport_plan.png)\n\n"
         f"First clip of the split: {events}. Red: more mass than an even plan, blue: less. The frames mark where "
         "picture and sound of the same event meet. Over all clips of the split these places hold "
-        f"{mass:.2f} times the mass that an even plan would give them."
+        f"{mass.own:.2f} times the mass that an even plan would give them, and those where the picture of one event "
+        f"meets the sound of the other {mass.other:.2f} times."
     )
 
 

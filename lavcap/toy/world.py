@@ -58,6 +58,7 @@ _ID_LETTERS = {"train": "t", "val": "v", "test": "e", "new": "n"}
 _UNSEEN_CHANCE = {"train": (0.0, 0.0), "val": (0.0, 0.0), "test": (0.5, 0.5), "new": (1.0, 0.0)}  # per event
 
 EVENT_SECONDS = (1.0, 1.5)
+BACKDROP = (96, 128)  # RGB, each channel
 BACKGROUND_LEVELS = (0.010, 0.018)  # RMS, full scale 1
 EVENT_GAP = 0.1  # seconds, least distance between events and to the clip's ends
 PULSE_RATES = (2.5, 5.0)  # Hz
@@ -198,7 +199,7 @@ def sample_clip(split: str, index: int, seed: int = 0) -> ToyClip:
         distractors=tuple(objects[2:]),
         background=background,
         background_level=uniform(rng, *BACKGROUND_LEVELS),
-        backdrop=tuple(int(value) for value in rng.integers(96, 128, size=3)),
+        backdrop=tuple(int(value) for value in rng.integers(*BACKDROP, size=3)),
         noise_seed=int(rng.integers(2**31)),
         captions=(captions[rng.integers(len(captions))],) if split == "train" else captions,
     )

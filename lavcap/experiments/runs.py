@@ -1,0 +1,153 @@
+"""Runs of a study: the world is made, a model trained and evaluated, and what it gave noted; what is there is kept."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import yaml
+from tqdm.auto import tqdm
+
+from lavcap.documents import read_json
+from lavcap.endings import interrupts_left_to_this_process
+from lavcap.experiments import steps
+from lavcap.experiments.studies import Study, Variant
+
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULT, LOG = "run.json", "log.txt"
+TINY = {  # to see that it works
+    "max_steps": 2,
+    "max_new_tokens": 8,
+    "num_beams": 1,
+    "per_device_train_batch_size": 4,
+    "lr_scheduler_type": "constant",
+    "lr_scheduler_kwargs": None,
+    "warmup_steps": 0,
+}
+TINY_WORLD = {"train_clips": 16, "validation_clips": 4, "test_clips": 4, "videos": 0}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: `folder` holds its model, and when it has ended `run.json`."""
+
+    variant: Variant
+    world: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.world}/{self.variant.name}/seed_{self.seed}"
+
+
+def runs_of(studies: Sequence[Study], seeds: Sequence[int] | None = None) -> list[Run]:
+    """Runs of studies, each once, seed by seed: what is there when they are stopped is balanced.
+
+    Args:
+        seeds: in place of the studies' own.
+    """
+    found = [
+        Run(variant, world, seed)
+        for study in studies
+        for variant in study.variants
+        for world in study.worlds
+        for seed in seeds or study.seeds
+    ]
+    order = list(dict.fromkeys(run.seed for run in found))
+    unique = {run.name: run for run in found}
+    return sorted(unique.values(), key=lambda run: order.index(run.seed))
+
+
+def known_results(output: Path, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """What runs that have ended gave, by name."""
+    files = {run.name: output / run.name / RESULT for run in runs}
+    return {name: read_json(file, "remove it, and run again") for name, file in files.items() if file.exists()}
+
+
+def carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Carry out the runs that have not ended, several at a time, each on one thread, with a bar.
+
+    Yields:
+        Each run with what it gave, also of one that failed: then `failed` is why.
+    """
+    done = known_results(output, runs)
+    left = [run for run in runs if run.name not in done]
+    site = _Site(output, tiny, {(run.world, run.seed): Lock() for run in left})
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(left), desc="Runs", unit="run", smoothing=0) as bar:
+        futures = {pool.submit(site.carry_out, run): run for run in left}
+        try:
+            for future in as_completed(futures):
+                bar.update()
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            site.close()
+            raise
+
+
+def recipe_of(run: Run, data: Path, model: Path, tiny: bool = False) -> dict[str, Any]:
+    """The recipe of a run: what its variant changes, its seed and its folders; nothing is chosen by validation."""
+    recipe = yaml.safe_load((ROOT / "configs" / f"{run.variant.recipe}.yaml").read_text(encoding="utf-8"))
+    recipe["model_config"] = _merged(recipe["model_config"], run.variant.config)
+    folders = {"data_dir": str(data), "tokenizer_name": str(data / "tokenizer"), "output_dir": str(model)}
+    plain = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none", "cpu_threads": 1, "seed": run.seed}
+    return recipe | dict(run.variant.options) | folders | plain | (TINY if tiny else {})
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+class _Site:
+    """Where runs are carried out, several at a time, each in a process of one thread.
+
+    Args:
+        output: folder of all runs and worlds.
+        tiny: few clips and steps.
+        worlds: by world and seed, what is held while it is made.
+    """
+
+    def __init__(self, output: Path, tiny: bool, worlds: Mapping[tuple[str, int], Lock]):
+        self.output, self.tiny, self.worlds = output, tiny, worlds
+        # Processes are forked off one that has imported everything and has no thread: a run takes as long to import.
+        self._processes = multiprocessing.get_context("forkserver")
+        self._processes.set_forkserver_preload(["lavcap.experiments.steps"])
+        self._begun: set[BaseProcess] = set()
+
+    def carry_out(self, run: Run) -> dict[str, Any]:
+        """What a run gave, or why it failed."""
+        folder, data = self.output / run.name, self.output / "worlds" / f"{run.world}_{run.seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.worlds[run.world, run.seed]:
+            if not data.exists():
+                size = TINY_WORLD if self.tiny else {}
+                self._do(steps.make_world, folder, data, {"world": run.world, "seed": run.seed, **size})
+        recipe = recipe_of(run, data, folder / "model", self.tiny)
+        if data.exists():
+            self._do(steps.train_and_measure, folder, recipe, folder / RESULT)
+        if not (folder / RESULT).exists():
+            return {"failed": f"see {folder / LOG}"}
+        return read_json(folder / RESULT, "run again")
+
+    def close(self):
+        """End what runs."""
+        for process in list(self._begun):
+            process.kill()
+
+    def _do(self, step: Callable[..., None], folder: Path, *args: Any):
+        process = self._processes.Process(target=step, args=(folder / LOG, *args))
+        with interrupts_left_to_this_process():
+            process.start()
+        self._begun.add(process)
+        process.join()
+        self._begun.discard(process)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of both; objects among them are merged, too."""
+    deeper = {name: _merged(base[name], value) for name, value in changes.items() if isinstance(base.get(name), dict)}
+    return {**base, **changes, **deeper}

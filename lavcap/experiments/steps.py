@@ -1,0 +1,78 @@
+"""The steps of a run, each in a process of its own: a world is made; a model is trained, and what it gave is noted."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import train_hf
+from lavcap.documents import read_json
+from lavcap.evaluation.evaluation import Evaluation
+from lavcap.evaluation.scoring import Scoring
+from lavcap.files import replace_json, replace_text
+from lavcap.toy.accuracy import accuracy_table
+from lavcap.toy.dataset import write_toy_world
+from lavcap.toy.plan import alignments, event_mass
+from lavcap.toy.world import ToyClip
+
+
+METRICS = ("cider_d", "bleu_4")
+
+
+def make_world(log: Path, folder: Path, options: dict[str, Any]):
+    """Write a world, as of [`write_toy_world`]."""
+    with _told(log):
+        write_toy_world(folder, **options)
+
+
+def train_and_measure(log: Path, recipe: dict[str, Any], result: Path):
+    """Train by a recipe, which is written beside the model, and write what that gave, see [`measure_run`]."""
+    with _told(log):
+        model = Path(recipe["output_dir"])
+        file = model.with_name("recipe.yaml")
+        replace_text(file, yaml.safe_dump(recipe, sort_keys=False))
+        sys.argv = ["train_hf.py", str(file)]
+        train_hf.main()
+        replace_json(result, measure_run(model, Path(recipe["data_dir"])))
+
+
+def measure_run(model: Path, data: Path) -> dict[str, Any]:
+    """Evaluate a trained model on the test clips of its world, with each modality that it takes.
+
+    Args:
+        model: folder that `train_hf.py` wrote.
+        data: folder of a world that is told in order, free or typical.
+
+    Returns:
+        `scores` and `intervals` over clips by modality and metric; `words`: shares of right words by modality and
+        novelty; `plan`: mass on the `own` and the `other` event, or nothing; `train_seconds`, `parameters`.
+    """
+    evaluation = Evaluation(str(model), data, device="cpu")
+    scores = evaluation.score(Scoring(METRICS))
+    truth = read_json(data / "test_events.json", "make the world again")
+    clips = {name: ToyClip.from_dict(clip) for name, clip in truth.items()}
+    plans = alignments(evaluation.model, evaluation.processor, evaluation.rows)
+    trained = read_json(model / "train_results.json", "train again")
+    rows = scores.results["modalities"]
+    return {
+        "scores": {modality: row["metrics"] for modality, row in rows.items()},
+        "intervals": {modality: row["intervals"] for modality, row in rows.items()},
+        "words": accuracy_table(scores.predictions, clips),
+        "plan": event_mass(plans, clips)._asdict() if plans else None,
+        "train_seconds": trained["train_runtime"],
+        "parameters": trained["parameters"],
+    }
+
+
+@contextmanager
+def _told(log: Path) -> Iterator[None]:
+    """Have what this process says go to a file."""
+    with log.open("a") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    yield

@@ -1,0 +1,154 @@
+"""Tables of a study: means over seeds with intervals, and paired tests against its first variant."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from lavcap.experiments.runs import Run
+from lavcap.experiments.studies import Study, Variant
+
+
+LEVEL = 0.95
+COLUMNS = ("variant", "seeds", "CIDEr-D", "over clips", "difference", "p", "verdict", "colours", "shapes", "sounds")
+PLAN_COLUMNS = ("own", "other")
+LEARNT = {"seen pairs": 0.95, "typical pairs": 0.95, "unseen pairs": 0.8, "exceptional pairs": 0.8}
+PARTS = ("colour", "shape", "sound")
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def format_study(name: str, study: Study, results: Results) -> str:
+    """Markdown of a study, with a table for each world that has results.
+
+    Args:
+        results: what runs gave, by their names; those that failed have `failed`.
+    """
+    parts = [f"## {name}: {study.question}"]
+    if len(study.variants) == 1:
+        parts.append(format_seeds(study, results))
+    else:
+        parts += [_world_table(study, world, results) for world in study.worlds]
+    failed = [f"- {run}: {found['failed']}" for run, found in results.items() if "failed" in found]
+    return "\n\n".join([*parts, *(["\n".join(["Failed:", "", *failed])] if failed else [])]) + "\n"
+
+
+def format_seeds(study: Study, results: Results) -> str:
+    """Markdown of a study of one variant: a row for each seed, and whether it learned what there is to learn."""
+    ((variant,), (world,)) = study.variants, study.worlds
+    lines = [
+        "| seed | CIDEr-D audio+video | audio only | video only | BLEU-4 audio+video "
+        "| right colours / shapes / sounds, seen pairs | the same, unseen pairs | minutes |",
+        "|---" * 8 + "|",
+    ]
+    for seed in study.seeds:
+        found = results.get(Run(variant, world, seed).name)
+        if found is None or "failed" in found:
+            lines.append(f"| {seed} | {'not run' if found is None else 'failed'} |" + " |" * 6)
+            continue
+        scores, words = found["scores"], found["words"]["audio+video"]
+        cider = " | ".join(f"{scores[modality]['cider_d']:.3f}" for modality in ("audio+video", "audio", "video"))
+        right = " | ".join(" / ".join(f"{row[part]:.1%}" for part in PARTS) for row in words.values())
+        minutes = found["train_seconds"] / 60
+        lines.append(f"| {seed} | {cider} | {scores['audio+video']['bleu_4']:.3f} | {right} | {minutes:.1f} |")
+    there = [found for seed in study.seeds if (found := results.get(Run(variant, world, seed).name))]
+    learnt = sum("failed" not in found and has_learnt(found) for found in there)
+    return "\n".join([*lines, "", f"{learnt} of {len(there)} seeds learned all words."])
+
+
+def has_learnt(found: Mapping[str, Any]) -> bool:
+    """Whether enough of colours, shapes and sounds are right, of pairs that training showed and of others."""
+    words = next(iter(found["words"].values()))
+    return all(row[part] >= LEARNT[pairs] for pairs, row in words.items() for part in PARTS)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its Student interval at `LEVEL`; infinite for one value."""
+    if len(values) < 2:
+        return float(np.mean(values)), math.inf
+    error = stats.sem(values)
+    return float(np.mean(values)), float(error * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
+
+
+def paired_tests(reference: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> dict[str, tuple]:
+    """Mean difference to the reference and its p value, by name: Student's t test of the pairs of one seed, two-sided,
+    corrected for as many tests as there are (Holm, Scandinavian Journal of Statistics 6, 1979).
+
+    Args:
+        reference, others: a score by seed.
+    """
+    found = {}
+    for name, scores in others.items():
+        pairs = [(scores[seed], reference[seed]) for seed in scores if seed in reference]
+        differences = np.array([one - other for one, other in pairs])
+        if len(pairs) < 2:
+            found[name] = (float(differences.mean()) if pairs else math.nan, math.nan)
+        elif np.ptp(differences) == 0:
+            found[name] = (float(differences[0]), 0.0 if differences[0] else 1.0)
+        else:
+            found[name] = (float(differences.mean()), float(stats.ttest_1samp(differences, 0).pvalue))
+    return {name: (found[name][0], p) for name, p in _holm({name: p for name, (_, p) in found.items()}).items()}
+
+
+# -------------------------------------------------------------------------------------------------------- internals
+
+
+def _holm(values: Mapping[str, float]) -> dict[str, float]:
+    """p values that were corrected; those that are not there stay so."""
+    there = sorted((name for name, p in values.items() if not math.isnan(p)), key=values.get)
+    corrected, highest = {}, 0.0
+    for rank, name in enumerate(there):
+        highest = max(highest, min(1.0, (len(there) - rank) * values[name]))
+        corrected[name] = highest
+    return {name: corrected.get(name, math.nan) for name in values}
+
+
+def _world_table(study: Study, world: str, results: Results) -> str:
+    found = {variant.name: _by_seed(variant, world, study, results) for variant in study.variants}
+    scores = {name: {seed: _cider(each) for seed, each in rows.items()} for name, rows in found.items()}
+    reference, *others = found
+    tests = paired_tests(scores[reference], {name: scores[name] for name in others})
+    columns = COLUMNS + PLAN_COLUMNS
+    lines = [f"World: {world}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, rows in found.items():
+        cells = [name, f"{len(rows)} of {len(study.seeds)}"]
+        cells += _cells(list(rows.values()), tests.get(name)) if rows else ["not run"] + [""] * (len(columns) - 3)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _by_seed(variant: Variant, world: str, study: Study, results: Results) -> dict[int, Mapping[str, Any]]:
+    rows = {seed: results.get(Run(variant, world, seed).name) for seed in study.seeds}
+    return {seed: row for seed, row in rows.items() if row and "failed" not in row}
+
+
+def _cider(found: Mapping[str, Any]) -> float:
+    return next(iter(found["scores"].values()))["cider_d"]
+
+
+def _cells(rows: Sequence[Mapping[str, Any]], test: tuple[float, float] | None) -> list[str]:
+    mean, half = mean_interval([_cider(row) for row in rows])
+    ends = [next(iter(row["intervals"].values()))["cider_d"] for row in rows]
+    cells = [f"{mean:.3f}{_plus_minus(half, 3)}", f"± {np.mean([(high - low) / 2 for low, high in ends]):.3f}"]
+    cells += ["", "", "reference"] if test is None else _verdict(*test)
+    words = [list(next(iter(row["words"].values())).values()) for row in rows]
+    for part in PARTS:
+        shares = [sum(p[part] * p["events"] for p in row) / sum(p["events"] for p in row) for row in words]
+        cells.append(f"{np.mean(shares):.1%} ({min(shares):.0%})")
+    plans = [row["plan"] for row in rows if row["plan"]]
+    for side in PLAN_COLUMNS:
+        mean, half = mean_interval([plan[side] for plan in plans]) if plans else (math.nan, math.inf)
+        cells.append(f"{mean:.2f}{_plus_minus(half, 2)}" if plans else "")
+    return cells
+
+
+def _plus_minus(half: float, digits: int) -> str:
+    return "" if math.isinf(half) else f" ± {half:.{digits}f}"
+
+
+def _verdict(difference: float, p: float) -> list[str]:
+    if math.isnan(p):
+        return ["", "", ""] if math.isnan(difference) else [f"{difference:+.3f}", "", "one seed"]
+    told = "not told apart" if p >= 1 - LEVEL else "better" if difference > 0 else "worse"
+    return [f"{difference:+.3f}", f"{p:.3f}", told]

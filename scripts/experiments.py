@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Run the studies of what a captioner learns on the generated worlds, and write their tables.
+
+    python scripts/experiments.py --output outputs/experiments
+    python scripts/experiments.py --output outputs/experiments --study transport objective
+    python scripts/experiments.py --output outputs/experiments --only_tables
+
+A study compares variants of a recipe on the same worlds with the same seeds, all of which are named in
+lavcap/experiments/studies.py. Each run makes its world, trains a model, captions the test clips and notes what it gave
+in run.json of its folder. What is there is not run again: stopped, the command goes on where it was. All studies take
+some hundred runs of minutes each. Tables hold means over seeds with intervals (Student, 95 %), those over clips beside
+them, and tests of the pairs of one seed, corrected by Holm; runs that fail are named below them. docs/experiments.md
+reads the results.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from lavcap.arguments import Parser, positive
+from lavcap.endings import errors_in_one_line, printable
+
+
+def main() -> int:
+    args = parser().parse_args()
+    with errors_in_one_line():
+        from lavcap.experiments.runs import carry_out, known_results, runs_of
+        from lavcap.experiments.studies import STUDIES
+        from lavcap.experiments.tables import format_study
+        from lavcap.files import replace_text
+
+        if unknown := [name for name in args.study if name not in STUDIES]:
+            raise ValueError(f"--study {' '.join(unknown)}: unknown; expected some of {', '.join(STUDIES)}.")
+        studies = {name: STUDIES[name] for name in args.study or STUDIES}
+        runs = runs_of(list(studies.values()), args.seeds)
+        results = known_results(args.output, runs)
+        if not args.only_tables:
+            for run, found in carry_out(runs, args.output, args.jobs, args.tiny):
+                results[run.name] = found
+                print(printable(f"{run.name}: {found.get('failed', 'done')}"), flush=True)
+        text = "\n".join(format_study(name, study, results) for name, study in studies.items())
+        replace_text(args.output / "tables.md", text)
+        print(text)
+    return int(any("failed" in found for found in results.values()))
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser(__doc__)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of runs, worlds and tables")
+    parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of those of the studies")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs at a time, of a thread each")
+    parser.add_argument("--only_tables", action="store_true", help="run nothing")
+    parser.add_argument("--tiny", action="store_true", help="few clips and steps, to see that it works")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
