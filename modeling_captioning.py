@@ -115,6 +115,11 @@ class ClipModel(PreTrainedModel):
         return None
 
     @property
+    def least_batch_size(self) -> int:
+        """Clips that are trained on together at least, so that each term of the loss teaches something."""
+        return 1
+
+    @property
     def feature_encoder(self) -> nn.Module | None:
         """The part whose outputs may be stored; `None`: the model has none."""
         return getattr(self, self.feature_encoder_name) if self.feature_encoder_name else None

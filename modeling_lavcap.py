@@ -512,6 +512,10 @@ class LavcapForConditionalGeneration(SoftTokenModel, LavcapPreTrainedModel):
     def stored_feature_size(self) -> int | None:
         return self.config.vision_config.projection_dim if "video" in self.modalities else None
 
+    @property
+    def least_batch_size(self) -> int:
+        return 2 if self.config.optimal_transport and self.config.alignment_objective == "clips" else 1
+
     def counted_clips(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Those with sound and picture."""
         return self.shows(batch, "audio") & self.shows(batch, "video")

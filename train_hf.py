@@ -49,6 +49,7 @@ from lavcap.training.arguments import (
     DataArguments,
     TrainingArguments,
     build_augmentation,
+    check_batch_size,
     check_clips,
     check_monitoring,
     check_optimizer,
@@ -89,6 +90,7 @@ def main():
         with whole_weights(args):
             model, processor = build_model(model_args)
         check_optimizer(args, model)
+        check_batch_size(args, plain(model))
         if checkpoint is not None:
             check_checkpoint(model, checkpoint)
 

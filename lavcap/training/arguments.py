@@ -20,6 +20,7 @@ from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
 from lavcap.evaluation.names import QUICK_METRICS
 from lavcap.models.decoding import MOST
 from lavcap.models.families import check_name
+from modeling_captioning import ClipModel
 
 
 # Numbers of a recipe, from the least to the greatest; the library takes others for what they are and fails later.
@@ -244,6 +245,20 @@ def check_optimizer(args: TrainingArguments, model: nn.Module):
         raise ValueError(
             f"optim is {args.optim.value!r}, which cannot be had here ({reason}); name another."
         ) from error
+
+
+def check_batch_size(args: TrainingArguments, model: ClipModel):
+    """Refuse batches that are too small for a term of the model's loss.
+
+    Raises:
+        ValueError: batches of one process have fewer clips than are to be compared.
+    """
+    if args.per_device_train_batch_size < model.least_batch_size:
+        raise ValueError(
+            f"per_device_train_batch_size is {args.per_device_train_batch_size}, expected at least "
+            f"{model.least_batch_size}: the loss compares the clips of a batch with each other, and "
+            "gradient_accumulation_steps do not make it larger."
+        )
 
 
 # -------------------------------------------------------------------------------------------------------- internals

@@ -1,0 +1,142 @@
+"""Studies: what their runs are made of, that what is there is kept, and what their tables say."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from stranger import run_inside
+
+from conftest import ROOT
+from lavcap.experiments.runs import RESULT, Run, carry_out, known_results, recipe_of, runs_of
+from lavcap.experiments.studies import RECIPE, STUDIES, Study, Variant
+from lavcap.experiments.tables import format_study, has_learnt, mean_interval, paired_tests
+from lavcap.models.families import config_class
+
+
+VARIANTS = {variant.name: variant for study in STUDIES.values() for variant in study.variants}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_a_configuration_of_its_own(name):
+    made = {}
+    for variant in (VARIANTS[name], Variant("plain", VARIANTS[name].recipe)):
+        recipe = recipe_of(Run(variant, "free", 42), ROOT / "data", ROOT / "model")
+        fields = {key: value for key, value in recipe["model_config"].items() if key != "model_type"}
+        config = config_class(recipe["model_config"].get("model_type", "lavcap"))(**fields)
+        config.check()
+        made[variant.name] = (config.to_json_string(), recipe["audio_only_rate"])
+    same = {"recipe", "avcap"} | {each for each in VARIANTS if made[name] == made["plain"]}
+    assert (made[name] == made["plain"]) == (name in same)
+    assert recipe["seed"] == 42 and recipe["eval_strategy"] == "no"  # nothing is chosen by a score
+
+
+def test_a_name_is_one_variant():
+    for one, other in itertools.combinations((each for study in STUDIES.values() for each in study.variants), 2):
+        assert one.name != other.name or one == other
+
+
+def test_fields_within_fields_are_changed_alone():
+    recipe = recipe_of(Run(VARIANTS["avcap-no-joint-layer"], "free", 1), ROOT / "data", ROOT / "model")
+    tower = recipe["model_config"]["audio_visual_config"]
+    assert tower["num_joint_layers"] == 0 and tower["hidden_size"] == 128
+
+
+def test_runs_are_each_once_and_seed_by_seed():
+    runs = runs_of([STUDIES["transport"], STUDIES["weight"]])
+    assert len({run.name for run in runs}) == len(runs) == 2 * 5 * (4 + 2)
+    seeds = [run.seed for run in runs]
+    assert seeds == sorted(seeds) and {run.seed for run in runs_of([STUDIES["seeds"]], [7, 8])} == {7, 8}
+
+
+@pytest.mark.whole
+def test_runs_are_carried_out_once_and_a_failure_is_named(tmp_path):
+    broken = Variant("broken", options={"max_steps": -7, "optim": "no such"})
+    study = Study("Does it work?", (RECIPE, dataclasses.replace(RECIPE, name="again"), broken), ("typical",), (3,))
+    runs = runs_of([study])
+    found = {run.name: result for run, result in carry_out(runs, tmp_path, 2, tiny=True)}
+    good, again, failed = (found[run.name] for run in runs)
+    assert "log.txt" in failed["failed"] and "optim" in (tmp_path / runs[2].name / "log.txt").read_text()
+    assert good["scores"]["audio+video"] == again["scores"]["audio+video"]  # the same world, seed and recipe
+    assert good["plan"]["own"] > 0 and {"typical pairs", "exceptional pairs"} >= set(good["words"]["audio"])
+    assert known_results(tmp_path, runs).keys() == {runs[0].name, runs[1].name}
+    (tmp_path / runs[1].name / RESULT).unlink()
+    assert [run.variant.name for run, _ in carry_out(runs[:2], tmp_path, 2, tiny=True)] == ["again"]
+
+
+def result(cider: float, words: float = 1.0, plan: dict | None = None) -> dict:
+    row = {"events": 10, "colour": words, "shape": words, "sound": words, "all three": words}
+    return {
+        "scores": {"audio+video": {"cider_d": cider, "bleu_4": 1.0}},
+        "intervals": {"audio+video": {"cider_d": [cider - 0.2, cider + 0.4]}},
+        "words": {"audio+video": {"seen pairs": row, "unseen pairs": row}},
+        "plan": plan,
+        "train_seconds": 60.0,
+        "parameters": 1,
+    }
+
+
+def test_the_table_tells_better_from_not_told_apart_and_names_failures():
+    first, better, same = Variant("first"), Variant("better"), Variant("same")
+    study = Study("Which?", (first, better, same), ("free",), (1, 2, 3, 4, 5))
+    noise = np.random.default_rng(0).normal(0, 0.1, (3, 5))
+    results = {
+        Run(variant, "free", seed).name: result(mean + noise[row, seed - 1], plan={"own": 2.0, "other": 0.5})
+        for row, (variant, mean) in enumerate(((first, 2.0), (better, 3.0), (same, 2.01)))
+        for seed in study.seeds
+    }
+    results[Run(same, "free", 5).name] = {"failed": "see log.txt"}
+    text = format_study("name", study, results)
+    lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert "reference" in lines["first"] and "| better |" in lines["better"] and "not told apart" in lines["same"]
+    assert "5 of 5" in lines["better"] and "4 of 5" in lines["same"] and "free/same/seed_5: see log.txt" in text
+    assert "± 0.300" in lines["first"] and "2.00 ± 0.00" in lines["first"]
+
+
+def test_tests_are_students_of_pairs_with_holms_correction():
+    draw = np.random.default_rng(1)
+    reference = dict(enumerate(draw.normal(size=6)))
+    others = {name: dict(enumerate(draw.normal(shift, 1, size=6))) for name, shift in (("a", 0), ("b", 1.5), ("c", 3))}
+    plain = {
+        name: stats.ttest_rel(list(scores.values()), list(reference.values())).pvalue
+        for name, scores in others.items()
+    }
+    order = sorted(plain, key=plain.get)
+    expected = {name: (3 - rank) * plain[name] for rank, name in enumerate(order)}
+    expected = {name: max(expected[each] for each in order[: order.index(name) + 1]) for name in order}
+    found = paired_tests(reference, others)
+    assert {name: p for name, (_, p) in found.items()} == pytest.approx({k: min(1, p) for k, p in expected.items()})
+    assert np.isnan(paired_tests({1: 2.0}, {"a": {1: 3.0}})["a"][1])
+
+
+def test_the_interval_of_two_values_is_students():
+    mean, half = mean_interval([1.0, 3.0])
+    assert mean == 2 and half == pytest.approx(12.706, abs=1e-3)  # of one degree of freedom, times 1
+
+
+@pytest.mark.parametrize(("words", "learnt"), [(0.96, True), (0.94, False)])
+def test_a_seed_has_learnt_when_enough_words_are_right(words, learnt):
+    assert has_learnt(result(4.0, words)) == learnt
+    study = Study("Each?", (RECIPE,), ("free",), (1, 2, 3))
+    found = {Run(RECIPE, "free", 1).name: result(4.0, words), Run(RECIPE, "free", 2).name: {"failed": "x"}}
+    text = format_study("seeds", study, found)
+    assert f"{int(learnt)} of 2 seeds" in text and "| 2 | failed |" in text and "| 3 | not run |" in text
+
+
+@pytest.mark.whole
+def test_the_command_reads_what_is_there_and_refuses_what_it_does_not_know(tmp_path):
+    done = run_inside("scripts/experiments.py", "--output", tmp_path, "--study", "seed")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "seeds" in done.stderr
+    file = tmp_path / Run(RECIPE, "free", 42).name / RESULT
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        json.dumps(
+            result(4.125)
+            | {"scores": {name: {"cider_d": 4.125, "bleu_4": 1.0} for name in ("audio+video", "audio", "video")}}
+        )
+    )
+    done = run_inside("scripts/experiments.py", "--output", tmp_path, "--study", "seeds", "--only_tables")
+    assert done.returncode == 0 and "| 42 | 4.125 |" in done.stdout
+    assert (tmp_path / "tables.md").read_text() in done.stdout
