@@ -77,7 +77,7 @@ class Subject:
 
     def caption(self, rows: Dataset, batch_size: int, seed: int, progress: tqdm) -> dict[str, list[Prediction]]:
         """Captions by disturbance, in the order of the rows; their modality is the name of the disturbance."""
-        clean = ClipDataset(rows, self.processor, cache=True)
+        clean = ClipDataset(rows, self.processor, cache=True).preload("Reading clips")
         captions = {}
         for each in self.disturbances:
             progress.set_description(f"{self.name}, {each.name}")

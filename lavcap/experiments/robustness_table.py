@@ -32,11 +32,11 @@ def format_robustness(results: dict[str, Any]) -> str:
 
 def _introduction(results: dict[str, Any]) -> str:
     resamples = results["bootstrap"]["resamples"]
-    intervals = f"95 % bootstrap intervals over clips ({resamples} sets)" if resamples else "No intervals"
+    intervals = f", in brackets 95 % bootstrap intervals over clips ({resamples} sets)" if resamples else ""
     does = "\n".join(f"- {name}: {does}" for name, does in results["disturbances"].items())
     return (
-        f"Clips: {results['split']} of {results['data_dir']}. Share of the words that are right, in brackets "
-        f"{intervals}. What is drawn has the seed {results['seed']}.\n\n{does}"
+        f"Clips: {results['split']} of {results['data_dir']}. Share of the words that are right{intervals}. What is "
+        f"drawn for a clip has the seed {results['seed']}.\n\n{does}"
     )
 
 
@@ -55,9 +55,8 @@ def _differences_section(results: dict[str, Any], headings: dict[str, str]) -> s
         if name != UNDISTURBED.name
     ]
     return (
-        "## Difference to the undisturbed clips\n\nPercentage points; in brackets the interval of the paired "
-        "difference, for which both captions of a clip are drawn together.\n\n"
-        + _table(["disturbance", "model", *headings.values()], rows)
+        "## Difference to the undisturbed clips\n\nPercentage points; the intervals are paired: both captions of a clip "
+        "are drawn together.\n\n" + _table(["disturbance", "model", *headings.values()], rows)
     )
 
 
