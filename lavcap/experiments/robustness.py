@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from lavcap.arguments import listed
 from lavcap.data.dataset import ClipDataset, read_media
 from lavcap.data.manifest import take_rows
-from lavcap.data.splits import check_media, check_usable, read_split, shown_modalities
+from lavcap.data.splits import check_media, read_split, shown_modalities
+from lavcap.endings import printable
 from lavcap.evaluation.evaluation import describe_model
 from lavcap.evaluation.predict import predict
 from lavcap.evaluation.predictions import Prediction
@@ -80,7 +81,7 @@ class Subject:
         clean = ClipDataset(rows, self.processor, cache=True).preload("Reading clips")
         captions = {}
         for each in self.disturbances:
-            progress.set_description(f"{self.name}, {each.name}")
+            progress.set_description(f"{printable(self.name)}, {each.name}")
             clips = DisturbedClips(rows, self.processor, each, seed) if each.change else clean
             given = each.modality or self.modality
             found = {p.id: p for p in predict(self.model, self.processor, clips, given, batch_size, progress)}
@@ -181,10 +182,13 @@ class Robustness:
         """A model that is loaded, with the disturbances that apply to it and to the clips."""
         provenance = read_provenance(name)
         model, processor = load_model(name, device)
-        check_usable(self.rows, processor)
-        shown = set.intersection(*shown_modalities(self.rows))
+        shown, taken = set.intersection(*shown_modalities(self.rows)), set(processor.modalities)
+        if not shown & taken:
+            raise ValueError(
+                f"{name}: takes {' and '.join(processor.modalities)}, and the clips of {self.split} have nothing of "
+                "it in common; name another --split."
+            )
         frames = min(len(each or ()) for each in self.rows["frames"])
-        taken = set(processor.modalities)
         obstacles = {each: obstacle(each, taken, shown, frames, len(self.rows)) for each in chosen}
         return Subject(
             name=name,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lavcap.endings import printable
 from lavcap.evaluation.results import TEST_MARKS, format_title
 from lavcap.experiments.disturbances import UNDISTURBED
 from lavcap.toy.accuracy import word_columns
@@ -16,14 +17,14 @@ def format_robustness(results: dict[str, Any]) -> str:
     headings, models = word_columns(results["world"]), results["models"]
     title = format_title([results | {"missing": results["expected"] - results["scored"]}])
     title = title.replace("# Scores", "# Robustness", 1)
-    marks = [f"{model['model']}: {text}" for model in models for mark, text in TEST_MARKS.items() if model.get(mark)]
+    marks = [f"{_label(model)}: {text}" for model in models for mark, text in TEST_MARKS.items() if model.get(mark)]
     parts = [title, *marks, _introduction(results), _shares_section(results, headings)]
     parts += [_differences_section(results, headings)] if _names(models) != [UNDISTURBED.name] else []
     parts += (
         [_whose_section(models)] if any("whose" in row for model in models for row in model["rows"].values()) else []
     )
     skipped = [
-        f"- {name}: not measured for {model['model']}: {reason}"
+        f"- {name}: not measured for {_label(model)}: {reason}"
         for model in models
         for name, reason in model["skipped"].items()
     ]
@@ -35,14 +36,14 @@ def _introduction(results: dict[str, Any]) -> str:
     intervals = f", in brackets 95 % bootstrap intervals over clips ({resamples} sets)" if resamples else ""
     does = "\n".join(f"- {name}: {does}" for name, does in results["disturbances"].items())
     return (
-        f"Clips: {results['split']} of {results['data_dir']}. Share of the words that are right{intervals}. What is "
-        f"drawn for a clip has the seed {results['seed']}.\n\n{does}"
+        f"Clips: {results['split']} of {printable(results['data_dir'])}. Share of the words that are right"
+        f"{intervals}. What is drawn for a clip has the seed {results['seed']}.\n\n{does}"
     )
 
 
 def _shares_section(results: dict[str, Any], headings: dict[str, str]) -> str:
     rows = [
-        [name, model["model"], *(_share(model["rows"][name], column) for column in headings)]
+        [name, _label(model), *(_share(model["rows"][name], column) for column in headings)]
         for name, model in _pairs(results["models"])
     ]
     return "## Right words\n\n" + _table(["disturbance", "model", *headings.values()], rows)
@@ -50,19 +51,19 @@ def _shares_section(results: dict[str, Any], headings: dict[str, str]) -> str:
 
 def _differences_section(results: dict[str, Any], headings: dict[str, str]) -> str:
     rows = [
-        [name, model["model"], *(_difference(model["rows"][name]["differences"].get(column)) for column in headings)]
+        [name, _label(model), *(_difference(model["rows"][name]["differences"].get(column)) for column in headings)]
         for name, model in _pairs(results["models"])
         if name != UNDISTURBED.name
     ]
     return (
-        "## Difference to the undisturbed clips\n\nPercentage points; the intervals are paired: both captions of a clip "
-        "are drawn together.\n\n" + _table(["disturbance", "model", *headings.values()], rows)
+        "## Difference to the undisturbed clips\n\nPercentage points; the intervals are paired: both captions of a "
+        "clip are drawn together.\n\n" + _table(["disturbance", "model", *headings.values()], rows)
     )
 
 
 def _whose_section(models: Sequence[dict[str, Any]]) -> str:
     rows = [
-        [model["model"], WORDS[word], *(cell for side in ("heard", "seen") for cell in _side(whose[side], word))]
+        [_label(model), WORDS[word], *(cell for side in ("heard", "seen") for cell in _side(whose[side], word))]
         for model in models
         for row in model["rows"].values()
         for whose in ([row["whose"]] if "whose" in row else [])
@@ -83,6 +84,10 @@ def _pairs(models: Sequence[dict[str, Any]]) -> Iterable[tuple[str, dict[str, An
 
 def _names(models: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for model in models for name in model["rows"]))
+
+
+def _label(model: dict[str, Any]) -> str:
+    return printable(model["model"]).replace("|", "\\|")
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
