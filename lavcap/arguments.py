@@ -11,6 +11,9 @@ from lavcap.documents import parse_json
 from lavcap.endings import printable
 
 
+LEAST_RESAMPLES = 100  # of fewer the ends of an interval are chance
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser with a script's docstring as its help, and errors in one line."""
 
@@ -54,6 +57,20 @@ def check_free(host: str, port: int):
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # behind it Python names the address again
         raise OSError(f"--port {port}: cannot be used at {host} ({reason}); pass another one.") from error
+
+
+def add_bootstrap(parser: Any):
+    """Argument of how intervals are drawn: `bootstrap`."""
+    parser.add_argument(
+        "--bootstrap", type=_resamples, default=1000, help="sets drawn for the intervals, 100 or more; 0: none"
+    )
+
+
+def _resamples(text: str) -> int:
+    number = not_negative(text)
+    if 0 < number < LEAST_RESAMPLES:
+        raise argparse.ArgumentTypeError(f"got {number}, expected 0 or at least {LEAST_RESAMPLES}")
+    return number
 
 
 def add_model_options(parser: Any):

@@ -30,6 +30,7 @@ COMMANDS = {
     "merge": ("lavcap.commands.merge", "fold a trained adapter into its base"),
     "push": ("lavcap.commands.push", "publish a model on the Hub"),
     "toy": ("lavcap.commands.toy", "write the generated world"),
+    "robustness": ("lavcap.commands.robustness", "measure how robust models are to disturbed clips of it"),
     "report": ("lavcap.commands.report", "write the report of a run on the generated world"),
 }
 
@@ -58,5 +59,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<10}{does}" for name, (_, does) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<12}{does}" for name, (_, does) in COMMANDS.items())
     return f"usage: lavcap COMMAND …\n\n{__doc__}\ncommands:\n{commands}\n  --version"

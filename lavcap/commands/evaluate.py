@@ -15,7 +15,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from lavcap.arguments import Parser, add_model_options, not_negative, positive
+from lavcap.arguments import Parser, add_bootstrap, add_model_options, positive
 from lavcap.endings import errors_in_one_line, printable
 from lavcap.evaluation.names import METRICS, MODALITIES
 from lavcap.files import check_new_folder
@@ -38,7 +38,6 @@ CHECKPOINT_OPTIONS = (
     "parts_from",
     "config_overrides",
 )
-LEAST_RESAMPLES = 100  # of fewer the ends of an interval are chance
 
 
 def main() -> int:
@@ -46,7 +45,7 @@ def main() -> int:
     with errors_in_one_line():
         _check_options(args)
         check_new_folder(args.output, "--output")
-        from lavcap.evaluation.results import write_results
+        from lavcap.evaluation.results import PREDICTIONS, write_results
         from lavcap.evaluation.scoring import Scoring
 
         captions = _open(args)
@@ -54,7 +53,7 @@ def main() -> int:
         report = captions.score(scoring)
         for warning in report.warnings:
             print(f"warning: {printable(warning)}", file=sys.stderr)
-        write_results(args.output, report.results, report.text, report.predictions)
+        write_results(args.output, report.results, report.text, {PREDICTIONS: report.predictions})
         print(report.text, end="")
     return 0
 
@@ -69,9 +68,7 @@ def _parser() -> Parser:
         "--modalities", nargs="+", help=f"some of {', '.join(MODALITIES)}; default: all that there are"
     )
     parser.add_argument("--metrics", nargs="+", choices=METRICS, help="default: all that can be computed here")
-    parser.add_argument(
-        "--bootstrap", type=_resamples, default=1000, help="sets drawn for the intervals, 100 or more; 0: none"
-    )
+    add_bootstrap(parser)
     parser.add_argument(
         "--dataset_version", help="of the references, such as v1 or v2; default: what a prepared data set notes"
     )
@@ -91,13 +88,6 @@ def _parser() -> Parser:
     add_model_options(clips)
     clips.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     return parser
-
-
-def _resamples(text: str) -> int:
-    number = not_negative(text)
-    if 0 < number < LEAST_RESAMPLES:
-        raise argparse.ArgumentTypeError(f"got {number}, expected 0 or at least {LEAST_RESAMPLES}")
-    return number
 
 
 def _check_options(args: argparse.Namespace):

@@ -133,18 +133,30 @@ def read_features(
     Raises:
         MediaError: a medium or the stored features cannot be used.
     """
-    waveform = frames = stored = None
-    if row["audio"] is not None and "audio" in processor.modalities:
-        waveform = processor.load_clip(as_file(row["audio"]), video=False).waveform
-    if "video" in processor.modalities:
-        stored = row.get(STORED_FEATURES)
-        if stored is None and row["frames"] is not None:
-            images = [as_file(frame) for frame in row["frames"]]
-            frames = read_images(images, numbers or processor.choose_frames(len(images)))
-    features = processor.clip_features(Clip(waveform, frames, None))
+    features = processor.clip_features(read_media(row, processor, numbers))
+    stored = row.get(STORED_FEATURES) if "video" in processor.modalities else None
     if stored is not None:
         features[STORED_FEATURES] = read_stored_features(stored, processor.num_video_frames, stored_size)
     return features
+
+
+def read_media(row: dict[str, Any], processor: "CaptioningProcessor", numbers: Sequence[int] | None = None) -> Clip:
+    """Sound and frames of a row, of what the model takes; no frames where stored features are in their place.
+
+    Args:
+        numbers: as of [`read_features`].
+
+    Raises:
+        MediaError: a medium cannot be used.
+    """
+    waveform = frames = rate = None
+    if row["audio"] is not None and "audio" in processor.modalities:
+        sound = processor.load_clip(as_file(row["audio"]), video=False)
+        waveform, rate = sound.waveform, sound.sampling_rate
+    if row["frames"] is not None and row.get(STORED_FEATURES) is None and "video" in processor.modalities:
+        images = [as_file(frame) for frame in row["frames"]]
+        frames = read_images(images, numbers or processor.choose_frames(len(images)))
+    return Clip(waveform, frames, None, rate)
 
 
 def start_item(row: dict[str, Any], seed: int, epoch: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lavcap.models.families import check_model_name
 from lavcap.models.loading import load_model
 from lavcap.models.weight_files import fingerprint
 from lavcap.provenance import read_provenance
+from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
 
 
@@ -87,16 +88,27 @@ class Evaluation:
         return scoring.score(predictions, self.expected, run, noted_version)
 
     def _describe(self, seconds: float) -> dict[str, Any]:
-        run = {
-            "model": self.name,
-            "revision": getattr(self.model.config, "_commit_hash", None),
-            "weights": fingerprint(self.name),
-            "data_dir": self.data_dir,
-            "split": self.split,
-            "decoding": decoding_settings(self.model, self.decoding),
-            "captioning_seconds": seconds,
-        }
-        return run | {name: self.provenance[name] for name in TEST_MARKS if self.provenance.get(name)}
+        run = {"data_dir": self.data_dir, "split": self.split, "captioning_seconds": seconds}
+        return describe_model(self.name, self.model, self.provenance, self.decoding) | run
+
+
+def describe_model(
+    name: str, model: CaptioningModel, provenance: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """What results say of the model that captioned: its origin, how it decodes, and what a test has told it.
+
+    Args:
+        name: of its folder, or on the Hub.
+        provenance: from [`read_provenance`].
+        options: for `generate`.
+    """
+    described = {
+        "model": name,
+        "revision": getattr(model.config, "_commit_hash", None),
+        "weights": fingerprint(name),
+        "decoding": decoding_settings(model, options),
+    }
+    return described | {mark: provenance[mark] for mark in TEST_MARKS if provenance.get(mark)}
 
 
 def _choose_modalities(

@@ -1,6 +1,7 @@
 """Captions of a split from one checkpoint, by what the model is given of each clip."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def predict(
     dataset: ClipDataset,
     modality: str,
     batch_size: int,
+    progress: tqdm | None = None,
     **options: Any,
 ) -> list[Prediction]:
     """Caption every clip of a data set that has the modality. A model that samples draws the same each time.
@@ -37,11 +39,12 @@ def predict(
     Args:
         modality: one of `MODALITIES`; what it does not name is withheld from the model. With `audio+other_video` each
             clip comes with the frames of another clip of the data set: [`other_clips`].
+        progress: bar of the work that this is a part of; default: one of its own.
         options: for `generate`.
     """
     predictions = []
     torch.manual_seed(SAMPLING_SEED)
-    with tqdm(total=len(dataset), desc=f"Captioning from {modality}", unit="clip") as progress:
+    with _bar(len(dataset), modality) if progress is None else nullcontext(progress) as progress:
         for batch in in_batches(_given(dataset, modality, processor.feature_names), batch_size):
             captions = caption_features(model, processor, [item["features"] for item in batch], **options)
             predictions += [
@@ -52,6 +55,10 @@ def predict(
     if not predictions:
         raise ValueError(f"None of the {len(dataset)} clips has {modality}: leave it out of --modalities.")
     return predictions
+
+
+def _bar(clips: int, modality: str) -> tqdm:
+    return tqdm(total=clips, desc=f"Captioning from {modality}", unit="clip")
 
 
 def _given(dataset: ClipDataset, modality: str, names: FeatureNames) -> Iterator[dict[str, Any]]:

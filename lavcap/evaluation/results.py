@@ -24,6 +24,7 @@ TEST_MARKS = {
     "trained_on_test_clips": "WARNING: this checkpoint was trained on clips of a test split, so its scores there are "
     "too good to be compared.",
 }
+PREDICTIONS = "predictions.jsonl"  # of an evaluation, beside its results
 OF_THE_RUN = ("model", "revision", "weights", "data_dir", "split", "decoding", *TEST_MARKS)
 
 
@@ -263,7 +264,7 @@ def results_beside(predictions: str | Path) -> dict[str, Any]:
         The fields of `OF_THE_RUN`, `expected_ids` and `dataset_version`, as far as they are known.
     """
     path = Path(predictions).with_name("results.json")
-    if Path(predictions).name != "predictions.jsonl" or not path.is_file():
+    if Path(predictions).name != PREDICTIONS or not path.is_file():
         return {}
     results = read_json(path, "move it away, or the captions")
     try:
@@ -276,11 +277,18 @@ def results_beside(predictions: str | Path) -> dict[str, Any]:
         ) from error
 
 
-def write_results(output: str | Path, results: dict[str, Any], text: str, predictions: Sequence[Prediction] = ()):
-    """Write `results.json`, `results.md` and, if there are any, `predictions.jsonl` into a new folder, all or none."""
+def write_results(
+    output: str | Path, results: dict[str, Any], text: str, predictions: Mapping[str, Sequence[Prediction]]
+):
+    """Write `results.json`, `results.md` and files of captions into a new folder, all or none.
+
+    Args:
+        predictions: by the names of their files; one without any is not written.
+    """
     with whole_folder(output) as folder:
-        if predictions:
-            write_predictions(folder / "predictions.jsonl", predictions)
+        for name, captions in predictions.items():
+            if captions:
+                write_predictions(folder / name, captions)
         (folder / "results.md").write_text(text, encoding="utf-8")
         content = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "results.json").write_text(content + "\n", encoding="utf-8")

@@ -31,8 +31,13 @@ class Statistics:
     @classmethod
     def of_mean(cls, values) -> "Statistics":
         """Of a metric that is the mean of `values`, `(clips,)`."""
-        values = np.asarray(values, dtype=float)
-        return cls(np.stack([values, np.ones_like(values)], axis=1), lambda sums: sums[:, 0] / sums[:, 1])
+        return cls.of_share(values, np.ones(len(values)))
+
+    @classmethod
+    def of_share(cls, hits, totals) -> "Statistics":
+        """Of a metric that is the sum of `hits` per sum of `totals`, each `(clips,)`; NaN where that is zero."""
+        parts = np.stack([np.asarray(hits, dtype=float), np.asarray(totals, dtype=float)], axis=1)
+        return cls(parts, _share)
 
     def total(self) -> float:
         """The metric of all clips."""
@@ -90,6 +95,11 @@ def compare_paired(
     }
 
 
+def _share(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return sums[:, 0] / sums[:, 1]
+
+
 def _differences(first, second, draws: Iterator[np.ndarray]) -> dict[str, np.ndarray]:
     batches = {name: [] for name in first}
     for counts in draws:
@@ -119,7 +129,8 @@ def _two_sided(observed: float, differences: np.ndarray) -> float:
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    # A drawn set in which a share is of nothing has no value.
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -1,1 +1,1 @@
-"""Studies of what a captioner learns: which runs they are made of, the runs, and tables of what they gave."""
+"""Experiments on the generated worlds: studies of what a captioner learns, and how robust it is."""

@@ -15,9 +15,8 @@ from lavcap.evaluation.evaluation import Evaluation
 from lavcap.evaluation.scoring import Scoring
 from lavcap.files import replace_json, replace_text
 from lavcap.toy.accuracy import accuracy_table
-from lavcap.toy.dataset import write_toy_world
+from lavcap.toy.dataset import read_truth, write_toy_world
 from lavcap.toy.plan import alignments, event_mass
-from lavcap.toy.world import ToyClip
 
 
 METRICS = ("cider_d", "bleu_4")
@@ -53,8 +52,7 @@ def measure_run(model: Path, data: Path) -> dict[str, Any]:
     """
     evaluation = Evaluation(str(model), data, device="cpu")
     scores = evaluation.score(Scoring(METRICS))
-    truth = read_json(data / "test_events.json", "make the world again")
-    clips = {name: ToyClip.from_dict(clip) for name, clip in truth.items()}
+    clips = read_truth(data, "test")
     plans = alignments(evaluation.model, evaluation.processor, evaluation.rows)
     trained = read_json(model / "train_results.json", "train again")
     rows = scores.results["modalities"]

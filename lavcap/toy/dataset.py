@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lavcap.data.wav import write_wav
+from lavcap.documents import read_json
 from lavcap.endings import interrupts_left_to_this_process
 from lavcap.files import whole_folder
 from lavcap.toy.natural import sample_natural_clip, sample_typical_clip
@@ -314,6 +315,22 @@ def _write_annotations(root: Path, split: str, clips: Sequence[ToyClip]) -> None
     (root / f"{split}.json").write_text(json.dumps(rows))
     (root / f"{split}_coco.json").write_text(json.dumps({"images": images, "annotations": annotations}))
     (root / f"{split}_events.json").write_text(json.dumps(truth))
+
+
+def read_truth(data_dir: str | Path, split: str) -> dict[str, ToyClip]:
+    """What happens in the clips of a split, by clip.
+
+    Raises:
+        ValueError: the folder holds no toy world with this split.
+    """
+    path = Path(data_dir) / f"{split}_events.json"
+    truth = read_json(path, "write the world again", "expected the folder of a toy world, which lavcap toy writes")
+    try:
+        return {name: ToyClip.from_dict(clip) for name, clip in truth.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not the truth of a toy world ({type(error).__name__}: {error}); write the world again."
+        ) from error
 
 
 def _describe_media(clip: ToyClip) -> dict[str, str]:

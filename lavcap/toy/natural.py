@@ -154,6 +154,11 @@ def is_exception(event: ToyEvent) -> bool:
     return event.sound != TYPICAL_SOUNDS[event.colour, event.shape]
 
 
+def typical_sounds(clip: ToyClip) -> list[str]:
+    """The sounds that the picture of a clip tells: those of the kinds of its objects."""
+    return [TYPICAL_SOUNDS[event.colour, event.shape] for event in clip.events]
+
+
 def sound_accuracy(prediction: str, clip: ToyClip) -> dict[str, Any]:
     """Compares a caption with what is heard in the clip, whatever its order.
 

@@ -15,6 +15,7 @@ from lavcap.evaluation.results import format_table
 from lavcap.files import replace_text
 from lavcap.models.loading import load_model
 from lavcap.toy.accuracy import accuracy_section, is_right
+from lavcap.toy.dataset import read_truth
 from lavcap.toy.plan import EventMass, alignments, draw_transport_plan, event_mass
 from lavcap.toy.timeline import long_clip_section
 from lavcap.toy.world import SOUNDS, ToyClip
@@ -45,8 +46,7 @@ def write_report(
         )
     results = _read_json(evaluation_dir / "results.json")
     predictions = read_predictions(evaluation_dir / "predictions.jsonl")
-    truth = _read_json(data_dir / f"{results['split']}_events.json")
-    clips = {name: ToyClip.from_dict(clip) for name, clip in truth.items()}
+    clips = read_truth(data_dir, results["split"])
     state = _read_json(model_dir / "trainer_state.json")
     output_dir.mkdir(parents=True, exist_ok=True)
     model, processor = load_model(model_dir, device="cpu")

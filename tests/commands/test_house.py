@@ -33,6 +33,7 @@ ROOMS = {
     "serving": BASE | {"models"},
     "benchmarks": {*BASE, "captioning", "data", "models", "toy", "training"},
     "toy": BASE | {"data", "drawing", "preparation", "models", "evaluation"},
+    "experiments": {*BASE, "data", "models", "evaluation", "toy", "train_hf"},
 }
 ROOMS |= {"commands": {*ROOMS, "flat"}, "__main__": {"commands"}}
 MOST_FILES = 15  # of a room, its `__init__.py` among them

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from media_files import write_media
 
 from lavcap.data.dataset import ClipDataset, read_features
 from lavcap.data.schema import DataError
 from lavcap.data.splits import load_split, one_row_per_caption
+from processing_avcap import AvcapFeatureExtractor, AvcapProcessor
 
 
 def test_cached_features_are_read_once_and_equal(toy_world, processor):
@@ -39,6 +41,15 @@ def test_media_that_are_held_in_memory_give_the_features_of_their_files(toy_worl
     expected = read_features(row, processor)
     for name, value in read_features(stored, processor).items():
         assert torch.equal(value, expected[name])
+
+
+def test_a_sound_whose_rate_is_kept_has_the_features_of_its_file(avcap_processor, tmp_path):
+    path = write_media(tmp_path / "tone.mp4", 0.4, video=None, rate=44100)
+    extractor = AvcapFeatureExtractor(max_frames=48, keeps_rate=True)
+    processor = AvcapProcessor(extractor, avcap_processor.image_processor, avcap_processor.tokenizer)
+    row = {"audio": {"path": str(path), "bytes": None}, "frames": None}
+    found = read_features(row, processor)["input_features"]
+    torch.testing.assert_close(found, processor(path)["input_features"][0])
 
 
 def test_draws_differ_by_caption_epoch_and_seed_and_by_nothing_else(toy_world, processor):

@@ -17,6 +17,7 @@ from lavcap.evaluation.predict import (
 )
 from lavcap.evaluation.predictions import Prediction, read_predictions
 from lavcap.evaluation.results import (
+    PREDICTIONS,
     compare_sets,
     describe_references,
     format_comparison,
@@ -228,13 +229,14 @@ def test_preflight_says_what_is_computed_and_what_is_not():
 def test_results_appear_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "new folder ü" / "results"
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_results(folder, {"value": float("nan")}, "text", predictions())
+        write_results(folder, {"value": float("nan")}, "text", {PREDICTIONS: predictions()})
     assert list(folder.parent.iterdir()) == []
-    write_results(folder, {"value": 1}, "text", predictions(("audio",)))
-    assert read_predictions(folder / "predictions.jsonl") == predictions(("audio",))
+    write_results(folder, {"value": 1}, "text", {PREDICTIONS: predictions(("audio",)), "none.jsonl": []})
+    assert {path.name for path in folder.iterdir()} == {"results.json", "results.md", PREDICTIONS}
+    assert read_predictions(folder / PREDICTIONS) == predictions(("audio",))
     assert json.loads((folder / "results.json").read_text()) == {"value": 1}
     with pytest.raises(ValueError, match="holds another run"):
-        write_results(folder, {}, "")
+        write_results(folder, {}, "", {})
 
 
 def test_sets_are_compared_on_their_common_clips_alone():

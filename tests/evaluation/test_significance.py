@@ -47,6 +47,14 @@ def test_empty_captions_have_statistics_too():
     assert all(interval == pytest.approx((0, 0), abs=1e-12) for interval in intervals.values())
 
 
+def test_a_share_is_one_of_sums_and_sets_in_which_it_is_of_nothing_are_left_out():
+    share = Statistics.of_share([1, 0, 2], [2, 0, 2])
+    assert share.total() == 0.75
+    assert np.isnan(Statistics.of_share([0, 0], [0, 0]).total())
+    # Of 27 sets one holds the second clip alone; in seven each the share is that of the first, or of the third.
+    assert bootstrap_intervals({"share": share}, 2000)["share"] == (0.5, 1)
+
+
 def test_the_interval_of_a_mean_is_that_of_scipy_and_of_the_normal_law():
     values = np.random.default_rng(0).normal(3, 2, 1000)
     low, high = bootstrap_intervals({"mean": Statistics.of_mean(values)}, 4000)["mean"]

@@ -69,7 +69,7 @@ def test_runs_are_carried_out_once_and_a_failure_is_named(tmp_path):
 def result(cider: float, words: float = 1.0, plan: dict | None = None) -> dict:
     row = {"events": 10, "colour": words, "shape": words, "sound": words, "all three": words}
     return {
-        "scores": {"audio+video": {"cider_d": cider, "bleu_4": 1.0}},
+        "scores": {name: {"cider_d": cider, "bleu_4": 1.0} for name in ("audio+video", "audio", "video")},
         "intervals": {"audio+video": {"cider_d": [cider - 0.2, cider + 0.4]}},
         "words": {"audio+video": {"seen pairs": row, "unseen pairs": row}},
         "plan": plan,
@@ -131,12 +131,7 @@ def test_the_command_reads_what_is_there_and_refuses_what_it_does_not_know(tmp_p
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "seeds" in done.stderr
     file = tmp_path / Run(RECIPE, "free", 42).name / RESULT
     file.parent.mkdir(parents=True)
-    file.write_text(
-        json.dumps(
-            result(4.125)
-            | {"scores": {name: {"cider_d": 4.125, "bleu_4": 1.0} for name in ("audio+video", "audio", "video")}}
-        )
-    )
+    file.write_text(json.dumps(result(4.125)))
     done = run_inside("scripts/experiments.py", "--output", tmp_path, "--study", "seeds", "--only_tables")
     assert done.returncode == 0 and "| 42 | 4.125 |" in done.stdout
     assert (tmp_path / "tables.md").read_text() in done.stdout

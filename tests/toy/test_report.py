@@ -9,7 +9,7 @@ from PIL import Image
 
 from lavcap.evaluation.predictions import Prediction
 from lavcap.toy.accuracy import accuracy_table
-from lavcap.toy.report import event_mass
+from lavcap.toy.plan import event_mass
 from lavcap.toy.timeline import RIGHT, WRONG, long_clip_section
 from lavcap.toy.world import paraphrase_captions, sample_clip
 
@@ -43,11 +43,22 @@ def test_seen_and_unseen_pairs_are_counted_apart():
 def test_event_mass_is_one_for_an_even_plan_and_more_for_an_aligned_one():
     clips = {clip.id: clip for clip in (sample_clip("test", index) for index in range(20))}
     even = dict.fromkeys(clips, np.ones((10, 25)))
-    assert event_mass(even, clips) == pytest.approx(1)
+    assert event_mass(even, clips) == pytest.approx((1, 1))
     video, audio = (np.arange(10) + 0.5) * 0.4, (np.arange(25) + 0.5) * 0.16
     diagonal = np.exp(-((video[:, None] - audio[None]) ** 2) / 0.5)
-    aligned = dict.fromkeys(clips, diagonal / diagonal.mean())
-    assert event_mass(aligned, clips) > 1.5
+    own, other = event_mass(dict.fromkeys(clips, diagonal / diagonal.mean()), clips)
+    assert own > 1.5 and other < 0.5
+
+
+def test_mass_of_a_plan_is_that_of_the_blocks_of_its_events():
+    clip = sample_clip("test", 0)
+    video, audio = (np.arange(40) + 0.5) * 0.1, (np.arange(80) + 0.5) * 0.05
+    first, second = (lambda times, event=event: (times >= event.start) & (times < event.end) for event in clip.events)
+    plan = np.zeros((40, 80))
+    plan[np.ix_(first(video), first(audio))] = 3
+    plan[np.ix_(second(video), second(audio))] = 5
+    plan[np.ix_(first(video), second(audio))] = 1
+    assert event_mass({clip.id: plan}, {clip.id: clip}) == pytest.approx((4, 0.5))
 
 
 def test_a_long_clip_is_drawn_with_what_was_written_of_each_window(tmp_path):
