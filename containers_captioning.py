@@ -84,6 +84,7 @@ class Reading:
         notes: what there is to say of it, each to follow its name.
         long: more than one window is read; the time limit holds for each, and for so much of what is looked at
             before.
+        decoder_threads: of the picture's decoder; 0: as many as are of use to it alone.
     """
 
     source: Source
@@ -92,6 +93,7 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     losses: dict[str, "Loss"] = field(default_factory=dict)
     long: bool = False
+    decoder_threads: int = 0
     bytes: dict[Any, "_Bytes"] = field(default_factory=dict)  # of its open containers
 
     def __post_init__(self):
@@ -377,7 +379,7 @@ def _timed(
     """Frames with their times; packets that no decoder takes are left out and counted."""
     stream, origin, section, latest = container.streams[track.index], _origin(container), 0, None
     if stream.type == "video":
-        stream.thread_type = "AUTO"
+        stream.thread_type, stream.codec_context.thread_count = "AUTO", reading.decoder_threads
     packets = track.packets
     if packets is None:
         packets = _packets(reading, container, stream)
