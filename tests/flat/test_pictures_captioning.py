@@ -270,7 +270,9 @@ def test_arrays_that_are_no_pictures_are_refused_with_their_shape_and_kind():
 def test_pictures_that_are_read_at_once_leave_the_filters_of_warnings_as_they_were(monkeypatch):
     real = pictures_captioning.openable
     monkeypatch.setattr(pictures_captioning, "openable", lambda source: time.sleep(0.05) or real(source))
-    picture, before = StoredFile("a.png", encoded(Image.fromarray(scene()))), list(warnings.filters)
-    with ThreadPoolExecutor(3) as threads:
+    picture = StoredFile("a.png", encoded(Image.fromarray(scene())))
+    with warnings.catch_warnings(), ThreadPoolExecutor(3) as threads:
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
         frames = list(threads.map(read_image, [picture] * 3))
-    assert all(np.array_equal(frame, scene()) for frame in frames) and warnings.filters == before
+        assert all(np.array_equal(frame, scene()) for frame in frames) and warnings.filters == before
