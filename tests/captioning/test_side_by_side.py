@@ -1,15 +1,21 @@
 """Clips that are decoded side by side by threads: what comes of them, in which order, and what is left at the end."""
 
+import io
 import threading
 from collections import Counter
+from contextlib import redirect_stdout
 from itertools import count
 
 import numpy as np
 import pytest
 from clock_films import write_clock
 
+import media_captioning
 from lavcap import workers
 from lavcap.captioning.loading import Options, WindowLoader, failed
+from lavcap.captioning.media_list import list_media
+from lavcap.captioning.outputs import Printed
+from lavcap.captioning.run import Captioning
 from lavcap.workers import work_through
 
 
@@ -43,6 +49,29 @@ def test_films_side_by_side_give_what_each_gives_alone_in_their_order(processor,
             assert vars(ours) | {"features": ...} == vars(theirs) | {"features": ...}
             assert ours.features.keys() == theirs.features.keys()
             assert all(np.array_equal(each, theirs.features[name]) for name, each in ours.features.items())
+
+
+def test_a_folder_is_captioned_as_its_films_are_one_by_one(model, processor, tmp_path, monkeypatch):
+    films = [write_clock(tmp_path / f"{number}.mp4", 0.2 + 0.2 * number) for number in range(5)]
+    real, readings = media_captioning.Reading, []
+
+    def captioned(*paths) -> str:
+        with redirect_stdout(io.StringIO()) as printed:
+            work = Captioning(model, processor, Printed("jsonl", True), Options(), batch_size=1)
+            work.run(list_media([str(path) for path in paths]), lambda clip, message: pytest.fail(message))
+        return printed.getvalue()
+
+    def noted(*args, **options):
+        reading = real(*args, **options)
+        readings.append(reading)
+        return reading
+
+    monkeypatch.setattr(media_captioning, "Reading", noted)
+    together = captioned(tmp_path)
+    assert sorted(reading.decoder_threads for reading in readings) == [0, 0, 0, 1, 1]  # 1: films of one window
+    readings.clear()
+    assert together == "".join(map(captioned, films)) and together.count("\n") == 8
+    assert {reading.decoder_threads for reading in readings} == {0}
 
 
 def test_as_many_jobs_are_done_at_once_as_there_are_cores():
