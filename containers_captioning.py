@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ KEPT_BYTES = 64 << 20  # of packets, up to which a file is read once; a longer o
 # HEVC say so of their own layer of time alone, and packets of MPEG-4 may hold two.
 SKIPPING_CODECS = frozenset({"h264", "mpeg2video", "vp8"})
 SENSES = {"audio": "sound", "video": "picture"}
+_LOG_LEVEL = Lock()  # PyAV has one for all threads
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Reading:
         notes: what there is to say of it, each to follow its name.
         long: more than one window is read; the time limit holds for each, and for so much of what is looked at
             before.
+        decoder_threads: of the picture's decoder; 0: as many as are of use to it alone.
     """
 
     source: Source
@@ -92,6 +95,7 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     losses: dict[str, "Loss"] = field(default_factory=dict)
     long: bool = False
+    decoder_threads: int = 0
     bytes: dict[Any, "_Bytes"] = field(default_factory=dict)  # of its open containers
 
     def __post_init__(self):
@@ -377,7 +381,7 @@ def _timed(
     """Frames with their times; packets that no decoder takes are left out and counted."""
     stream, origin, section, latest = container.streams[track.index], _origin(container), 0, None
     if stream.type == "video":
-        stream.thread_type = "AUTO"
+        stream.thread_type, stream.codec_context.thread_count = "AUTO", reading.decoder_threads
     packets = track.packets
     if packets is None:
         packets = _packets(reading, container, stream)
@@ -508,12 +512,13 @@ def _codec_name(container: Any, stream: Any) -> str:
     """The four characters by which the container calls a codec, which FFmpeg tells in its description alone."""
     import av
 
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
-        described = container.dumps_format()
-    finally:
-        av.logging.set_level(level)
+    with _LOG_LEVEL:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            described = container.dumps_format()
+        finally:
+            av.logging.set_level(level)
     found = re.search(rf"Stream #0:{stream.index}\b.*?: (?:Audio|Video): (\w+)(?: \(([^/)]+) /)?", described)
     return (found[2] if found and found[2] else found[1] if found else "unknown").strip()
 

@@ -132,6 +132,7 @@ def read_windows(
     shortest: float = SHORTEST_TAIL,
     scene_cut: float | None = None,
     channels: str = "mean",
+    side_by_side: bool = False,
 ) -> Iterator[tuple[Window, Clip | MediaError]]:
     """Decode a medium window by window, in one pass: memory does not grow with its length.
 
@@ -140,6 +141,7 @@ def read_windows(
         overlap: seconds that a window begins before the end of the one before it.
         shortest: seconds that the last window has at least; what is left over is not read.
         scene_cut: how much of the picture must change, from 0 to 1, so that a window begins; `None`: it begins none.
+        side_by_side: other media are decoded meanwhile: the decoder of one that is a single window takes one thread.
         others: as of [`read_clip`].
 
     Yields:
@@ -164,7 +166,10 @@ def read_windows(
             raise MediaError(
                 f"{source}: lasts {duration:.1f} s and holds nothing from {start:g} s on; pass an earlier start."
             )
-        return plan_windows(source, start, last, window, overlap, shortest, cuts)
+        windows = plan_windows(source, start, last, window, overlap, shortest, cuts)
+        if side_by_side and len(windows) == 1:
+            reading.decoder_threads = 1
+        return windows
 
     yield from _read_file(reading, sampling_rate, num_frames, channels, plan)
 
@@ -235,15 +240,26 @@ def _read_file(
         for window in windows:
             if reading.long:
                 reading.renew()
-            sound, frames = sounds and sounds.take(window), pictures and pictures.take(window)
-            try:
-                waveform = sound and _waveform(reading, sound)
-                reading.check_losses()
-            except MediaError as error:
-                yield window, error
-                continue
-            notes, reading.notes = tuple(reading.notes), []
-            yield window, Clip(waveform, frames, duration, None if waveform is None else rate, notes)
+            yield window, _taken(reading, window, sounds, pictures, duration, rate)
+
+
+def _taken(
+    reading: Reading,
+    window: Window,
+    sounds: Sounds | None,
+    pictures: Pictures | None,
+    duration: float,
+    rate: int | None,
+) -> Clip | MediaError:
+    """What a window holds, or why that cannot be used."""
+    sound, frames = sounds and sounds.take(window), pictures and pictures.take(window)
+    try:
+        waveform = sound and _waveform(reading, sound)
+        reading.check_losses()
+    except MediaError as error:
+        return error
+    notes, reading.notes = tuple(reading.notes), []
+    return Clip(waveform, frames, duration, None if waveform is None else rate, notes)
 
 
 def _waveform(reading: Reading, sound: Sound) -> np.ndarray | None:

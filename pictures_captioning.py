@@ -4,6 +4,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # that Pillow may open, whatever a file is called
+_WARNINGS = Lock()  # their filters are those of all threads
 SIGNATURES = (b"BM", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
@@ -61,7 +63,7 @@ def read_image(source: Source) -> np.ndarray:
     if isinstance(source, Path):
         check_file(source)
     try:
-        with warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, which do not matter here
             with Image.open(openable(source), formats=FORMATS) as image:
                 return image_to_rgb(image, str(source))

@@ -307,6 +307,7 @@ class CaptioningProcessor(ProcessorMixin):
         scene_cut: float | None = None,
         audio: bool | None = None,
         video: bool | None = None,
+        side_by_side: bool = False,
     ) -> Iterator[tuple[Window, Clip | MediaError]]:
         """Decode a medium of any length in windows that the model can take, one by one as they are asked for.
 
@@ -317,6 +318,7 @@ class CaptioningProcessor(ProcessorMixin):
             shortest: seconds that the last window has at least; what is left over is not decoded.
             scene_cut: how much of the picture must change, from 0 to 1, so that a window begins; default: no matter
                 what is seen.
+            side_by_side: whether other media are decoded meanwhile, so that cores are taken.
 
         Yields:
             Windows, with their clip, whose `notes` say what a user should know, or with the reason why it cannot be
@@ -335,10 +337,13 @@ class CaptioningProcessor(ProcessorMixin):
             yield Window(0.0, 0.0), self.load_clip(source, audio, video)
             return
         span = {"start": start, "end": end, "overlap": overlap, "shortest": shortest, "scene_cut": scene_cut}
-        for window, clip in read_windows(source, **self._reading(audio, video), **span):
-            if not isinstance(clip, MediaError):
-                clip = self._taken_of(clip, audio, video)
-            yield window, clip
+        span["side_by_side"] = side_by_side
+
+        def taken(found: tuple[Window, Clip | MediaError]) -> tuple[Window, Clip | MediaError]:
+            window, clip = found
+            return window, clip if isinstance(clip, MediaError) else self._taken_of(clip, audio, video)
+
+        yield from map(taken, read_windows(source, **self._reading(audio, video), **span))
 
     def clip_of_parts(self, **parts: Any) -> Clip:
         """One clip of what is passed apart: `audio`, `images` or `videos`, as the call takes them."""
@@ -406,7 +411,9 @@ class CaptioningProcessor(ProcessorMixin):
     def _taken_of(self, clip: Clip, audio: bool | None, video: bool | None, num_frames: int | None = None) -> Clip:
         """What the model takes of a window, by default of its own choice."""
         if clip.frames is not None and num_frames is None:
-            clip = replace(clip, frames=clip.frames[self.choose_frames(len(clip.frames))])
+            chosen = self.choose_frames(len(clip.frames))
+            if chosen != list(range(len(clip.frames))):
+                clip = replace(clip, frames=clip.frames[chosen])
         return clip
 
     @property

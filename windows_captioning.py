@@ -135,7 +135,8 @@ class Pictures:
         self._timed, self._end, self._num_frames, self._pixel_aspect = timed, end, num_frames, pixel_aspect
         self._waiting = deque(windows)
         self._targets: list[tuple[float, float]] = []  # times, with the starts of their windows
-        self._taken: dict[float, list[np.ndarray]] = {}  # by the starts of windows
+        self._taken: dict[float, np.ndarray] = {}  # by the starts of windows
+        self._missing: dict[float, int] = {}  # frames that are not there yet
         self._shown = self._rgb = self._size = None
         self._ahead = next(timed, None)
 
@@ -143,21 +144,24 @@ class Pictures:
         """`(num_frames, height, width, 3)` uint8 RGB; `None`: the picture has ended, or there is none."""
         while self._waiting and self._waiting[0].start <= window.end:
             self._add(self._waiting.popleft())
-        taken = self._taken.get(window.start)
-        if taken is None:
+        if window.start not in self._missing:
             return None
-        while len(taken) < self._num_frames:
+        while self._missing[window.start]:
             target, start = heappop(self._targets)
             if (rgb := self._shown_at(target)) is None:
                 return None
-            self._taken[start].append(rgb)
-        return np.stack(self._taken.pop(window.start))
+            if start not in self._taken:
+                self._taken[start] = np.empty((self._num_frames, *rgb.shape), np.uint8)
+            self._taken[start][-self._missing[start]] = rgb
+            self._missing[start] -= 1
+        del self._missing[window.start]
+        return self._taken.pop(window.start)
 
     def _add(self, window: Window):
         end = min(self._end, window.end)
         if window.start and end <= window.start:
             return
-        self._taken[window.start] = []
+        self._missing[window.start] = self._num_frames
         for target in frame_times(window.start, end, self._num_frames):
             heappush(self._targets, (target, window.start))
 

@@ -1,12 +1,14 @@
-"""Jobs done by several processes; one that crashes or hangs is ended and costs its job, and the others go on."""
+"""Jobs done side by side: by processes, of which one that crashes or hangs costs its job alone, or by threads."""
 
 import multiprocessing
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from typing import Generic, TypeVar
 
@@ -14,6 +16,7 @@ from lavcap.endings import interrupts_left_to_this_process
 
 
 END_TIMEOUT = 10.0  # seconds; one that waits for a broken disk cannot even be killed, and is left behind
+MOST_THREADS = 8  # what each decodes is in memory
 READY, ANSWER, DONE, ERROR = range(4)  # what a process sends
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -27,14 +30,14 @@ def work_through(
     timeout: float,
     failed: Callable[[Job, str], Answer],
 ) -> Iterator[tuple[str, Answer]]:
-    """Answers to jobs by name, in the order in which they come.
+    """Answers to jobs by name: of processes in the order in which they come, of threads in the order of the jobs.
 
-    Of each process at most one answer waits to be taken: what is made ahead stays small.
+    Of each job at most one answer waits to be taken: what is made ahead stays small.
 
     Args:
         work: the answers to a job, one or many; goes to the processes, and so can be pickled.
         jobs: taken as they are needed.
-        num_proc: processes; 0 works in a thread of this one, where a decoder that crashes or hangs ends everything.
+        num_proc: processes; 0 works in threads of this one, where a decoder that crashes or hangs ends everything.
         timeout: seconds without an answer, while one is waited for, after which a process is ended.
         failed: the last answer to a job whose process ended or was ended, and why.
 
@@ -42,7 +45,7 @@ def work_through(
         OSError: something cannot be written, or no process can be started.
     """
     if num_proc == 0:
-        yield from _in_a_thread((name, answer) for name, job in jobs for answer in work(job))
+        yield from _in_threads(work, iter(jobs))
         return
     jobs, workers = iter(jobs), []
     try:
@@ -73,15 +76,35 @@ def work_through(
             worker.end()
 
 
+def usable_cores() -> int:
+    """Cores of the machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-def _in_a_thread(answers: Iterator[Answer]) -> Iterator[Answer]:
-    """Answers that are made one by one, when they are asked for, where no Ctrl-C arrives: PyAV would swallow it."""
-    end = object()
-    with ThreadPoolExecutor(1) as thread:
-        while (answer := thread.submit(next, answers, end).result()) is not end:
-            yield answer
+def _in_threads(work: Work, jobs: Iterator[tuple[str, Job]]) -> Iterator[tuple[str, Answer]]:
+    """Answers in the order of the jobs, made where no Ctrl-C arrives: PyAV would swallow it.
+
+    Twice as many jobs are begun as there are threads: while one of them waits for its turn, another one is done.
+    """
+    end, count = object(), min(usable_cores(), MOST_THREADS)
+    begun: deque[tuple[str, Iterator[Answer], Future]] = deque()
+    threads = ThreadPoolExecutor(count)
+    try:
+        while True:
+            for name, job in islice(jobs, 2 * count - len(begun)):
+                answers = chain.from_iterable(map(work, [job]))
+                begun.append((name, answers, threads.submit(next, answers, end)))
+            if not begun:
+                return
+            name, answers, coming = begun.popleft()
+            if (answer := coming.result()) is not end:
+                begun.appendleft((name, answers, threads.submit(next, answers, end)))
+                yield name, answer
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 class _Worker(Generic[Job]):

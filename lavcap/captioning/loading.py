@@ -76,7 +76,7 @@ class Loaded:
 
 @dataclass
 class WindowLoader:
-    """What a worker process does with a clip: its source in, with the number of a window and when that begins; this
+    """What a worker does with a clip: its source in, with the number of a window and when that begins; this
     window and all behind it out.
 
     Behind the last one comes `None`, or, of a clip that cannot be used to its end, a window with `error` and no times.
@@ -84,12 +84,14 @@ class WindowLoader:
 
     processor: CaptioningProcessor
     options: Options
+    side_by_side: bool = False  # whether other clips are decoded meanwhile
 
     def __call__(self, job: tuple[Source, int, float]) -> Iterator[Loaded | None]:
         source, first, start = job
         try:
-            for number, (window, clip) in zip(count(first), self.windows(source, start), strict=False):
-                yield self.loaded(number, window, clip)
+            # Nothing decoded is held here while a window waits to be taken.
+            windows = self.windows(source, start)
+            yield from map(lambda number, found: self.loaded(number, *found), count(first), windows)
             yield None
         except MediaError as error:
             yield failed(error)
@@ -108,6 +110,7 @@ class WindowLoader:
             options.overlap,
             options.shortest,
             options.scene_cut,
+            side_by_side=self.side_by_side,
             **{kind: None if taken is None else kind in taken for kind in ("audio", "video")},
         )
 

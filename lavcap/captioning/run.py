@@ -74,7 +74,7 @@ class Captioning:
         output: where they go.
         options: which windows of a clip are taken.
         batch_size: windows captioned at a time, of any clips.
-        num_workers: processes that decode; 0: a thread of this one.
+        num_workers: processes that decode; 0: threads of this one.
         instruction, num_captions: as of [`write_captions`].
         decoding: options for `generate`.
         show: whether there is a bar; `None`: on a terminal.
@@ -109,7 +109,7 @@ class Captioning:
         """
         begun, self._report = time.monotonic(), report
         jobs = list(self._jobs(media))
-        work = WindowLoader(self.processor, self.options)
+        work = WindowLoader(self.processor, self.options, side_by_side=not self.num_workers and len(jobs) > 1)
         shown = {"desc": "Captioning", "bar_format": BAR, "disable": None if self.show is None else not self.show}
         with tqdm(**shown) as bar, _Writer(self.model) as self._writer:
             self._bar = _Bar(bar, len(jobs))

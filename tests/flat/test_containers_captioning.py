@@ -3,7 +3,10 @@
 import os
 import socket
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image
 
 import bounds_captioning
 import containers_captioning
+from containers_captioning import _codec_name
 from media_captioning import read_clip, read_duration
 from sources_captioning import MediaError, StoredFile
 
@@ -417,3 +421,15 @@ def test_sound_around_is_heard(tmp_path, codec, layout):
     clip = read_clip(name, 16000, 4, 10.0)
     found = np.abs(np.fft.rfft(clip.waveform[1000:15000])).argmax() * 16000 / 14000
     assert abs(found - 440) < 2 and abs(clip.duration - 1) < 0.1
+
+
+def test_codecs_that_are_named_at_once_leave_the_log_as_it_was():
+    class Container:
+        def dumps_format(self) -> str:
+            time.sleep(0.05)
+            return "Stream #0:0: Video: none (zzz1 / 0x317A7A7A)"
+
+    before = av.logging.get_level()
+    with ThreadPoolExecutor(3) as threads:
+        names = list(threads.map(_codec_name, [Container()] * 3, [SimpleNamespace(index=0)] * 3))
+    assert names == ["zzz1"] * 3 and av.logging.get_level() == before

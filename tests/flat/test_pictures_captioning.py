@@ -2,7 +2,10 @@
 
 import io
 import struct
+import time
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import av
@@ -262,3 +265,14 @@ def test_arrays_that_are_no_pictures_are_refused_with_their_shape_and_kind():
     ):
         with pytest.raises(ValueError, match=message):
             array_to_rgb(array)
+
+
+def test_pictures_that_are_read_at_once_leave_the_filters_of_warnings_as_they_were(monkeypatch):
+    real = pictures_captioning.openable
+    monkeypatch.setattr(pictures_captioning, "openable", lambda source: time.sleep(0.05) or real(source))
+    picture = StoredFile("a.png", encoded(Image.fromarray(scene())))
+    with warnings.catch_warnings(), ThreadPoolExecutor(3) as threads:
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        frames = list(threads.map(read_image, [picture] * 3))
+        assert all(np.array_equal(frame, scene()) for frame in frames) and warnings.filters == before

@@ -11,6 +11,7 @@ from clock_films import heard_seconds, shown_time, uneven_times, write_clock
 from media_files import write_floats
 from PIL import Image
 
+import containers_captioning
 import windows_captioning
 from containers_captioning import Window
 from media_captioning import read_clip, read_windows
@@ -129,6 +130,27 @@ def test_windows_are_read_as_they_are_asked_for(films, monkeypatch):
     next(windows)
     assert len(decoded) == FRAMES
     windows.close()
+
+
+def test_a_short_film_among_others_gets_one_thread_and_is_the_same(films, monkeypatch):
+    real, threads = containers_captioning._decoded, []
+
+    def noted(reading, stream, *others):
+        if stream.type == "video":
+            threads.append(stream.codec_context.thread_count)
+        return real(reading, stream, *others)
+
+    monkeypatch.setattr(containers_captioning, "_decoded", noted)
+    for length, wanted in ((12.0, [1, 0]), (LENGTH, [0, 0])):  # 0: as many as FFmpeg likes
+        threads.clear()
+        among, alone = (
+            list(read_windows(films["telephone.mp4"], RATE, FRAMES, length, side_by_side=others))
+            for others in (True, False)
+        )
+        assert threads == wanted
+        for (window, ours), (same, theirs) in zip(among, alone, strict=True):
+            assert window == same
+            assert np.array_equal(ours.waveform, theirs.waveform) and np.array_equal(ours.frames, theirs.frames)
 
 
 @pytest.mark.parametrize(
