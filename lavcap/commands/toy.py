@@ -1,13 +1,15 @@
 """Write the generated audio-visual world that the toy recipe trains on.
 
     lavcap toy --output outputs/demo/data
+    lavcap toy --world typical --output outputs/typical
     lavcap toy --world natural --output outputs/demo-dali/data
     lavcap toy --raw --output outputs/raw
 
 The folder has AudioCaps' layout; with --raw it holds what people have of AudioCaps, csv files and a folder of films,
-which lavcap prepare takes. In the free world any object makes any sound; in the natural one each has its
-typical sound, and there are pictures with captions of what would be heard. lavcap/toy/world.py and natural.py say what
-happens in a clip. The output folder must be absent or empty and appears under its name only when it is complete.
+which lavcap prepare takes. In the free world any object makes any sound; in the typical one each kind of object has
+its typical sound; so it is in the natural one, where there are pictures with captions of what would be heard, and a
+sound has no picture in the test. lavcap/toy/world.py and natural.py say what happens in a clip. The output folder must
+be absent or empty and appears under its name only when it is complete.
 """
 
 import os
@@ -33,7 +35,9 @@ def main() -> int:
     options = {name: value for name, value in vars(args).items() if name not in ("output", "raw", "videos", "world")}
     with errors_in_one_line():
         if args.raw and args.world != "free":
-            raise ValueError("Got --raw with --world natural, expected one of them: its pictures have no sound.")
+            raise ValueError(
+                f"Got --raw with --world {args.world}, expected one of them: raw is the free world alone."
+            )
         from lavcap.toy.dataset import write_raw_world, write_toy_world
 
         if args.raw:
