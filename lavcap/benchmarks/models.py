@@ -16,7 +16,7 @@ INSTRUCTION_WORDS = 19  # each a token
 WORDS = ["a red circle beeps, then a blue square buzzes while rain falls"]
 TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 TEXT = TOWER | {"hidden_size": 128}
-# Of the sizes of the toy recipes, `configs/toy.yaml` and `configs/toy_avcap.yaml`.
+# Near the sizes of the toy recipes, `configs/toy.yaml` and `configs/toy_avcap.yaml`.
 PARTS: dict[str, dict[str, dict[str, Any]]] = {
     "lavcap": {
         "audio_config": TOWER,
