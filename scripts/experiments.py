@@ -7,10 +7,10 @@
 
 A study compares variants of a recipe on the same worlds with the same seeds, all of which are named in
 lavcap/experiments/studies.py. Each run makes its world, trains a model, captions the test clips and notes what it gave
-in run.json of its folder. What is there is not run again: stopped, the command goes on where it was. All studies take
-some hundred runs of minutes each. Tables hold means over seeds with intervals (Student, 95 %), those over clips beside
-them, and tests of the pairs of one seed, corrected by Holm; runs that fail are named below them. docs/experiments.md
-reads the results.
+in run.json of its folder. What is there is not run again, unless its recipe has changed since: stopped, the command
+goes on where it was. All studies take some hundred runs of minutes each. Tables hold means over seeds with intervals
+(Student, 95 %), those over clips beside them, and tests of the pairs of one seed, corrected by Holm; runs that fail
+are named below them. docs/experiments.md reads the results.
 """
 
 import os
@@ -33,7 +33,7 @@ def main() -> int:
             raise ValueError(f"--study {' '.join(unknown)}: unknown; expected some of {', '.join(STUDIES)}.")
         studies = {name: STUDIES[name] for name in args.study or STUDIES}
         runs = runs_of(list(studies.values()), args.seeds)
-        results = known_results(args.output, runs)
+        results = known_results(args.output, runs, args.tiny)
         if not args.only_tables:
             for run, found in carry_out(runs, args.output, args.jobs, args.tiny):
                 results[run.name] = found

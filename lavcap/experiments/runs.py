@@ -12,14 +12,15 @@ from typing import Any
 import yaml
 from tqdm.auto import tqdm
 
-from lavcap.documents import read_json
+from lavcap.documents import parse_yaml, read_json
 from lavcap.endings import interrupts_left_to_this_process
 from lavcap.experiments import steps
 from lavcap.experiments.studies import Study, Variant
 
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULT, LOG = "run.json", "log.txt"
+RESULT, SETTINGS, LOG = "run.json", "recipe.yaml", "log.txt"
+FOLDERS = ("data_dir", "tokenizer_name", "output_dir")  # of a recipe
 TINY = {  # to see that it works
     "max_steps": 2,
     "max_new_tokens": 8,
@@ -63,10 +64,13 @@ def runs_of(studies: Sequence[Study], seeds: Sequence[int] | None = None) -> lis
     return sorted(unique.values(), key=lambda run: order.index(run.seed))
 
 
-def known_results(output: Path, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """What runs that have ended gave, by name."""
-    files = {run.name: output / run.name / RESULT for run in runs}
-    return {name: read_json(file, "remove it, and run again") for name, file in files.items() if file.exists()}
+def known_results(output: Path, runs: Sequence[Run], tiny: bool = False) -> dict[str, dict[str, Any]]:
+    """What runs that have ended gave, by name; those of a recipe that has changed since are no longer known."""
+    return {
+        run.name: read_json(output / run.name / RESULT, "remove it, and run again")
+        for run in runs
+        if (output / run.name / RESULT).exists() and _is_of(run, output / run.name / SETTINGS, tiny)
+    }
 
 
 def carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Iterator[tuple[Run, dict[str, Any]]]:
@@ -75,7 +79,7 @@ def carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Itera
     Yields:
         Each run with what it gave, also of one that failed: then `failed` is why.
     """
-    done = known_results(output, runs)
+    done = known_results(output, runs, tiny)
     left = [run for run in runs if run.name not in done]
     site = _Site(output, tiny, {(run.world, run.seed): Lock() for run in left})
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(left), desc="Runs", unit="run", smoothing=0) as bar:
@@ -94,7 +98,7 @@ def recipe_of(run: Run, data: Path, model: Path, tiny: bool = False) -> dict[str
     """The recipe of a run: what its variant changes, its seed and its folders; nothing is chosen by validation."""
     recipe = yaml.safe_load((ROOT / "configs" / f"{run.variant.recipe}.yaml").read_text(encoding="utf-8"))
     recipe["model_config"] = _merged(recipe["model_config"], run.variant.config)
-    folders = {"data_dir": str(data), "tokenizer_name": str(data / "tokenizer"), "output_dir": str(model)}
+    folders = dict(zip(FOLDERS, map(str, (data, data / "tokenizer", model)), strict=True))
     plain = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none", "cpu_threads": 1, "seed": run.seed}
     return recipe | dict(run.variant.options) | folders | plain | (TINY if tiny else {})
 
@@ -128,7 +132,8 @@ class _Site:
                 self._do(steps.make_world, folder, data, {"world": run.world, "seed": run.seed, **size})
         recipe = recipe_of(run, data, folder / "model", self.tiny)
         if data.exists():
-            self._do(steps.train_and_measure, folder, recipe, folder / RESULT)
+            (folder / RESULT).unlink(missing_ok=True)
+            self._do(steps.train_and_measure, folder, recipe, folder / SETTINGS, folder / RESULT)
         if not (folder / RESULT).exists():
             return {"failed": f"see {folder / LOG}"}
         return read_json(folder / RESULT, "run again")
@@ -145,6 +150,13 @@ class _Site:
         self._begun.add(process)
         process.join()
         self._begun.discard(process)
+
+
+def _is_of(run: Run, recipe: Path, tiny: bool) -> bool:
+    """Whether a recipe, but for its folders, is that of the run as it is now."""
+    found = parse_yaml(recipe.read_text(encoding="utf-8"))
+    wanted = recipe_of(run, recipe, recipe, tiny)
+    return {**found, **dict.fromkeys(FOLDERS)} == {**wanted, **dict.fromkeys(FOLDERS)}
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,15 +28,17 @@ def make_world(log: Path, folder: Path, options: dict[str, Any]):
         write_toy_world(folder, **options)
 
 
-def train_and_measure(log: Path, recipe: dict[str, Any], result: Path):
-    """Train by a recipe, which is written beside the model, and write what that gave, see [`measure_run`]."""
+def train_and_measure(log: Path, recipe: dict[str, Any], settings: Path, result: Path):
+    """Train by a recipe, and write what that gave, see [`measure_run`].
+
+    Args:
+        settings: file for the recipe.
+    """
     with _told(log):
-        model = Path(recipe["output_dir"])
-        file = model.with_name("recipe.yaml")
-        replace_text(file, yaml.safe_dump(recipe, sort_keys=False))
-        sys.argv = ["train_hf.py", str(file)]
+        replace_text(settings, yaml.safe_dump(recipe, sort_keys=False))
+        sys.argv = ["train_hf.py", str(settings)]
         train_hf.main()
-        replace_json(result, measure_run(model, Path(recipe["data_dir"])))
+        replace_json(result, measure_run(Path(recipe["output_dir"]), Path(recipe["data_dir"])))
 
 
 def measure_run(model: Path, data: Path) -> dict[str, Any]:

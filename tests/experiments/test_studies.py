@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 from stranger import run_inside
 
 from conftest import ROOT
-from lavcap.experiments.runs import RESULT, Run, carry_out, known_results, recipe_of, runs_of
+from lavcap.experiments.runs import RESULT, SETTINGS, Run, carry_out, known_results, recipe_of, runs_of
 from lavcap.experiments.studies import RECIPE, STUDIES, Study, Variant
 from lavcap.experiments.tables import format_study, has_learnt, mean_interval, paired_tests
 from lavcap.models.families import config_class
@@ -61,7 +62,10 @@ def test_runs_are_carried_out_once_and_a_failure_is_named(tmp_path):
     assert "log.txt" in failed["failed"] and "optim" in (tmp_path / runs[2].name / "log.txt").read_text()
     assert good["scores"]["audio+video"] == again["scores"]["audio+video"]  # the same world, seed and recipe
     assert good["plan"]["own"] > 0 and {"typical pairs", "exceptional pairs"} >= set(good["words"]["audio"])
-    assert known_results(tmp_path, runs).keys() == {runs[0].name, runs[1].name}
+    assert known_results(tmp_path, runs, tiny=True).keys() == {runs[0].name, runs[1].name}
+    assert not known_results(tmp_path, runs)  # a tiny run is of another recipe
+    changed = dataclasses.replace(runs[0], variant=dataclasses.replace(RECIPE, options={"learning_rate": 0.5}))
+    assert changed.name == runs[0].name and not known_results(tmp_path, [changed], tiny=True)
     (tmp_path / runs[1].name / RESULT).unlink()
     assert [run.variant.name for run, _ in carry_out(runs[:2], tmp_path, 2, tiny=True)] == ["again"]
 
@@ -132,6 +136,8 @@ def test_the_command_reads_what_is_there_and_refuses_what_it_does_not_know(tmp_p
     file = tmp_path / Run(RECIPE, "free", 42).name / RESULT
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(result(4.125)))
+    run = Run(RECIPE, "free", 42)
+    file.with_name(SETTINGS).write_text(yaml.safe_dump(recipe_of(run, tmp_path / "data", tmp_path / "model")))
     done = run_inside("scripts/experiments.py", "--output", tmp_path, "--study", "seeds", "--only_tables")
     assert done.returncode == 0 and "| 42 | 4.125 |" in done.stdout
     assert (tmp_path / "tables.md").read_text() in done.stdout
