@@ -135,7 +135,7 @@ class LavcapConfig(SoftTokenConfig):
         alignment_objective (`str`): what the alignment loss asks for. `"tokens"`, as released: each token, compared
             with those of its own modality through the plan, recognises itself. `"clips"`: a clip's picture recognises
             its own sound among those of the batch, and its sound the picture, by the value of their transport; see
-            `clip_contrast` in `transport_captioning.py`.
+            `clip_contrast` in `transport_captioning.py`. It wants `exponentiate_logit_scale`: values differ by tenths.
         alignment_weights (`str`): of `"tokens"`: `"log_plan"` weighs similarities with the logarithm of the plan, as
             released; `"plan"` with the plan.
         alignment_loss_weight (`float`): factor of the alignment loss.

@@ -132,7 +132,7 @@ def read_windows(
     shortest: float = SHORTEST_TAIL,
     scene_cut: float | None = None,
     channels: str = "mean",
-    side_by_side: bool = False,
+    decoder_threads: int = 0,
 ) -> Iterator[tuple[Window, Clip | MediaError]]:
     """Decode a medium window by window, in one pass: memory does not grow with its length.
 
@@ -141,7 +141,8 @@ def read_windows(
         overlap: seconds that a window begins before the end of the one before it.
         shortest: seconds that the last window has at least; what is left over is not read.
         scene_cut: how much of the picture must change, from 0 to 1, so that a window begins; `None`: it begins none.
-        side_by_side: other media are decoded meanwhile: the decoder of one that is a single window takes one thread.
+        decoder_threads: of the picture of a medium that is a single window, fewer where others are decoded meanwhile;
+            0: as many as are of use to it alone.
         others: as of [`read_clip`].
 
     Yields:
@@ -167,8 +168,8 @@ def read_windows(
                 f"{source}: lasts {duration:.1f} s and holds nothing from {start:g} s on; pass an earlier start."
             )
         windows = plan_windows(source, start, last, window, overlap, shortest, cuts)
-        if side_by_side and len(windows) == 1:
-            reading.decoder_threads = 1
+        if len(windows) == 1:
+            reading.decoder_threads = decoder_threads
         return windows
 
     yield from _read_file(reading, sampling_rate, num_frames, channels, plan)

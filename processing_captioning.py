@@ -307,7 +307,7 @@ class CaptioningProcessor(ProcessorMixin):
         scene_cut: float | None = None,
         audio: bool | None = None,
         video: bool | None = None,
-        side_by_side: bool = False,
+        decoder_threads: int = 0,
     ) -> Iterator[tuple[Window, Clip | MediaError]]:
         """Decode a medium of any length in windows that the model can take, one by one as they are asked for.
 
@@ -318,7 +318,7 @@ class CaptioningProcessor(ProcessorMixin):
             shortest: seconds that the last window has at least; what is left over is not decoded.
             scene_cut: how much of the picture must change, from 0 to 1, so that a window begins; default: no matter
                 what is seen.
-            side_by_side: whether other media are decoded meanwhile, so that cores are taken.
+            decoder_threads: as of [`read_windows`].
 
         Yields:
             Windows, with their clip, whose `notes` say what a user should know, or with the reason why it cannot be
@@ -337,7 +337,7 @@ class CaptioningProcessor(ProcessorMixin):
             yield Window(0.0, 0.0), self.load_clip(source, audio, video)
             return
         span = {"start": start, "end": end, "overlap": overlap, "shortest": shortest, "scene_cut": scene_cut}
-        span["side_by_side"] = side_by_side
+        span["decoder_threads"] = decoder_threads
 
         def taken(found: tuple[Window, Clip | MediaError]) -> tuple[Window, Clip | MediaError]:
             window, clip = found

@@ -140,6 +140,8 @@ def clip_contrast(
     Returns:
         `(batch,)`, in float32 or better; 0 for a clip that lacks a modality, or has nobody to be compared with.
     """
+    # Whatever stands there: NaN would go into every gradient.
+    audio, video = (tokens.masked_fill(~both[:, None, None], 0.0) for tokens in (audio, video))
     pairs = torch.einsum("ivh,jah->ijva", video, audio).flatten(0, 1)  # (batch * batch, video_tokens, audio_tokens)
     log_plan = log_sinkhorn(pairs.detach(), epsilon, iterations)
     values = (log_plan.exp() * (pairs - epsilon * log_plan)).sum(dim=(-2, -1)).unflatten(0, (len(both), len(both)))

@@ -16,7 +16,7 @@ from lavcap.endings import interrupts_left_to_this_process
 
 
 END_TIMEOUT = 10.0  # seconds; one that waits for a broken disk cannot even be killed, and is left behind
-MOST_THREADS = 8  # what each decodes is in memory
+MOST_THREADS = 8  # something of twice as many jobs is in memory
 READY, ANSWER, DONE, ERROR = range(4)  # what a process sends
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -79,6 +79,16 @@ def work_through(
 def usable_cores() -> int:
     """Cores of the machine that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_of_each(jobs: int) -> int:
+    """Threads that each of some jobs done by threads of this process may start, so that no core idles."""
+    return max(1, usable_cores() // min(jobs, MOST_THREADS))
+
+
+def end_with_parent():
+    """Have this process end when the one that began it does, however that ends."""
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
 
 
 # -------------------------------------------------------------------------------------------------------- internals
@@ -169,7 +179,7 @@ def _with_news(workers: Sequence[_Worker]) -> list[_Worker]:
 
 def _serve(line: Connection, work: Work):
     """What a worker process does: say that it is there, then answer jobs, or say what ends the work."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with suppress(EOFError, BrokenPipeError):  # the parent is gone
         line.send((READY, None))
         while True:
@@ -184,6 +194,6 @@ def _serve(line: Connection, work: Work):
                 line.send((ERROR, error))
 
 
-def _end_with_parent():
+def _outlive_nobody():
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -10,15 +10,16 @@ lavcap/experiments/studies.py. Each run makes its world, trains a model, caption
 in run.json of its folder. What is there is not run again, unless its recipe has changed since: stopped, the command
 goes on where it was. All studies take some hundred runs of minutes each. Tables hold means over seeds with intervals
 (Student, 95 %), those over clips beside them, and tests of the pairs of one seed, corrected by Holm; runs that fail
-are named below them. docs/experiments.md reads the results.
+are named below them. One command works in a folder at a time. It needs the extra `report`.
 """
 
-import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from lavcap.arguments import Parser, positive
 from lavcap.endings import errors_in_one_line, printable
+from lavcap.workers import usable_cores
 
 
 def main() -> int:
@@ -32,14 +33,17 @@ def main() -> int:
         if unknown := [name for name in args.study if name not in STUDIES]:
             raise ValueError(f"--study {' '.join(unknown)}: unknown; expected some of {', '.join(STUDIES)}.")
         studies = {name: STUDIES[name] for name in args.study or STUDIES}
-        runs = runs_of(list(studies.values()), args.seeds)
-        results = known_results(args.output, runs, args.tiny)
+        if args.seeds:
+            studies = {name: replace(study, seeds=tuple(args.seeds)) for name, study in studies.items()}
+        output = args.output / "tiny" if args.tiny else args.output
+        runs = runs_of(studies.values())
+        results = known_results(output, runs, args.tiny)
         if not args.only_tables:
-            for run, found in carry_out(runs, args.output, args.jobs, args.tiny):
+            for run, found in carry_out(runs, output, args.jobs, args.tiny):
                 results[run.name] = found
                 print(printable(f"{run.name}: {found.get('failed', 'done')}"), flush=True)
         text = "\n".join(format_study(name, study, results) for name, study in studies.items())
-        replace_text(args.output / "tables.md", text)
+        replace_text(output / "tables.md", text)
         print(text)
     return int(any("failed" in found for found in results.values()))
 
@@ -50,7 +54,7 @@ def parser() -> Parser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of runs, worlds and tables")
     parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of those of the studies")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs at a time, of a thread each")
+    parser.add_argument("--jobs", type=positive, default=usable_cores(), help="runs at a time, of a thread each")
     parser.add_argument("--only_tables", action="store_true", help="run nothing")
     parser.add_argument("--tiny", action="store_true", help="few clips and steps, to see that it works")
     return parser

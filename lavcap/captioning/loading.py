@@ -84,7 +84,7 @@ class WindowLoader:
 
     processor: CaptioningProcessor
     options: Options
-    side_by_side: bool = False  # whether other clips are decoded meanwhile
+    decoder_threads: int = 0  # of a clip of one window; 0: as many as are of use
 
     def __call__(self, job: tuple[Source, int, float]) -> Iterator[Loaded | None]:
         source, first, start = job
@@ -110,7 +110,7 @@ class WindowLoader:
             options.overlap,
             options.shortest,
             options.scene_cut,
-            side_by_side=self.side_by_side,
+            decoder_threads=self.decoder_threads,
             **{kind: None if taken is None else kind in taken for kind in ("audio", "video")},
         )
 

@@ -17,7 +17,7 @@ from lavcap.captioning.loading import Loaded, Options, WindowLoader, failed
 from lavcap.captioning.media_list import Medium
 from lavcap.captioning.outputs import Files, Printed
 from lavcap.captioning.records import Record
-from lavcap.workers import work_through
+from lavcap.workers import threads_of_each, work_through
 from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
 from windows_captioning import SHORTEST_TAIL
@@ -109,7 +109,8 @@ class Captioning:
         """
         begun, self._report = time.monotonic(), report
         jobs = list(self._jobs(media))
-        work = WindowLoader(self.processor, self.options, side_by_side=not self.num_workers and len(jobs) > 1)
+        decoder_threads = threads_of_each(len(jobs)) if len(jobs) > 1 and not self.num_workers else 0
+        work = WindowLoader(self.processor, self.options, decoder_threads)
         shown = {"desc": "Captioning", "bar_format": BAR, "disable": None if self.show is None else not self.show}
         with tqdm(**shown) as bar, _Writer(self.model) as self._writer:
             self._bar = _Bar(bar, len(jobs))

@@ -124,6 +124,7 @@ def _exchanged_differences(first, second, draws: Iterator[np.ndarray]) -> dict[s
 
 def _two_sided(observed: float, differences: np.ndarray) -> float:
     # Sums in another order differ in the last bits: an exchange that changes nothing must count as equal.
+    differences = differences[~np.isnan(differences)]  # of a share of nothing there is none
     as_large = np.abs(differences) >= abs(observed) - 1e-12
     return float((1 + as_large.sum()) / (1 + len(differences)))
 

@@ -1,7 +1,8 @@
 """Runs of a study: the world is made, a model trained and evaluated, and what it gave noted; what is there is kept."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -46,18 +47,14 @@ class Run:
         return f"{self.world}/{self.variant.name}/seed_{self.seed}"
 
 
-def runs_of(studies: Sequence[Study], seeds: Sequence[int] | None = None) -> list[Run]:
-    """Runs of studies, each once, seed by seed: what is there when they are stopped is balanced.
-
-    Args:
-        seeds: in place of the studies' own.
-    """
+def runs_of(studies: Iterable[Study]) -> list[Run]:
+    """Runs of studies, each once, seed by seed: what is there when they are stopped is balanced."""
     found = [
         Run(variant, world, seed)
         for study in studies
         for variant in study.variants
         for world in study.worlds
-        for seed in seeds or study.seeds
+        for seed in study.seeds
     ]
     order = list(dict.fromkeys(run.seed for run in found))
     unique = {run.name: run for run in found}
@@ -81,6 +78,8 @@ def carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Itera
     """
     done = known_results(output, runs, tiny)
     left = [run for run in runs if run.name not in done]
+    for unfinished in (output / "worlds").glob(".*"):  # of a command that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)
     site = _Site(output, tiny, {(run.world, run.seed): Lock() for run in left})
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(left), desc="Runs", unit="run", smoothing=0) as bar:
         futures = {pool.submit(site.carry_out, run): run for run in left}
@@ -121,42 +120,49 @@ class _Site:
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["lavcap.experiments.steps"])
         self._begun: set[BaseProcess] = set()
+        self._starting, self._closed = Lock(), False
 
     def carry_out(self, run: Run) -> dict[str, Any]:
         """What a run gave, or why it failed."""
         folder, data = self.output / run.name, self.output / "worlds" / f"{run.world}_{run.seed}"
+        model, result = folder / "model", folder / RESULT
         folder.mkdir(parents=True, exist_ok=True)
         with self.worlds[run.world, run.seed]:
             if not data.exists():
                 size = TINY_WORLD if self.tiny else {}
                 self._do(steps.make_world, folder, data, {"world": run.world, "seed": run.seed, **size})
-        recipe = recipe_of(run, data, folder / "model", self.tiny)
         if data.exists():
-            (folder / RESULT).unlink(missing_ok=True)
-            self._do(steps.train_and_measure, folder, recipe, folder / SETTINGS, folder / RESULT)
-        if not (folder / RESULT).exists():
-            return {"failed": f"see {folder / LOG}"}
-        return read_json(folder / RESULT, "run again")
+            result.unlink(missing_ok=True)
+            shutil.rmtree(model, ignore_errors=True)  # of a run that was stopped, or of another recipe
+            recipe = recipe_of(run, data, model, self.tiny)
+            self._do(steps.train_and_measure, folder, recipe, folder / SETTINGS, result)
+        return read_json(result, "run again") if result.exists() else {"failed": f"see {folder / LOG}"}
 
     def close(self):
-        """End what runs."""
-        for process in list(self._begun):
-            process.kill()
+        """End what runs, and begin nothing any more."""
+        with self._starting:
+            self._closed = True
+            for process in self._begun:
+                process.kill()
 
     def _do(self, step: Callable[..., None], folder: Path, *args: Any):
         process = self._processes.Process(target=step, args=(folder / LOG, *args))
-        with interrupts_left_to_this_process():
-            process.start()
-        self._begun.add(process)
+        with self._starting:
+            if self._closed:
+                return
+            with interrupts_left_to_this_process():
+                process.start()
+            self._begun.add(process)
         process.join()
-        self._begun.discard(process)
+        with self._starting:
+            self._begun.discard(process)
 
 
 def _is_of(run: Run, recipe: Path, tiny: bool) -> bool:
-    """Whether a recipe, but for its folders, is that of the run as it is now."""
-    found = parse_yaml(recipe.read_text(encoding="utf-8"))
+    """Whether a recipe is there and, but for its folders, is that of the run as it is now."""
+    found = parse_yaml(recipe.read_text(encoding="utf-8")) if recipe.exists() else None
     wanted = recipe_of(run, recipe, recipe, tiny)
-    return {**found, **dict.fromkeys(FOLDERS)} == {**wanted, **dict.fromkeys(FOLDERS)}
+    return isinstance(found, dict) and found | dict.fromkeys(FOLDERS) == wanted | dict.fromkeys(FOLDERS)
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lavcap.files import replace_json, replace_text
 from lavcap.toy.accuracy import accuracy_table
 from lavcap.toy.dataset import read_truth, write_toy_world
 from lavcap.toy.plan import alignments, event_mass
+from lavcap.workers import end_with_parent
 
 
 METRICS = ("cider_d", "bleu_4")
@@ -70,7 +71,8 @@ def measure_run(model: Path, data: Path) -> dict[str, Any]:
 
 @contextmanager
 def _told(log: Path) -> Iterator[None]:
-    """Have what this process says go to a file."""
+    """Have what this process says go to a file, and end it with the one that began it."""
+    end_with_parent()
     with log.open("a") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -48,13 +48,13 @@ def _transport(name: str, attention: str, weight: float, **config: Any) -> Varia
 
 def _contrast(weight: float, attention: str) -> Variant:
     # The scale is that of CLIP (arXiv 2103.00020, section 2.5): exponentiated, and 20 to begin with.
-    scale = {"exponentiate_logit_scale": True, "logit_scale_init": 2.9957}
+    scale = {"exponentiate_logit_scale": True, "logit_scale_init": 3.0}
     return _transport(f"clips-{weight:g}-{attention}", attention, weight, alignment_objective="clips", **scale)
 
 
 NOTHING_HIDDEN = {"audio_only_rate": 0, "video_only_rate": 0}
 RECIPE = Variant("recipe")
-RELEASED = _transport("tokens-0.01-joint", "joint", 0.01)
+RELEASED = RECIPE  # whose objective and attention are the released ones
 NO_TRANSPORT = Variant("no-transport", config={"optimal_transport": False})
 
 STUDIES = {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from lavcap.experiments.runs import Run
+from lavcap.experiments.runs import Run, runs_of
 from lavcap.experiments.studies import Study, Variant
 
 
@@ -23,14 +23,15 @@ def format_study(name: str, study: Study, results: Results) -> str:
     """Markdown of a study, with a table for each world that has results.
 
     Args:
-        results: what runs gave, by their names; those that failed have `failed`.
+        results: what runs gave, also of other studies, by their names; those that failed have `failed`.
     """
     parts = [f"## {name}: {study.question}"]
     if len(study.variants) == 1:
         parts.append(format_seeds(study, results))
     else:
         parts += [_world_table(study, world, results) for world in study.worlds]
-    failed = [f"- {run}: {found['failed']}" for run, found in results.items() if "failed" in found]
+    own = {run.name for run in runs_of([study])}
+    failed = [f"- {run}: {found['failed']}" for run, found in results.items() if run in own and "failed" in found]
     return "\n\n".join([*parts, *(["\n".join(["Failed:", "", *failed])] if failed else [])]) + "\n"
 
 

@@ -139,9 +139,9 @@ def write_toy_world(
     """Writes a world in AudioCaps' layout: media, annotations, truth, a few mp4 files and a tokenizer.
 
     In the world `"free"` any object makes any sound; in the `"typical"` one each kind has its sound, but for
-    exceptions; so it is in the `"natural"` one, where there are
-    pictures without sound (`pictures`, three times as many as clips for training, `pictures_val`, as many as for
-    validation, and `prefix`, 16), and the test has sound alone, see `lavcap/toy/natural.py`.
+    exceptions; so it is in the `"natural"` one, where there are pictures without sound (`pictures`, three times as
+    many as clips for training, `pictures_val`, as many as for validation, and `prefix`, 16), and the test has sound
+    alone, see `lavcap/toy/natural.py`.
 
     `output_dir` must be absent or empty; it appears under its name when it is complete. With more than one worker the
     caller's main module must be importable without side effects, as for any spawned process. Returns what was written:

@@ -65,7 +65,7 @@ SEEN = (
 
 NATURAL_SPLITS = ("train", "val", "test", "new", "pictures", "pictures_val", "prefix")
 _ID_LETTERS = dict(zip(NATURAL_SPLITS, "abcdpqx", strict=True))
-TYPICAL_SPLITS = ("train", "val", "test", "new")
+TYPICAL_SPLITS = {"train": "t", "val": "v", "test": "e", "new": "n"}  # with the letters of their ids
 
 
 def sample_natural_clip(split: str, index: int, seed: int = 0) -> ToyClip:
@@ -94,13 +94,13 @@ def sample_typical_clip(split: str, index: int, seed: int = 0) -> ToyClip:
     """Draws clip `index` (from 0) of a split; the same three arguments always give the same clip."""
     if split not in TYPICAL_SPLITS:
         raise ValueError(f"unknown split {split!r}, expected one of {', '.join(TYPICAL_SPLITS)}")
-    rng = np.random.default_rng([seed, len(TYPICAL_SOUNDS), TYPICAL_SPLITS.index(split), index])
+    rng = np.random.default_rng([seed, len(TYPICAL_SOUNDS), list(TYPICAL_SPLITS).index(split), index])
     objects = _sample_kinds(rng, 2 + rng.integers(3))
     events = _sample_events(rng, objects[:2])
     background = rng.choice([None, *BACKGROUNDS])
     captions = paraphrase_captions(events, background)
     return ToyClip(
-        id=f"typ{split[0]}{index:07d}",
+        id=f"typ{TYPICAL_SPLITS[split]}{index:07d}",
         split=split,
         events=events,
         distractors=tuple(objects[2:]),

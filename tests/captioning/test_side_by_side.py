@@ -28,6 +28,12 @@ def cores(monkeypatch):
     monkeypatch.setattr(workers, "usable_cores", lambda: THREADS)
 
 
+@pytest.mark.parametrize(("cores", "jobs", "threads"), [(16, 2, 8), (16, 100, 2), (2, 2, 1), (2, 100, 1), (1, 5, 1)])
+def test_few_films_share_the_cores_out(monkeypatch, cores, jobs, threads):
+    monkeypatch.setattr(workers, "usable_cores", lambda: cores)
+    assert workers.threads_of_each(jobs) == threads
+
+
 def answers(work, jobs):
     return work_through(work, jobs, 0, 60, failed)
 
@@ -41,7 +47,7 @@ def test_films_side_by_side_give_what_each_gives_alone_in_their_order(processor,
     alone = WindowLoader(processor, Options())
     wanted = [(name, loaded) for name, job in jobs for loaded in alone(job)]
     assert [name for name, loaded in wanted if loaded is not None and loaded.error] == ["2.mp4"]
-    found = list(answers(WindowLoader(processor, Options(), side_by_side=True), jobs))
+    found = list(answers(WindowLoader(processor, Options(), decoder_threads=1), jobs))
     assert [name for name, _ in found] == [name for name, _ in wanted] and len(found) == 16
     for (_, ours), (_, theirs) in zip(found, wanted, strict=True):
         assert (ours is None) == (theirs is None)

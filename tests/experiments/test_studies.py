@@ -49,7 +49,7 @@ def test_runs_are_each_once_and_seed_by_seed():
     runs = runs_of([STUDIES["transport"], STUDIES["weight"]])
     assert len({run.name for run in runs}) == len(runs) == 2 * 5 * (4 + 2)
     seeds = [run.seed for run in runs]
-    assert seeds == sorted(seeds) and {run.seed for run in runs_of([STUDIES["seeds"]], [7, 8])} == {7, 8}
+    assert seeds == sorted(seeds)
 
 
 @pytest.mark.whole
@@ -67,7 +67,8 @@ def test_runs_are_carried_out_once_and_a_failure_is_named(tmp_path):
     changed = dataclasses.replace(runs[0], variant=dataclasses.replace(RECIPE, options={"learning_rate": 0.5}))
     assert changed.name == runs[0].name and not known_results(tmp_path, [changed], tiny=True)
     (tmp_path / runs[1].name / RESULT).unlink()
-    assert [run.variant.name for run, _ in carry_out(runs[:2], tmp_path, 2, tiny=True)] == ["again"]
+    ((run, result),) = carry_out(runs[:2], tmp_path, 2, tiny=True)  # over the model that is there
+    assert run.variant.name == "again" and result["scores"] == again["scores"]
 
 
 def result(cider: float, words: float = 1.0, plan: dict | None = None) -> dict:
@@ -96,6 +97,8 @@ def test_the_table_tells_better_from_not_told_apart_and_names_failures():
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "reference" in lines["first"] and "| better |" in lines["better"] and "not told apart" in lines["same"]
     assert "5 of 5" in lines["better"] and "4 of 5" in lines["same"] and "free/same/seed_5: see log.txt" in text
+    other = dataclasses.replace(study, variants=(first, better))
+    assert "same" not in format_study("other", other, results)
     assert "± 0.300" in lines["first"] and "2.00 ± 0.00" in lines["first"]
 
 

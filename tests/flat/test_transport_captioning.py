@@ -57,6 +57,7 @@ def test_contrast_has_the_gradient_of_finite_differences():
 def test_clips_that_lack_a_modality_are_nobody_to_be_compared_with():
     audio, video, scale = tokens(5, 4, 8), tokens(5, 3, 8, seed=1), torch.tensor([5.0])
     both = torch.tensor([True, False, True, True, False])
+    audio[1], video[4] = float("nan"), float("inf")
     found = clip_contrast(audio.requires_grad_(), video, both, scale, *SETTINGS)
     alone = clip_contrast(audio[both], video[both], everybody(3), scale, *SETTINGS)
     torch.testing.assert_close(found[both], alone)

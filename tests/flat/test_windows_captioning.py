@@ -144,7 +144,7 @@ def test_a_short_film_among_others_gets_one_thread_and_is_the_same(films, monkey
     for length, wanted in ((12.0, [1, 0]), (LENGTH, [0, 0])):  # 0: as many as FFmpeg likes
         threads.clear()
         among, alone = (
-            list(read_windows(films["telephone.mp4"], RATE, FRAMES, length, side_by_side=others))
+            list(read_windows(films["telephone.mp4"], RATE, FRAMES, length, decoder_threads=int(others)))
             for others in (True, False)
         )
         assert threads == wanted

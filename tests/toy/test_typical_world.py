@@ -18,7 +18,8 @@ def clips(split: str, count: int) -> dict[str, ToyClip]:
 
 def test_a_clip_depends_on_seed_split_and_index_alone():
     assert sample_typical_clip("test", 5, 1) == sample_typical_clip("test", 5, 1)
-    assert len({sample_typical_clip(split, 0, 1).events for split in TYPICAL_SPLITS}) == len(TYPICAL_SPLITS)
+    drawn = [sample_typical_clip(split, 0, 1) for split in TYPICAL_SPLITS]
+    assert len({clip.events for clip in drawn}) == len({clip.id for clip in drawn}) == len(TYPICAL_SPLITS)
     with pytest.raises(ValueError, match="'pictures'.*train, val, test, new"):
         sample_typical_clip("pictures", 0)
 
