@@ -50,7 +50,7 @@ def place(saved_model, saved_avcap, toy_world, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def measured(place) -> Path:
     """What the command of the page writes."""
-    (block,) = re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S)
+    (block,) = (each for each in re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S) if SCRIPT in each)
     python, *words = block.replace("\\\n", " ").split()
     assert python == ".venv/bin/python" and words[0] == SCRIPT
     done = run_inside(*words, folder=place)
