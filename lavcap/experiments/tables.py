@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from lavcap.evaluation.results import main_modality
 from lavcap.experiments.runs import Run, runs_of
 from lavcap.experiments.studies import Study, Variant
 
@@ -60,7 +61,7 @@ def format_seeds(study: Study, results: Results) -> str:
 
 def has_learnt(found: Mapping[str, Any]) -> bool:
     """Whether enough of colours, shapes and sounds are right, of pairs that training showed and of others."""
-    words = next(iter(found["words"].values()))
+    words = _main(found["words"])
     return all(row[part] >= LEARNT[pairs] for pairs, row in words.items() for part in PARTS)
 
 
@@ -124,16 +125,21 @@ def _by_seed(variant: Variant, world: str, study: Study, results: Results) -> di
     return {seed: row for seed, row in rows.items() if row and "failed" not in row}
 
 
+def _main(modalities: Mapping[str, Any]) -> Any:
+    """What there is of the modality that counts."""
+    return modalities[main_modality(modalities)]
+
+
 def _cider(found: Mapping[str, Any]) -> float:
-    return next(iter(found["scores"].values()))["cider_d"]
+    return _main(found["scores"])["cider_d"]
 
 
 def _cells(rows: Sequence[Mapping[str, Any]], test: tuple[float, float] | None) -> list[str]:
     mean, half = mean_interval([_cider(row) for row in rows])
-    ends = [next(iter(row["intervals"].values()))["cider_d"] for row in rows]
+    ends = [_main(row["intervals"])["cider_d"] for row in rows]
     cells = [f"{mean:.3f}{_plus_minus(half, 3)}", f"± {np.mean([(high - low) / 2 for low, high in ends]):.3f}"]
     cells += ["", "", "reference"] if test is None else _verdict(*test)
-    words = [list(next(iter(row["words"].values())).values()) for row in rows]
+    words = [list(_main(row["words"]).values()) for row in rows]
     for part in PARTS:
         shares = [sum(p[part] * p["events"] for p in row) / sum(p["events"] for p in row) for row in words]
         cells.append(f"{np.mean(shares):.1%} ({min(shares):.0%})")

@@ -32,9 +32,10 @@ SOUND_COLUMNS = {  # of the natural world: heading, by name
 
 def accuracy_section(predictions: Sequence[Prediction], clips: dict[str, ToyClip]) -> str:
     """Markdown of the table that fits the world of the clips."""
-    if next(iter(clips.values())).world == "natural":
+    world = next(iter(clips.values())).world
+    if world == "natural":
         return _sound_section(sound_table(predictions, clips))
-    return _accuracy_section(accuracy_table(predictions, clips), PAIRS[next(iter(clips.values())).world])
+    return _accuracy_section(accuracy_table(predictions, clips), PAIRS[world])
 
 
 def is_right(prediction: Prediction, clips: dict[str, ToyClip]) -> bool:

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from lavcap.toy.world import (
-    BACKDROP,
     BACKGROUND_LEVELS,
     BACKGROUNDS,
     SOUNDS,
+    SPLITS,
     ToyClip,
     ToyEvent,
     ToyObject,
+    complete_clip,
     fill_templates,
-    paraphrase_captions,
     parse_caption,
     sample_event,
     sample_objects,
@@ -65,7 +65,6 @@ SEEN = (
 
 NATURAL_SPLITS = ("train", "val", "test", "new", "pictures", "pictures_val", "prefix")
 _ID_LETTERS = dict(zip(NATURAL_SPLITS, "abcdpqx", strict=True))
-TYPICAL_SPLITS = {"train": "t", "val": "v", "test": "e", "new": "n"}  # with the letters of their ids
 
 
 def sample_natural_clip(split: str, index: int, seed: int = 0) -> ToyClip:
@@ -92,25 +91,11 @@ def sample_natural_clip(split: str, index: int, seed: int = 0) -> ToyClip:
 
 def sample_typical_clip(split: str, index: int, seed: int = 0) -> ToyClip:
     """Draws clip `index` (from 0) of a split; the same three arguments always give the same clip."""
-    if split not in TYPICAL_SPLITS:
-        raise ValueError(f"unknown split {split!r}, expected one of {', '.join(TYPICAL_SPLITS)}")
-    rng = np.random.default_rng([seed, len(TYPICAL_SOUNDS), list(TYPICAL_SPLITS).index(split), index])
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
+    rng = np.random.default_rng([seed, len(TYPICAL_SOUNDS), SPLITS.index(split), index])
     objects = _sample_kinds(rng, 2 + rng.integers(3))
-    events = _sample_events(rng, objects[:2])
-    background = rng.choice([None, *BACKGROUNDS])
-    captions = paraphrase_captions(events, background)
-    return ToyClip(
-        id=f"typ{TYPICAL_SPLITS[split]}{index:07d}",
-        split=split,
-        events=events,
-        distractors=tuple(objects[2:]),
-        background=background,
-        background_level=uniform(rng, *BACKGROUND_LEVELS),
-        backdrop=tuple(int(value) for value in rng.integers(*BACKDROP, size=3)),
-        noise_seed=int(rng.integers(2**31)),
-        captions=(captions[rng.integers(len(captions))],) if split == "train" else captions,
-        world="typical",
-    )
+    return complete_clip(rng, "typical", split, index, objects, _sample_events(rng, objects[:2]))
 
 
 def _sample_kinds(rng: np.random.Generator, count: int) -> list[ToyObject]:

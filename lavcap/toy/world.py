@@ -54,6 +54,7 @@ UNSEEN_PAIRS: frozenset[tuple[str, str, str]] = frozenset(
 )
 
 SPLITS = ("train", "val", "test", "new")
+_ID_PREFIXES = {"free": "toy", "typical": "typ"}
 _ID_LETTERS = {"train": "t", "val": "v", "test": "e", "new": "n"}
 _UNSEEN_CHANCE = {"train": (0.0, 0.0), "val": (0.0, 0.0), "test": (0.5, 0.5), "new": (1.0, 0.0)}  # per event
 
@@ -190,18 +191,35 @@ def sample_clip(split: str, index: int, seed: int = 0) -> ToyClip:
         unseen = rng.random() < chance
         sounds = [sound for sound in SOUNDS if ((item.colour, item.shape, sound) in UNSEEN_PAIRS) == unseen]
         events.append(sample_event(rng, item, span, sounds))
+    return complete_clip(rng, "free", split, index, objects, events)
+
+
+def complete_clip(
+    rng: np.random.Generator,
+    world: str,
+    split: str,
+    index: int,
+    objects: Sequence[ToyObject],
+    events: Sequence[ToyEvent],
+) -> ToyClip:
+    """A clip of a world whose captions name its events in their order.
+
+    Args:
+        objects: that are seen, first those of the events; the others are never heard.
+    """
     background = rng.choice([None, *BACKGROUNDS])
     captions = paraphrase_captions(events, background)
     return ToyClip(
-        id=f"toy{_ID_LETTERS[split]}{index:07d}",
+        id=f"{_ID_PREFIXES[world]}{_ID_LETTERS[split]}{index:07d}",
         split=split,
         events=tuple(events),
-        distractors=tuple(objects[2:]),
+        distractors=tuple(objects[len(events) :]),
         background=background,
         background_level=uniform(rng, *BACKGROUND_LEVELS),
         backdrop=tuple(int(value) for value in rng.integers(*BACKDROP, size=3)),
         noise_seed=int(rng.integers(2**31)),
         captions=(captions[rng.integers(len(captions))],) if split == "train" else captions,
+        world=world,
     )
 
 

@@ -7,8 +7,8 @@ from lavcap.data.splits import load_split
 from lavcap.evaluation.predictions import Prediction
 from lavcap.toy.accuracy import accuracy_section, accuracy_table, is_right
 from lavcap.toy.dataset import read_truth, write_toy_world
-from lavcap.toy.natural import EXCEPTION_SHARE, TYPICAL_SOUNDS, TYPICAL_SPLITS, is_exception, sample_typical_clip
-from lavcap.toy.world import CAPTION_TEMPLATES, ToyClip, caption_accuracy
+from lavcap.toy.natural import EXCEPTION_SHARE, TYPICAL_SOUNDS, is_exception, sample_typical_clip
+from lavcap.toy.world import CAPTION_TEMPLATES, SPLITS, ToyClip, caption_accuracy
 
 
 def clips(split: str, count: int) -> dict[str, ToyClip]:
@@ -18,8 +18,8 @@ def clips(split: str, count: int) -> dict[str, ToyClip]:
 
 def test_a_clip_depends_on_seed_split_and_index_alone():
     assert sample_typical_clip("test", 5, 1) == sample_typical_clip("test", 5, 1)
-    drawn = [sample_typical_clip(split, 0, 1) for split in TYPICAL_SPLITS]
-    assert len({clip.events for clip in drawn}) == len({clip.id for clip in drawn}) == len(TYPICAL_SPLITS)
+    drawn = [sample_typical_clip(split, 0, 1) for split in SPLITS]
+    assert len({clip.events for clip in drawn}) == len({clip.id for clip in drawn}) == len(SPLITS)
     with pytest.raises(ValueError, match="'pictures'.*train, val, test, new"):
         sample_typical_clip("pictures", 0)
 
