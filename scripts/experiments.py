@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lavcap.arguments import Parser, positive
 from lavcap.endings import errors_in_one_line, printable
+from lavcap.experiments.studies import STUDIES, WORLDS
 from lavcap.workers import usable_cores
 
 
@@ -26,7 +27,6 @@ def main() -> int:
     args = parser().parse_args()
     with errors_in_one_line():
         from lavcap.experiments.runs import carry_out, known_results, runs_of
-        from lavcap.experiments.studies import STUDIES
         from lavcap.experiments.tables import format_study
         from lavcap.files import replace_text
 
@@ -35,6 +35,8 @@ def main() -> int:
         studies = {name: STUDIES[name] for name in args.study or STUDIES}
         if args.seeds:
             studies = {name: replace(study, seeds=tuple(args.seeds)) for name, study in studies.items()}
+        if args.world:
+            studies = {name: replace(study, worlds=(args.world,)) for name, study in studies.items()}
         output = args.output / "tiny" if args.tiny else args.output
         runs = runs_of(studies.values())
         results = known_results(output, runs, args.tiny)
@@ -54,6 +56,7 @@ def parser() -> Parser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of runs, worlds and tables")
     parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of those of the studies")
+    parser.add_argument("--world", choices=WORLDS, help="in place of those of the studies")
     parser.add_argument("--jobs", type=positive, default=usable_cores(), help="runs at a time, of a thread each")
     parser.add_argument("--only_tables", action="store_true", help="run nothing")
     parser.add_argument("--tiny", action="store_true", help="few clips and steps, to see that it works")

@@ -46,10 +46,11 @@ def _transport(name: str, attention: str, weight: float, **config: Any) -> Varia
     return Variant(name, config={"transport_attention": attention, "alignment_loss_weight": weight, **config})
 
 
-def _contrast(weight: float, attention: str) -> Variant:
+def _contrast(weight: float, attention: str, epsilon: float) -> Variant:
     # The scale is that of CLIP (arXiv 2103.00020, section 2.5): exponentiated, and 20 to begin with.
     scale = {"exponentiate_logit_scale": True, "logit_scale_init": 3.0}
-    return _transport(f"clips-{weight:g}-{attention}", attention, weight, alignment_objective="clips", **scale)
+    name = f"clips-{weight:g}-{attention}-epsilon-{epsilon:g}"
+    return _transport(name, attention, weight, alignment_objective="clips", sinkhorn_epsilon=epsilon, **scale)
 
 
 NOTHING_HIDDEN = {"audio_only_rate": 0, "video_only_rate": 0}
@@ -74,7 +75,14 @@ STUDIES = {
     ),
     "objective": Study(
         "Does the plan point at the event?",
-        (RELEASED, _contrast(0.1, "joint"), _contrast(0.1, "barycentric"), _contrast(1.0, "barycentric")),
+        (
+            RELEASED,
+            _transport("tokens-0.01-joint-epsilon-0.05", "joint", 0.01, sinkhorn_epsilon=0.05),
+            _contrast(0.1, "joint", 0.1),
+            _contrast(0.1, "joint", 0.05),
+            _contrast(0.1, "joint", 0.03),
+            _contrast(0.1, "barycentric", 0.05),
+        ),
     ),
     "fusion": Study(
         "How should the modalities meet?",
