@@ -133,7 +133,8 @@ class _Site:
                 self._do(steps.make_world, folder, data, {"world": run.world, "seed": run.seed, **size})
         if data.exists():
             result.unlink(missing_ok=True)
-            shutil.rmtree(model, ignore_errors=True)  # of a run that was stopped, or of another recipe
+            if not (_is_of(run, folder / SETTINGS, self.tiny) and (model / steps.TRAINED).exists()):
+                shutil.rmtree(model, ignore_errors=True)  # of a run that was stopped, or of another recipe
             recipe = recipe_of(run, data, model, self.tiny)
             self._do(steps.train_and_measure, folder, recipe, folder / SETTINGS, result)
         return read_json(result, "run again") if result.exists() else {"failed": f"see {folder / LOG}"}

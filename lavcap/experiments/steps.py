@@ -13,6 +13,7 @@ import train_hf
 from lavcap.documents import read_json
 from lavcap.evaluation.evaluation import Evaluation
 from lavcap.evaluation.scoring import Scoring
+from lavcap.experiments.robustness import Robustness
 from lavcap.files import replace_json, replace_text
 from lavcap.toy.accuracy import accuracy_table
 from lavcap.toy.dataset import read_truth, write_toy_world
@@ -21,6 +22,8 @@ from lavcap.workers import end_with_parent
 
 
 METRICS = ("cider_d", "bleu_4")
+DISTURBED = ("other_video", "missing", "noise_20_db", "noise_5_db", "delay_0.5_s", "dropped_75")
+TRAINED = "train_results.json"  # what `train_hf.py` writes when the model is there
 
 
 def make_world(log: Path, folder: Path, options: dict[str, Any]):
@@ -30,20 +33,22 @@ def make_world(log: Path, folder: Path, options: dict[str, Any]):
 
 
 def train_and_measure(log: Path, recipe: dict[str, Any], settings: Path, result: Path):
-    """Train by a recipe, and write what that gave, see [`measure_run`].
+    """Train by a recipe, unless its model is there, and write what that gave, see [`measure_run`].
 
     Args:
         settings: file for the recipe.
     """
+    model = Path(recipe["output_dir"])
     with _told(log):
-        replace_text(settings, yaml.safe_dump(recipe, sort_keys=False))
-        sys.argv = ["train_hf.py", str(settings)]
-        train_hf.main()
-        replace_json(result, measure_run(Path(recipe["output_dir"]), Path(recipe["data_dir"])))
+        if not (model / TRAINED).exists():
+            replace_text(settings, yaml.safe_dump(recipe, sort_keys=False))
+            sys.argv = ["train_hf.py", str(settings)]
+            train_hf.main()
+        replace_json(result, measure_run(model, Path(recipe["data_dir"])))
 
 
 def measure_run(model: Path, data: Path) -> dict[str, Any]:
-    """Evaluate a trained model on the test clips of its world, with each modality that it takes.
+    """Evaluate a trained model on the test clips of its world, with each modality that it takes, and disturbed.
 
     Args:
         model: folder that `train_hf.py` wrote.
@@ -51,19 +56,22 @@ def measure_run(model: Path, data: Path) -> dict[str, Any]:
 
     Returns:
         `scores` and `intervals` over clips by modality and metric; `words`: shares of right words by modality and
-        novelty; `plan`: mass on the `own` and the `other` event, or nothing; `train_seconds`, `parameters`.
+        novelty; `plan`: mass on the `own` and the `other` event, or nothing; `disturbed`: right words by disturbance,
+        as of [`lavcap.experiments.robustness.summarise`]; `train_seconds`, `parameters`.
     """
     evaluation = Evaluation(str(model), data, device="cpu")
     scores = evaluation.score(Scoring(METRICS))
     clips = read_truth(data, "test")
     plans = alignments(evaluation.model, evaluation.processor, evaluation.rows)
-    trained = read_json(model / "train_results.json", "train again")
+    trained = read_json(model / TRAINED, "train again")
     rows = scores.results["modalities"]
+    (disturbed,) = Robustness([str(model)], data, disturbances=DISTURBED, device="cpu").measure(0).results["models"]
     return {
         "scores": {modality: row["metrics"] for modality, row in rows.items()},
         "intervals": {modality: row["intervals"] for modality, row in rows.items()},
         "words": accuracy_table(scores.predictions, clips),
         "plan": event_mass(plans, clips)._asdict() if plans else None,
+        "disturbed": disturbed["rows"],
         "train_seconds": trained["train_runtime"],
         "parameters": trained["parameters"],
     }

@@ -17,6 +17,19 @@ COLUMNS = ("variant", "seeds", "CIDEr-D", "over clips", "difference", "p", "verd
 PLAN_COLUMNS = ("own", "other")
 LEARNT = {"seen pairs": 0.95, "typical pairs": 0.95, "unseen pairs": 0.8, "exceptional pairs": 0.8}
 PARTS = ("colour", "shape", "sound")
+OBJECTS = ("colour", "shape")
+# Heading, disturbance, and which words: of what is said, or of those of the clip that is heard, or seen, where they
+# differ.
+DISTURBED = (
+    ("sounds, sound alone", "audio_only", "", ("sound",)),
+    ("objects, picture alone", "video_only", "", OBJECTS),
+    ("sounds of the sound, another's picture", "other_video", "heard", ("sound",)),
+    ("objects of the picture, another's sound", "other_video", "seen", OBJECTS),
+    ("sounds, noise at 20 dB", "noise_20_db", "", ("sound",)),
+    ("sounds, noise at 5 dB", "noise_5_db", "", ("sound",)),
+    ("sounds, 0.5 s late", "delay_0.5_s", "", ("sound",)),
+    ("objects, 75 % of frames dropped", "dropped_75", "", OBJECTS),
+)
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -117,7 +130,27 @@ def _world_table(study: Study, world: str, results: Results) -> str:
         cells = [name, f"{len(rows)} of {len(study.seeds)}"]
         cells += _cells(list(rows.values()), tests.get(name)) if rows else ["not run"] + [""] * (len(columns) - 3)
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_disturbed_table(found)])
+
+
+def _disturbed_table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """Lines of right words under disturbances, of the variants that were measured, by variant and seed."""
+    rows = {name: list(seeds.values()) for name, seeds in found.items() if seeds}
+    lines = [f"| variant | {' | '.join(heading for heading, *_ in DISTURBED)} |", "|---" * (len(DISTURBED) + 1) + "|"]
+    for name, seeds in rows.items():
+        cells = [_shares(seeds, *where) for _, *where in DISTURBED]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return ["", "Right words of disturbed clips, in per cent:", "", *lines] if rows else []
+
+
+def _shares(rows: Sequence[Mapping[str, Any]], disturbance: str, whose: str, parts: Sequence[str]) -> str:
+    """Mean share of right words with its interval over seeds; nothing where the disturbance does not apply."""
+    there = [row["disturbed"][disturbance] for row in rows if disturbance in row["disturbed"]]
+    shares = [row["whose"][whose]["shares"] if whose else row["shares"] for row in there]
+    if not shares:
+        return ""
+    mean, half = mean_interval([100 * float(np.mean([share[part] for part in parts])) for share in shares])
+    return f"{mean:.1f}{_plus_minus(half, 1)}"
 
 
 def _by_seed(variant: Variant, world: str, study: Study, results: Results) -> dict[int, Mapping[str, Any]]:

@@ -66,18 +66,21 @@ def test_runs_are_carried_out_once_and_a_failure_is_named(tmp_path):
     assert not known_results(tmp_path, runs)  # a tiny run is of another recipe
     changed = dataclasses.replace(runs[0], variant=dataclasses.replace(RECIPE, options={"learning_rate": 0.5}))
     assert changed.name == runs[0].name and not known_results(tmp_path, [changed], tiny=True)
-    (tmp_path / runs[1].name / RESULT).unlink()
+    (tmp_path / runs[1].name / RESULT).unlink()  # only measured then
     ((run, result),) = carry_out(runs[:2], tmp_path, 2, tiny=True)  # over the model that is there
-    assert run.variant.name == "again" and result["scores"] == again["scores"]
+    assert run.variant.name == "again" and result == again
 
 
 def result(cider: float, words: float = 1.0, plan: dict | None = None) -> dict:
     row = {"events": 10, "colour": words, "shape": words, "sound": words, "all three": words}
+    sides = {"heard": {"shares": {"sound": words}}, "seen": {"shares": {"colour": words, "shape": words - 0.5}}}
+    whose = {"shares": {"sound": 0.0}, "whose": sides}
     return {
         "scores": {name: {"cider_d": cider, "bleu_4": 1.0} for name in ("audio+video", "audio", "video")},
         "intervals": {"audio+video": {"cider_d": [cider - 0.2, cider + 0.4]}},
         "words": {"audio+video": {"seen pairs": row, "unseen pairs": row}},
         "plan": plan,
+        "disturbed": {"noise_5_db": {"shares": {"sound": words / 2}}, "other_video": whose},
         "train_seconds": 60.0,
         "parameters": 1,
     }
@@ -94,12 +97,16 @@ def test_the_table_tells_better_from_not_told_apart_and_names_failures():
     }
     results[Run(same, "free", 5).name] = {"failed": "see log.txt"}
     text = format_study("name", study, results)
+    text, disturbed = text.split("Right words of disturbed clips")
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "reference" in lines["first"] and "| better |" in lines["better"] and "not told apart" in lines["same"]
-    assert "5 of 5" in lines["better"] and "4 of 5" in lines["same"] and "free/same/seed_5: see log.txt" in text
+    assert "5 of 5" in lines["better"] and "4 of 5" in lines["same"]
+    assert "free/same/seed_5: see log.txt" in disturbed
     other = dataclasses.replace(study, variants=(first, better))
     assert "same" not in format_study("other", other, results)
     assert "± 0.300" in lines["first"] and "2.00 ± 0.00" in lines["first"]
+    cells = "|  |  | 100.0 ± 0.0 | 75.0 ± 0.0 |  | 50.0 ± 0.0 |  |  |"  # nothing where it was not measured
+    assert f"| better {cells}" in disturbed and f"| same {cells}" in disturbed
 
 
 def test_tests_are_students_of_pairs_with_holms_correction():
