@@ -86,8 +86,9 @@ def draw_loss_curve(history: Sequence[dict[str, Any]], terms: Iterable[str], pat
     scores.plot(*zip(*points, strict=True), marker="o", color="tab:purple")
     losses.set(ylabel="loss (nats)", title="Loss", yscale="log")
     losses.legend()
-    scores.set(xlabel="optimiser step", ylabel="CIDEr-D", title="Validation captions")
-    scores.set_ylim(0, 1.1 * max(score for _, score in points))
+    title = "Validation captions" if points else "No validation captions"
+    scores.set(xlabel="optimiser step", ylabel="CIDEr-D", title=title)
+    scores.set_ylim(0, 1.1 * max((score for _, score in points), default=1.0))
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -10,6 +10,7 @@ from PIL import Image
 from lavcap.evaluation.predictions import Prediction
 from lavcap.toy.accuracy import accuracy_table
 from lavcap.toy.plan import event_mass
+from lavcap.toy.report import draw_loss_curve
 from lavcap.toy.timeline import RIGHT, WRONG, long_clip_section
 from lavcap.toy.world import paraphrase_captions, sample_clip
 
@@ -86,3 +87,10 @@ def test_a_long_clip_is_drawn_with_what_was_written_of_each_window(tmp_path):
         colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     for edge in (RIGHT, WRONG):
         assert (colours == [int(edge[place : place + 2], 16) for place in (1, 3, 5)]).all(axis=1).sum() > 100
+
+
+@pytest.mark.parametrize("scores", [[], [{"step": 2, "eval_loss": 0.4, "eval_cider_d": 1.5}]])
+def test_losses_are_drawn_with_and_without_validation(scores, tmp_path):
+    history = [{"step": 1, "caption_loss": 0.5}, {"step": 2, "caption_loss": 0.3}, *scores]
+    draw_loss_curve(history, ["caption_loss"], tmp_path / "curve.png")
+    assert Image.open(tmp_path / "curve.png").size > (400, 300)
