@@ -45,7 +45,7 @@ setup(
         "deepspeed": ["deepspeed>=0.19"],  # the Makefile has what lets it install without a compiler
         "demo": ["gradio>=6.31", "matplotlib>=3.8"],
         "fense": ["aac-metrics==0.5.2"],  # later ones need msclap, and that Transformers below 5 and NumPy below 2
-        "report": ["matplotlib>=3.8", "scipy>=1.11", "tensorboard>=2.16"],
+        "report": ["filelock>=3.12", "matplotlib>=3.8", "scipy>=1.11", "tensorboard>=2.16"],
         "serve": ["fastapi>=0.115", "openai>=1.98", "pydantic>=2", "uvicorn>=0.30"],  # of Transformers' own server
         "quantization": ["bitsandbytes>=0.45"],
         "transport": ["pot>=0.9.5"],  # DALI's alignment by exact optimal transport
@@ -54,6 +54,7 @@ setup(
             "axe-playwright-python>=0.1.8",
             "bitsandbytes>=0.45",
             "fastapi>=0.115",
+            "filelock>=3.12",
             "gradio>=6.31",
             "matplotlib>=3.8",
             "openai>=1.98",

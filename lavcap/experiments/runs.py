@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from lavcap.documents import parse_yaml, read_json
@@ -75,7 +76,19 @@ def carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Itera
 
     Yields:
         Each run with what it gave, also of one that failed: then `failed` is why.
+
+    Raises:
+        ValueError: another command works in the folder.
     """
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(output / ".lock", timeout=0):
+            yield from _carry_out(runs, output, jobs, tiny)
+    except Timeout:
+        raise ValueError(f"{output}: another command works there; wait for it, or name another folder.") from None
+
+
+def _carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Iterator[tuple[Run, dict[str, Any]]]:
     done = known_results(output, runs, tiny)
     left = [run for run in runs if run.name not in done]
     for unfinished in (output / "worlds").glob(".*"):  # of a command that was killed

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from scipy import stats
 from stranger import run_inside
 
@@ -151,3 +152,9 @@ def test_the_command_reads_what_is_there_and_refuses_what_it_does_not_know(tmp_p
     done = run_inside("scripts/experiments.py", "--output", tmp_path, "--study", "seeds", "--only_tables")
     assert done.returncode == 0 and "| 42 | 4.125 |" in done.stdout
     assert (tmp_path / "tables.md").read_text() in done.stdout
+
+
+def test_two_commands_do_not_work_in_one_folder(tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another command"):
+        next(carry_out(runs_of([STUDIES["seeds"]]), tmp_path, 1, tiny=True))
+    assert not list(tmp_path.glob("free"))
