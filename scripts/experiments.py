@@ -7,10 +7,11 @@
 
 A study compares variants of a recipe on the same worlds with the same seeds, all of which are named in
 lavcap/experiments/studies.py. Each run makes its world, trains a model, captions the test clips and notes what it gave
-in run.json of its folder. What is there is not run again, unless its recipe has changed since: stopped, the command
-goes on where it was. All studies take some hundred runs of minutes each. Tables hold means over seeds with intervals
-(Student, 95 %), those over clips beside them, and tests of the pairs of one seed, corrected by Holm; runs that fail
-are named below them. One command works in a folder at a time. It needs the extra `report`.
+in results.json. What is there is not run again, unless its recipe has changed since: stopped, the command goes on
+where it was, and with a copy of results.json elsewhere. All studies take some hundred runs of minutes each. Tables
+hold means over seeds with intervals (Student, 95 %), those over clips beside them, and tests of the pairs of one seed,
+corrected by Holm; runs that fail are named below them. One command works in a folder at a time. It needs the extra
+`report`.
 """
 
 import sys

@@ -1,5 +1,7 @@
 """Runs of a study: the world is made, a model trained and evaluated, and what it gave noted; what is there is kept."""
 
+import hashlib
+import json
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,10 +20,12 @@ from lavcap.documents import parse_yaml, read_json
 from lavcap.endings import interrupts_left_to_this_process
 from lavcap.experiments import steps
 from lavcap.experiments.studies import Study, Variant
+from lavcap.files import replace_text
 
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULT, SETTINGS, LOG = "run.json", "recipe.yaml", "log.txt"
+RESULT, SETTINGS, LOG = "run.json", "recipe.yaml", "log.txt"  # in the folder of a run
+RECORD = "results.json"  # of all runs, a line each: with a copy of it they go on in another folder
 FOLDERS = ("data_dir", "tokenizer_name", "output_dir")  # of a recipe
 TINY = {  # to see that it works
     "max_steps": 2,
@@ -37,7 +41,7 @@ TINY_WORLD = {"train_clips": 16, "validation_clips": 4, "test_clips": 4, "videos
 
 @dataclass(frozen=True)
 class Run:
-    """One training: `folder` holds its model, and when it has ended `run.json`."""
+    """One training."""
 
     variant: Variant
     world: str
@@ -64,10 +68,11 @@ def runs_of(studies: Iterable[Study]) -> list[Run]:
 
 def known_results(output: Path, runs: Sequence[Run], tiny: bool = False) -> dict[str, dict[str, Any]]:
     """What runs that have ended gave, by name; those of a recipe that has changed since are no longer known."""
+    recorded = _read_record(output)
     return {
-        run.name: read_json(output / run.name / RESULT, "remove it, and run again")
+        run.name: recorded[run.name]["gave"]
         for run in runs
-        if (output / run.name / RESULT).exists() and _is_of(run, output / run.name / SETTINGS, tiny)
+        if run.name in recorded and recorded[run.name]["recipe"] == recipe_digest(run, tiny)
     }
 
 
@@ -99,7 +104,10 @@ def _carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Iter
         try:
             for future in as_completed(futures):
                 bar.update()
-                yield futures[future], future.result()
+                run, found = futures[future], future.result()
+                if "failed" not in found:
+                    record(run, found, output, tiny)
+                yield run, found
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             site.close()
@@ -113,6 +121,18 @@ def recipe_of(run: Run, data: Path, model: Path, tiny: bool = False) -> dict[str
     folders = dict(zip(FOLDERS, map(str, (data, data / "tokenizer", model)), strict=True))
     plain = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none", "cpu_threads": 1, "seed": run.seed}
     return recipe | dict(run.variant.options) | folders | plain | (TINY if tiny else {})
+
+
+def recipe_digest(run: Run, tiny: bool = False) -> str:
+    """What two runs of the same recipe share, wherever their folders are."""
+    return _digest(recipe_of(run, Path(), Path(), tiny))
+
+
+def record(run: Run, found: Mapping[str, Any], output: Path, tiny: bool = False):
+    """Note what a run gave beside what others did."""
+    noted = _read_record(output) | {run.name: {"recipe": recipe_digest(run, tiny), "gave": found}}
+    lines = [f"{json.dumps(name)}: {json.dumps(noted[name])}" for name in sorted(noted)]
+    replace_text(output / RECORD, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 # -------------------------------------------------------------------------------------------------------- internals
@@ -175,8 +195,17 @@ class _Site:
 def _is_of(run: Run, recipe: Path, tiny: bool) -> bool:
     """Whether a recipe is there and, but for its folders, is that of the run as it is now."""
     found = parse_yaml(recipe.read_text(encoding="utf-8")) if recipe.exists() else None
-    wanted = recipe_of(run, recipe, recipe, tiny)
-    return isinstance(found, dict) and found | dict.fromkeys(FOLDERS) == wanted | dict.fromkeys(FOLDERS)
+    return isinstance(found, dict) and _digest(found) == recipe_digest(run, tiny)
+
+
+def _digest(recipe: Mapping[str, Any]) -> str:
+    text = json.dumps({**recipe, **dict.fromkeys(FOLDERS)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read_record(output: Path) -> dict[str, Any]:
+    file = output / RECORD
+    return read_json(file, "repair or remove it: models that are there are measured again") if file.exists() else {}
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def measure_run(model: Path, data: Path) -> dict[str, Any]:
 
     Returns:
         `scores` and `intervals` over clips by modality and metric; `words`: shares of right words by modality and
-        novelty; `plan`: mass on the `own` and the `other` event, or nothing; `disturbed`: right words by disturbance,
-        as of [`lavcap.experiments.robustness.summarise`]; `train_seconds`, `parameters`.
+        novelty; `plan`: mass on the `own` and the `other` event, or nothing; `disturbed`: by disturbance `shares` of
+        right words, and `whose`, as of [`lavcap.experiments.robustness.summarise`]; `train_seconds`, `parameters`.
     """
     evaluation = Evaluation(str(model), data, device="cpu")
     scores = evaluation.score(Scoring(METRICS))
@@ -71,10 +71,15 @@ def measure_run(model: Path, data: Path) -> dict[str, Any]:
         "intervals": {modality: row["intervals"] for modality, row in rows.items()},
         "words": accuracy_table(scores.predictions, clips),
         "plan": event_mass(plans, clips)._asdict() if plans else None,
-        "disturbed": disturbed["rows"],
+        "disturbed": {name: _shares(row) for name, row in disturbed["rows"].items()},
         "train_seconds": trained["train_runtime"],
         "parameters": trained["parameters"],
     }
+
+
+def _shares(row: dict[str, Any]) -> dict[str, Any]:
+    whose = {side: {"shares": each["shares"]} for side, each in row.get("whose", {}).items()}
+    return {"shares": row["shares"], **({"whose": whose} if whose else {})}
 
 
 @contextmanager

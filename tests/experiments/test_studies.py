@@ -2,17 +2,16 @@
 
 import dataclasses
 import itertools
-import json
+import shutil
 
 import numpy as np
 import pytest
-import yaml
 from filelock import FileLock
 from scipy import stats
 from stranger import run_inside
 
 from conftest import ROOT
-from lavcap.experiments.runs import RESULT, SETTINGS, Run, carry_out, known_results, recipe_of, runs_of
+from lavcap.experiments.runs import RECORD, Run, carry_out, known_results, recipe_of, record, runs_of
 from lavcap.experiments.studies import RECIPE, STUDIES, Study, Variant
 from lavcap.experiments.tables import format_study, has_learnt, mean_interval, paired_tests
 from lavcap.models.families import config_class
@@ -67,9 +66,12 @@ def test_runs_are_carried_out_once_and_a_failure_is_named(tmp_path):
     assert not known_results(tmp_path, runs)  # a tiny run is of another recipe
     changed = dataclasses.replace(runs[0], variant=dataclasses.replace(RECIPE, options={"learning_rate": 0.5}))
     assert changed.name == runs[0].name and not known_results(tmp_path, [changed], tiny=True)
-    (tmp_path / runs[1].name / RESULT).unlink()  # only measured then
-    ((run, result),) = carry_out(runs[:2], tmp_path, 2, tiny=True)  # over the model that is there
-    assert run.variant.name == "again" and result == again
+    (tmp_path / RECORD).write_text("{}")  # nothing is known, but the models are there: they are only measured
+    measured = {run.name: result for run, result in carry_out(runs[:2], tmp_path, 2, tiny=True)}
+    assert measured == {runs[0].name: good, runs[1].name: again}
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / RECORD, tmp_path / "elsewhere")
+    assert not list(carry_out(runs[:2], tmp_path / "elsewhere", 2, tiny=True))
 
 
 def result(cider: float, words: float = 1.0, plan: dict | None = None) -> dict:
@@ -144,11 +146,7 @@ def test_a_seed_has_learnt_when_enough_words_are_right(words, learnt):
 def test_the_command_reads_what_is_there_and_refuses_what_it_does_not_know(tmp_path):
     done = run_inside("scripts/experiments.py", "--output", tmp_path, "--study", "seed")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "seeds" in done.stderr
-    file = tmp_path / Run(RECIPE, "free", 42).name / RESULT
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(result(4.125)))
-    run = Run(RECIPE, "free", 42)
-    file.with_name(SETTINGS).write_text(yaml.safe_dump(recipe_of(run, tmp_path / "data", tmp_path / "model")))
+    record(Run(RECIPE, "free", 42), result(4.125), tmp_path)
     done = run_inside("scripts/experiments.py", "--output", tmp_path, "--study", "seeds", "--only_tables")
     assert done.returncode == 0 and "| 42 | 4.125 |" in done.stdout
     assert (tmp_path / "tables.md").read_text() in done.stdout
