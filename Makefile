@@ -153,7 +153,7 @@ $(OLDEST)/installed: constraints-oldest.txt | install
 
 benchmark-gpu: install  ## measure on a GPU what has to do with one; random weights of a 7B
 	$(BIN)/python scripts/benchmark.py --device cuda --recipe configs/lavcap_llama2_7b.yaml --output benchmark_gpu.json \
-		--part transport filter_bank dali_transport captioning decoding throughput training
+		--part transport filter_bank dali_entropic decoding throughput training folder captioning
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,8 +2,8 @@
 """Kaldi's log-mel filter bank in windows of 25 ms every 10 ms, no dither, no energy.
 
 The recipe is that of `torchaudio.compliance.kaldi.fbank` with the settings of the released `dataset.py`. torchaudio
-computes it where it is installed and loads; the code here does elsewhere, batched and on any device, with equal
-results on the CPU.
+computes it where it is installed and loads; the code here does elsewhere, on a CPU a sound at a time and on other
+devices all at once, with equal results on the CPU.
 """
 
 import math
@@ -168,12 +168,11 @@ def _log_mel(waveforms: list[torch.Tensor], num_bands: int, sampling_rate: int, 
     window = torch.hann_window(length, periodic=False, device=device)
     fft_size = 1 << (length - 1).bit_length()
     filters = mel_filters(num_bands, fft_size, sampling_rate).to(device)
+    sounds = [waveform.unfold(0, length, hop) for waveform in waveforms]  # (frames, samples of the window) each
     if device.type == "cpu":
-        pieces = (each.unfold(0, length, hop).split(FRAMES_AT_A_TIME) for each in waveforms)
+        pieces = (sound.split(FRAMES_AT_A_TIME) for sound in sounds)
         return [torch.cat([_energies(frames, window, filters) for frames in each]) for each in pieces]
-    frames = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).unfold(1, length, hop)
-    counts = [1 + (waveform.shape[0] - length) // hop for waveform in waveforms]
-    return [each[:count] for each, count in zip(_energies(frames, window, filters), counts, strict=True)]
+    return list(_energies(torch.cat(sounds), window, filters).split([len(sound) for sound in sounds]))
 
 
 def _energies(frames: torch.Tensor, window: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:

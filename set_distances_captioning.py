@@ -94,7 +94,8 @@ def exact_transport(cost: torch.Tensor, audio_weights: torch.Tensor, image_weigh
     """
     problems = [tensor.detach().cpu() for tensor in (cost, audio_weights, image_weights)]
     # POT's solver lets go of Python's lock. A thread has one clip in float64, which takes four times the memory.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(cores) as pool:
         solved = list(pool.map(_solve, *problems))
     return _transport(cost, *(torch.stack(parts) for parts in zip(*solved, strict=True)))
 

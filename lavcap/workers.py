@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from lavcap.endings import interrupts_left_to_this_process
@@ -77,13 +79,30 @@ def work_through(
 
 
 def usable_cores() -> int:
-    """Cores of the machine that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores of the machine that this process may use; those that were launched together on it share them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def threads_of_each(jobs: int) -> int:
-    """Threads that each of some jobs done by threads of this process may start, so that no core idles."""
-    return max(1, usable_cores() // min(jobs, MOST_THREADS))
+def threads_of_each(jobs: int, processes: int = 0) -> int:
+    """Threads that each of some jobs done side by side may start, so that no core idles.
+
+    Args:
+        processes: that do them; 0: threads of this one.
+    """
+    return max(1, usable_cores() // min(jobs, processes or MOST_THREADS))
+
+
+def most_resident() -> float:
+    """The most memory that this process has held, in MiB."""
+    with suppress(OSError):  # Linux, where a new program does not begin with the peak of what started it
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    import resource  # Unix alone has it
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024  # bytes, or KiB
 
 
 def end_with_parent():

@@ -5,12 +5,13 @@
     python scripts/benchmark.py --part transport filter_bank --output results.json
     python scripts/benchmark.py --part training --recipe configs/lavcap_llama2_7b.yaml --batch_sizes 4 16 32
 
-Prints a Markdown table, and writes a JSON list of rows with --output: median and spread (distance of the quartiles) of
-at least 20 runs after some to warm up, fewer of what takes seconds, in milliseconds; `ratio` is how many times as fast
-as the baseline, which is run in turn with the part; `limit` is what the operations or the bytes of the part would take
-at the rates of a large matrix product and of a large copy on this machine, `limit_ratio` the share of it that is
-reached. Growth is also drawn, in FILE_growth.svg beside the rows. Weights are random, and films are generated: nothing
-is downloaded. docs/performance.md reads the results.
+Prints a Markdown table, and writes a JSON list of rows with --output: median and spread (distance of the quartiles) in
+milliseconds, of 20 runs after some to warm up, of five where they take more than 2 s, of one above 20 s; `ratio` is
+how many times as fast as the baseline, which is run in turn with the part, but for what has processes of its own
+(training, data_set, long_film, scaling); `limit` is what the operations or the bytes of the part would take at the
+rates of a large matrix product and of a large copy on this machine, or what a piece of it takes without which it
+cannot be done, and `limit_ratio` the share of it that is reached. Growth is also drawn, in FILE_growth.svg beside the
+rows. Weights are random, and films are generated: nothing is downloaded. docs/performance.md reads the results.
 """
 
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from lavcap.arguments import Parser, positive
 from lavcap.endings import errors_in_one_line, printable
+from lavcap.files import check_writable, replace_text
 
 
 # By name the module of lavcap.benchmarks that measures a part; the last ones take minutes.
@@ -31,6 +33,7 @@ PARTS = {
     "start_up": "captioning",
     "avcap_search": "captioning",
     "dali_transport": "transport",
+    "dali_entropic": "transport",
     "folder": "captioning",
     "long_film": "captioning",
     "data_set": "data_set",
@@ -49,8 +52,10 @@ def main() -> int:
     with errors_in_one_line():
         if args.output and args.output.is_dir():
             raise ValueError(f"--output {args.output}: is a folder, expected a file.")
+        if args.output:
+            check_writable(args.output.parent, "--output")
+            args.output.parent.mkdir(parents=True, exist_ok=True)
         from lavcap.benchmarks.run import measure
-        from lavcap.files import replace_text
 
         rows = []
         options = {"recipe": args.recipe, "batch_sizes": args.batch_sizes}

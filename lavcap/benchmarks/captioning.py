@@ -4,6 +4,7 @@ import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 
 from lavcap.benchmarks.commands import run_command, run_python
 from lavcap.benchmarks.films import write_film, write_films
-from lavcap.benchmarks.measure import Bench, Row, most_memory
-from lavcap.benchmarks.models import random_clips, random_model
+from lavcap.benchmarks.measure import Bench, Cost, Row, most_memory
+from lavcap.benchmarks.models import random_clips, random_model, writing_cost
 from lavcap.captioning.captions import write_captions
 from lavcap.captioning.loading import Loaded, Options, WindowLoader
 from lavcap.captioning.media_list import list_media
 from lavcap.captioning.outputs import Printed
-from lavcap.captioning.run import Captioning
+from lavcap.captioning.run import WINDOW_TIMEOUT, Captioning, lost
+from lavcap.workers import MOST_THREADS, threads_of_each, usable_cores, work_through
 from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
 
@@ -41,6 +43,7 @@ def measure_captioning(bench: Bench) -> Iterator[Row]:
                 lambda: _written(model, processor, clips, options),  # noqa: B023 (called at once)
                 "one by one",
                 lambda: [_written(model, processor, [clip], options) for clip in clips],  # noqa: B023
+                writing_cost(model, NEW_TOKENS, batch * beams),
                 per_second={"captions": batch},
                 tokens=NEW_TOKENS,
             )
@@ -52,52 +55,72 @@ def measure_avcap_search(bench: Bench) -> Iterator[Row]:
     model, processor = random_model(bench.device, bench.dtype, "avcap")
     inputs = processor.batch(random_clips(model, processor, 1)).to(bench.device)
     search = {name: value for name, value in model.decoding.items() if name != "max_length"}
-    for tokens in (5,) if bench.tiny else (20, 100):
+    for tokens in (5,) if bench.tiny else (20, 100, 400, 900):
         options = inputs | search | {"max_new_tokens": tokens, "min_new_tokens": tokens}
-        same = torch.equal(model.generate(**options), model.generate(**options, use_cache=False))
-        yield bench.compare(
+        written: dict[bool, torch.Tensor] = {}
+
+        def write(cache: bool):
+            written[cache] = model.generate(**options, use_cache=cache)  # noqa: B023 (called at once)
+
+        row = bench.compare(
             "avcap_search",
             f"{tokens} tokens, {search['num_beams']} beams",
-            lambda: model.generate(**options),  # noqa: B023 (called at once)
+            partial(write, True),
             "without a cache",
-            lambda: model.generate(**options, use_cache=False),  # noqa: B023
+            partial(write, False),
+            writing_cost(model, tokens, search["num_beams"]),
             per_second={"tokens": tokens},
-            same_caption=same,
         )
+        row.facts["same_caption"] = torch.equal(written[True], written[False])
+        yield row
 
 
 def measure_folder(bench: Bench) -> Iterator[Row]:
-    """Captions of a folder of films of 10 s by a model that is there: what it takes to decode them, and then the
-    model to write, is the baseline."""
+    """Captions of a folder of films of 10 s by a model that is there: what it takes to decode them one by one, and
+    then the model to write, is the baseline; what takes longer of both, decoding side by side and writing, the
+    limit."""
     with tempfile.TemporaryDirectory() as name:
         films = 2 if bench.tiny else 32
         model, processor = random_model(bench.device, bench.dtype)
         model.generation_config.update(num_beams=1, max_new_tokens=NEW_TOKENS)
         media = list_media([str(write_films(Path(name) / "films", films, 1 if bench.tiny else 10))])
-        load = WindowLoader(processor, Options())
+        jobs = [(str(medium), (medium.source, 0, 0.0)) for medium in media]
 
         def decoded() -> list[Loaded]:
-            return [window for medium in media for window in load((medium.source, 0, 0.0)) if window is not None]
+            load = WindowLoader(processor, Options())
+            return [window for _, job in jobs for window in load(job) if window is not None]
 
-        def alternating():
-            windows = [window.tensors for window in decoded()]
+        def decoded_side_by_side():
+            load = WindowLoader(processor, Options(), threads_of_each(len(jobs)))
+            return list(work_through(load, jobs, 0, WINDOW_TIMEOUT, lost))
+
+        def write(windows: Sequence[Loaded]):
             for start in range(0, films, BATCH):
-                write_captions(model, processor, windows[start : start + BATCH])
+                batch = [window.tensors for window in windows[start : start + BATCH]]
+                write_captions(model, processor, batch)
 
         def together(workers: int):
             with redirect_stdout(io.StringIO()):
                 Captioning(model, processor, Printed("txt", True), Options(), BATCH, workers).run(media, print)
 
-        for workers in (0, 1, 2):
+        windows = decoded()
+        pieces = {"decoding": decoded_side_by_side, "the model": lambda: write(windows)}
+        rows = {
+            piece: bench.compare("folder", f"{films} films, {piece} alone", run, per_second={"films": films})
+            for piece, run in pieces.items()
+        }
+        yield from rows.values()
+        slower = max(rows, key=lambda piece: rows[piece].median_ms)
+        for workers in (0,) if bench.tiny else sorted({0, 1, 2, min(usable_cores(), MOST_THREADS)}):
             yield bench.compare(
                 "folder",
                 f"{films} films, {workers} worker{'s' * (workers != 1)}",
                 lambda: together(workers),  # noqa: B023 (called at once)
-                "decoding, then the model",
-                alternating,
+                "decoding one by one, then the model",
+                lambda: write(decoded()),
+                (slower, pieces[slower]),
                 per_second={"films": films},
             )
-        yield bench.compare("folder", f"decoding {films} films alone", decoded, per_second={"films": films})
 
 
 def measure_long_film(bench: Bench) -> Iterator[Row]:
@@ -107,7 +130,7 @@ def measure_long_film(bench: Bench) -> Iterator[Row]:
         model, found = save_model(folder / "model", bench), {}
         for minutes in (0.1, 0.2) if bench.tiny else MINUTES:
             write_film(folder / "long.mp4", 60 * minutes, size=SMALL, frame_rate=LONG_RATE)
-            found[minutes] = _caption(folder / "long.mp4", model, folder)
+            found[minutes] = _caption(folder / "long.mp4", model, folder, "--device", bench.device)
         (short, first), (long, last) = found.items()
         yield Row(
             "long_film",
@@ -131,10 +154,11 @@ def measure_start_up(bench: Bench) -> Iterator[Row]:
         folder = Path(name)
         model = save_model(folder / "model", bench)
         write_film(folder / "film.mp4", 1)
+        place = "--device", bench.device
         commands = {
             "--help": ["--help"],
             "caption --help": ["caption", "--help"],
-            "a caption": ["caption", folder / "film.mp4", "--model", model, "--max_new_tokens", "1"],
+            "a caption": ["caption", folder / "film.mp4", "--model", model, "--max_new_tokens", "1", *place],
         }
         for case, words in commands.items():
             yield bench.compare(
@@ -163,7 +187,8 @@ def measure_loading(bench: Bench) -> Iterator[Row]:
             return _touched(torch.load(folder / "weights.pt", weights_only=True))
 
         memory = {"MiB": most_memory(ours), "MiB of the baseline": most_memory(theirs)}
-        yield bench.compare("loading", f"{weights:.0f} MiB", ours, "torch.load", theirs, **memory)
+        read = Cost(bytes=weights * 2**20)
+        yield bench.compare("loading", f"{weights:.0f} MiB", ours, "torch.load", theirs, read, **memory)
 
 
 def save_model(folder: Path, bench: Bench) -> Path:

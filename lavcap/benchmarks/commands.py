@@ -10,12 +10,12 @@ from typing import Any
 
 # What a process says of itself: seconds from its beginning to its end, and the largest memory that it held.
 PROBE = """
-import json, resource, sys, time
+import json, sys, time
 start = time.perf_counter()
 from lavcap.commands import main
+from lavcap.workers import most_resident
 status = main(sys.argv[1:])
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": time.perf_counter() - start, "MiB": memory}), file=sys.stderr)
+print(json.dumps({"seconds": time.perf_counter() - start, "MiB": most_resident()}), file=sys.stderr)
 sys.exit(status)
 """
 

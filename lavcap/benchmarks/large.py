@@ -1,13 +1,12 @@
 """Captions of a model at the sizes of a recipe, such as a 7B, with random weights that are drawn on the device."""
 
-import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from lavcap.benchmarks.measure import Bench, Cost, Row
-from lavcap.benchmarks.models import batch_of, model_of
+from lavcap.benchmarks.measure import Bench, Row
+from lavcap.benchmarks.models import batch_of, model_of, writing_cost
 from lavcap.training.meter import peak_memory
 from modeling_captioning import CaptioningModel
 
@@ -31,7 +30,7 @@ def measure_decoding(bench: Bench, recipe: dict[str, Any]) -> Iterator[Row]:
         _generation(model, batch, tokens, cache_implementation="static"),
         "cache that grows",
         _generation(model, batch, tokens),
-        Cost(bytes=tokens * weights),
+        writing_cost(model, tokens),
         per_second={"tokens": tokens},
         weights_GB=round(weights / 1e9, 2),
     )
@@ -43,8 +42,15 @@ def measure_throughput(bench: Bench, recipe: dict[str, Any]) -> Iterator[Row]:
     tokens = FEW_TOKENS if bench.tiny else NEW_TOKENS
     for size in (1, 2) if bench.tiny else BATCHES:
         batch, case = batch_of(model, size, str(bench.device)), f"batch {size}, {tokens} tokens"
+        bench.forget()
         try:
-            row = bench.compare("throughput", case, _generation(model, batch, tokens), per_second={"captions": size})
+            row = bench.compare(
+                "throughput",
+                case,
+                _generation(model, batch, tokens),
+                limit=writing_cost(model, tokens, size),
+                per_second={"captions": size},
+            )
         except torch.OutOfMemoryError:
             yield Row("throughput", case, None, None, facts={"does not fit": True})
         else:
@@ -52,7 +58,6 @@ def measure_throughput(bench: Bench, recipe: dict[str, Any]) -> Iterator[Row]:
             if size in PUBLISHED and not bench.tiny and bench.device.type == "cuda":
                 row.facts["captions per second of MiDashengLM-7B"] = PUBLISHED[size]
             yield row
-        gc.collect()
 
 
 def _generation(

@@ -3,12 +3,15 @@
 import ctypes
 import gc
 import os
+import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,15 @@ import pyarrow as pa
 import torch
 
 from lavcap.models.loading import device_name
+from lavcap.workers import usable_cores
 
 
 REPEATS, TINY_REPEATS = 20, 3
 WARM_UP = 3  # runs that do not count
-LONG_SECONDS, LONG_REPEATS = 2.0, 5  # what takes longer, in seconds, is repeated less
+# What takes longer than so many seconds is repeated so often, and from the first of them on not run again.
+ONCE, LONG = 100.0, ((20.0, 1), (2.0, 5))
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARIES = ("torch", "transformers", "numpy", "av")
 MATRIX, TINY_MATRIX = 2048, 256  # rows of the matrices by which the rate of operations is measured
 PROCESS = Path("/proc/self")  # of Linux; elsewhere memory is not told
 MEBIBYTE = 1024  # of the kibibytes there
@@ -36,10 +43,12 @@ class Cost:
     Args:
         operations: multiplications and additions.
         bytes: that are read and written.
+        dtype: in which it is computed; default: that which is measured.
     """
 
     operations: float = 0.0
     bytes: float = 0.0
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Row:
         baseline, baseline_ms: what it is compared with, and the median of that, run by run in turn.
         ratio: `baseline_ms / median_ms`.
         limit: what bounds it, and by how much: `"bytes: 1.2 ms"`.
-        limit_ratio: share of the limit that is reached, 1 at most.
+        limit_ratio: what that takes, as a share of `median_ms`.
         facts: what else is known, such as clips per second or MiB.
     """
 
@@ -86,6 +95,7 @@ class Bench:
 
     def __init__(self, device: str = "cpu", dtype: torch.dtype = torch.float32, tiny: bool = False):
         self.device, self.dtype, self.tiny = torch.device(device), dtype, tiny
+        self._rates: dict[torch.dtype, float] = {}
 
     def compare(
         self,
@@ -94,7 +104,7 @@ class Bench:
         run: Callable[[], Any],
         baseline: str | None = None,
         baseline_run: Callable[[], Any] | None = None,
-        cost: Cost | None = None,
+        limit: Cost | tuple[str, Callable[[], Any]] | None = None,
         **facts: Any,
     ) -> Row:
         """Measure a part and its baseline, one after the other in turn, so that both see the same machine.
@@ -102,14 +112,21 @@ class Bench:
         Args:
             run, baseline_run: what is timed; what they return is dropped.
             baseline: name of the other.
-            cost: of the part, from which its limit follows.
+            limit: what the part costs at least; or a piece of it without which it cannot be done, which is run in
+                turn, too, and its name.
             facts: for the row; numbers of things that a run makes under `per_second` become rates.
         """
-        runs = [run] if baseline_run is None else [run, baseline_run]
-        times = self._times(runs)
+        floor = limit if isinstance(limit, tuple) else None
+        times = self._times([each for each in (run, baseline_run, floor and floor[1]) if each is not None])
         median = statistics.median(times[0])
         base = statistics.median(times[1]) if baseline_run else None
-        limit, limit_ratio = self.limit(cost, median) if cost else (None, None)
+        bound, limit_ratio = None, None
+        if floor:
+            least = statistics.median(times[-1])
+            bound, limit_ratio = f"{floor[0]}: {1000 * least:.3g} ms", least / median
+        elif isinstance(limit, Cost):
+            bound, limit_ratio = self.limit(limit, median)
+            facts |= {} if limit.dtype in (None, self.dtype) else {"dtype": _name(limit.dtype)}
         made = facts.pop("per_second", {})
         facts |= {f"{name} per second": round(number / median, 2) for name, number in made.items()}
         return Row(
@@ -120,18 +137,20 @@ class Bench:
             baseline,
             base and 1000 * base,
             base and base / median,
-            limit,
+            bound,
             limit_ratio,
             facts | {"repeats": len(times[0])},
         )
 
-    @cached_property
-    def operations_per_second(self) -> float:
+    def operations_per_second(self, dtype: torch.dtype | None = None) -> float:
         """Multiplications and additions of a large matrix product."""
-        rows = TINY_MATRIX if self.tiny else MATRIX
-        matrix = torch.randn(rows, rows, device=self.device, dtype=self.dtype)
-        (times,) = self._times([lambda: matrix @ matrix])
-        return 2 * rows**3 / min(times)
+        dtype = dtype or self.dtype
+        if dtype not in self._rates:
+            rows = TINY_MATRIX if self.tiny else MATRIX
+            matrix = torch.randn(rows, rows, device=self.device, dtype=dtype)
+            (times,) = self._times([lambda: matrix @ matrix])
+            self._rates[dtype] = 2 * rows**3 / min(times)
+        return self._rates[dtype]
 
     @cached_property
     def bytes_per_second(self) -> float:
@@ -145,7 +164,7 @@ class Bench:
     def limit(self, cost: Cost, seconds: float) -> tuple[str, float]:
         """What bounds something of this cost, and the share of that limit which it reaches in its time."""
         limits = {
-            "operations": cost.operations / self.operations_per_second,
+            "operations": cost.operations / self.operations_per_second(cost.dtype),
             "bytes": cost.bytes / self.bytes_per_second,
         }
         name = max(limits, key=limits.get)
@@ -153,27 +172,42 @@ class Bench:
 
     def machine(self) -> dict[str, Any]:
         """What the numbers are of."""
-        import transformers
-
         return {
             "device": device_name(str(self.device)),
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "processor": _processor(),
+            "cores": usable_cores(),
             "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "dtype": _name(self.dtype),
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+            "commit": _commit(),
+            "date": time.strftime("%Y-%m-%d"),
             "tiny": self.tiny,
         }
+
+    def forget(self):
+        """Give back the memory that is no longer used, and seek the peak of the device anew."""
+        gc.collect()
+        module = torch.get_device_module(self.device)
+        for name in ("empty_cache", "reset_peak_memory_stats"):
+            if hasattr(module, name):
+                getattr(module, name)()
 
     # ------------------------------------------------------------------------------------------------- internals
 
     def _times(self, runs: list[Callable[[], Any]]) -> list[list[float]]:
-        """Seconds of each run, in turn, after some that do not count."""
-        first = [self._time(run) for run in runs]
-        is_long = sum(first) > LONG_SECONDS
-        if self.tiny and is_long:
-            return [[seconds] for seconds in first]
-        repeats = TINY_REPEATS if self.tiny else LONG_REPEATS if is_long else REPEATS
-        for _ in range(0 if self.tiny or is_long else WARM_UP):
+        """Seconds of each run, in turn, after some that do not count: of the first ones, which may import or compile.
+
+        What takes long has one of them, or none.
+        """
+        once = [self._time(run) for run in runs]
+        if not self.tiny and sum(once) <= ONCE:
+            once = [self._time(run) for run in runs]
+        seconds = sum(once)
+        repeats = TINY_REPEATS if self.tiny else next((number for limit, number in LONG if seconds > limit), REPEATS)
+        if repeats == 1 or (self.tiny and seconds > LONG[-1][0]):
+            return [[seconds] for seconds in once]
+        for _ in range(WARM_UP - 2 if repeats == REPEATS else 0):
             for run in runs:
                 run()
         times: list[list[float]] = [[] for _ in runs]
@@ -194,6 +228,27 @@ class Bench:
             torch.accelerator.synchronize()
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _processor() -> str:
+    """Its name, where the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _commit() -> str | None:
+    """Of a clone; nothing where there is none."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return None
+
+
 def busy_seconds() -> float:
     """Seconds that the cores of this machine have worked, for whomever."""
     return sum(psutil.cpu_times()[:3])
@@ -205,7 +260,7 @@ def cores_left(seconds: float, busy: float, own: float) -> float:
     Args:
         seconds: that it took, `busy` of the cores meanwhile, and `own` of them for itself.
     """
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    cores = os.cpu_count() or 1
     return max(cores - (busy - own) / seconds, own / seconds)
 
 

@@ -1,5 +1,6 @@
 """Sounds and films on their way to a model: the filter bank, and decoding."""
 
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from feature_extraction_captioning import log_mel
 from lavcap.benchmarks.films import write_film
-from lavcap.benchmarks.measure import Bench, Row
+from lavcap.benchmarks.measure import Bench, Cost, Row
 from media_captioning import even_indices, read_clip
 
 
@@ -32,6 +33,7 @@ def measure_filter_bank(bench: Bench) -> Iterator[Row]:
             lambda: log_mel(waveforms, BANDS, RATE),  # noqa: B023 (called at once)
             "ASTFeatureExtractor",
             lambda: theirs(arrays, sampling_rate=RATE, return_tensors="pt"),  # noqa: B023
+            _filter_cost(batch),
             per_second={"sounds": batch},
         )
 
@@ -48,8 +50,24 @@ def measure_media(bench: Bench) -> Iterator[Row]:
                 lambda: read_clip(path, RATE, FRAMES, SECONDS),  # noqa: B023 (called at once)
                 "decode all to RGB, take 20",
                 lambda: _decode_all(path),  # noqa: B023
+                ("FFmpeg's decoders", lambda: _decode_only(path)),  # noqa: B023
                 per_second={"seconds of film": SECONDS},
             )
+
+
+def _filter_cost(sounds: int) -> Cost:
+    """A Fourier transform of real numbers and a product with the bands for each frame; samples in, bands out."""
+    frames, size = SECONDS * 100, 2 ** math.ceil(math.log2(RATE / 40))
+    operations = frames * (2.5 * size * math.log2(size) + size * BANDS)
+    return Cost(sounds * operations, 4 * sounds * (SECONDS * RATE + frames * BANDS), torch.float32)
+
+
+def _decode_only(path: Path):
+    """Every frame of picture and sound, as it comes out of the decoder."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for _ in container.decode(video=0, audio=0):
+            pass
 
 
 def _decode_all(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lavcap.benchmarks.measure import Cost
 from lavcap.models.families import DEFAULT_FAMILY, config_class, model_class, processor_class
 from lavcap.toy.dataset import train_tokenizer
 from modeling_captioning import CaptioningModel
@@ -115,3 +116,10 @@ def batch_of(
     if caption_words is not None:
         texts["captions"] = " ".join(["word"] * caption_words)
     return {name: tensor.to(device) for name, tensor in processor.batch(clips, **texts).items()}
+
+
+def writing_cost(model: CaptioningModel, tokens: int, rows: int = 1) -> Cost:
+    """What it costs at least to write tokens: each reads all weights of the language model, for all rows at once."""
+    weights = list(model.language_model.parameters())
+    number, size = (sum(map(count, weights)) for count in (torch.Tensor.numel, lambda weight: weight.nbytes))
+    return Cost(operations=2 * number * tokens * rows, bytes=tokens * size)

@@ -1,6 +1,5 @@
 """Parts one after the other, each measured by the function that bears its name."""
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -39,4 +38,4 @@ def measure(
         taken = {option: options[option] for option in OF_A_RECIPE.get(name, ())}
         for row in function(bench, **taken):
             yield row, machine
-        gc.collect()
+        bench.forget()

@@ -17,6 +17,7 @@ from lavcap.endings import interrupts_left_to_this_process
 
 CAPTION_WORDS = 19  # each a token; a caption ends in one more
 WARM_UP_STEPS, STEPS = 2, 20
+LONG_SECONDS, LONG_STEPS = 10.0, 5  # after so many seconds so many steps are enough
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Steps:
     Args:
         times: seconds of each; `None`: they do not fit.
         memory: peak in GiB.
-        trained: number of trained parameters.
+        trained: number of trained parameters; 0 where not even the model fits.
         operations: multiplications and additions of a step.
     """
 
@@ -76,18 +77,20 @@ def measure_steps(recipe: dict[str, Any], batch_size: int, way: Way, steps: int,
     from lavcap.models.lora import num_trained
     from lavcap.training.meter import peak_memory
 
-    model, batch = random_training(recipe, batch_size, device, way.all_logits)
-    if way.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    trained = 0
     options = {"half_precision": bool(recipe.get("bf16")), "fused": not way.all_logits}
     try:
+        model, batch = random_training(recipe, batch_size, device, way.all_logits)
+        trained = num_trained(model)
+        if way.checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         times = run_steps(model, batch, WARM_UP_STEPS + steps, **options)[WARM_UP_STEPS:]
         memory = peak_memory(torch.device(device))
         with FlopCounterMode(display=False) as counter:
             run_steps(model, batch, 1, **options)
     except torch.OutOfMemoryError:
-        return Steps(None, 0.0, num_trained(model), 0.0)
-    return Steps(times, memory, num_trained(model), counter.get_total_flops())
+        return Steps(None, 0.0, trained, 0.0)
+    return Steps(times, memory, trained, counter.get_total_flops())
 
 
 def random_training(
@@ -107,7 +110,7 @@ def random_training(
 def run_steps(
     model: torch.nn.Module, batch: dict[str, Any], steps: int, half_precision: bool = False, fused: bool = True
 ) -> list[float]:
-    """Seconds of each step of a new AdamW, all on the same batch.
+    """Seconds of each step of a new AdamW, all on the same batch; long ones are fewer.
 
     Raises:
         torch.OutOfMemoryError: a step does not fit.
@@ -125,6 +128,8 @@ def run_steps(
         if device != "cpu":
             torch.accelerator.synchronize()
         times.append(time.perf_counter() - start)
+        if sum(times) > LONG_SECONDS and len(times) >= WARM_UP_STEPS + LONG_STEPS:
+            break
     return times
 
 

@@ -109,13 +109,13 @@ class Captioning:
         """
         begun, self._report = time.monotonic(), report
         jobs = list(self._jobs(media))
-        decoder_threads = threads_of_each(len(jobs)) if len(jobs) > 1 and not self.num_workers else 0
+        decoder_threads = threads_of_each(len(jobs), self.num_workers) if len(jobs) > 1 else 0
         work = WindowLoader(self.processor, self.options, decoder_threads)
         shown = {"desc": "Captioning", "bar_format": BAR, "disable": None if self.show is None else not self.show}
         with tqdm(**shown) as bar, _Writer(self.model) as self._writer:
             self._bar = _Bar(bar, len(jobs))
             try:
-                for clip, loaded in work_through(work, jobs, self.num_workers, WINDOW_TIMEOUT, _lost):
+                for clip, loaded in work_through(work, jobs, self.num_workers, WINDOW_TIMEOUT, lost):
                     self._take(clip, loaded)
                     if self._writing and self._writing[1].done():
                         self._add_written()
@@ -265,6 +265,6 @@ def _use_device(device: torch.device):
         torch.accelerator.set_device_index(device.index)
 
 
-def _lost(job: tuple[Any, int, float], reason: str) -> Loaded:
+def lost(job: tuple[Any, int, float], reason: str) -> Loaded:
     source, *_ = job
     return failed(f"{source}: {reason}; convert it, to mp4 or wav say.")

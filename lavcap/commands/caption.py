@@ -31,6 +31,7 @@ from lavcap.arguments import Parser, add_model_options, not_negative, positive
 from lavcap.captioning.records import FORMATS, TABLES
 from lavcap.endings import errors_in_one_line, printable
 from lavcap.files import check_writable
+from lavcap.workers import MOST_THREADS, usable_cores
 
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 
 MOST_CAPTIONS = 64
+MANY_CLIPS = 100  # of which each process that decodes has enough to be worth its start
 OF_CLIPS = (  # options that mean nothing where a data set is captioned
     *("output_dir", "beside", "output_format", "json", "skip_existing", "overwrite", "retry_errors"),
     *("range", "overlap", "min_window", "scene_cut", "silence_db", "num_captions", "num_workers"),
@@ -119,7 +121,8 @@ def parser() -> Parser:
     captions.add_argument(
         "--num_workers",
         type=not_negative,
-        help="processes that decode ahead of the model; default: 0 on a CPU, 2 with an accelerator",
+        help="processes that decode ahead of the model, 0: threads of this one; default: 0, and with an accelerator "
+        f"for {MANY_CLIPS} clips or more a process for each core, up to {MOST_THREADS}",
     )
     data = parser.add_argument_group("in place of clips")
     data.add_argument("--as_dataset", help="folder of the data set that is written")
@@ -281,7 +284,8 @@ def _caption(
         output = Files(places, formats, args.output_dir, settings, processes.index, args.retry_errors)
     workers = args.num_workers
     if workers is None:
-        workers = 0 if model.device.type == "cpu" else min(2, len(media))
+        few = model.device.type == "cpu" or len(media) < MANY_CLIPS
+        workers = 0 if few else min(usable_cores(), MOST_THREADS)
     show = None if places is None else processes.is_main
     write = (args.instruction, args.num_captions, decoding)
     work = Captioning(model, processor, output, options, args.batch_size, workers, *write, show)

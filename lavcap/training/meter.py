@@ -3,7 +3,6 @@
 Everything is summed up on the device and over all processes, and read once per optimiser step.
 """
 
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from lavcap.data.collation import BROKEN, CLIP_IDS
 from lavcap.training.arguments import MonitoringArguments
 from lavcap.training.broken_clips import BrokenClips, TrainingStopped
 from lavcap.training.losses import split_loss
+from lavcap.workers import most_resident
 
 
 logger = logging.get_logger(__name__)
@@ -224,10 +224,7 @@ def peak_memory(device: torch.device) -> float:
     module = torch.get_device_module(device)
     if hasattr(module, "max_memory_allocated"):
         return module.max_memory_allocated(device) / GIBIBYTE
-    import resource  # Unix alone has it
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / GIBIBYTE if sys.platform == "darwin" else peak * 1024 / GIBIBYTE  # bytes, or KiB
+    return most_resident() / 1024
 
 
 # ------------------------------------------------------------------------------------------------------- the console

@@ -1,6 +1,8 @@
 """Clips that are decoded side by side by threads: what comes of them, in which order, and what is left at the end."""
 
 import io
+import subprocess
+import sys
 import threading
 from collections import Counter
 from contextlib import redirect_stdout
@@ -32,6 +34,22 @@ def cores(monkeypatch):
 def test_few_films_share_the_cores_out(monkeypatch, cores, jobs, threads):
     monkeypatch.setattr(workers, "usable_cores", lambda: cores)
     assert workers.threads_of_each(jobs) == threads
+    assert workers.threads_of_each(jobs, processes=4) == max(1, cores // min(jobs, 4))
+
+
+def test_processes_that_were_launched_together_share_the_cores(monkeypatch):
+    monkeypatch.undo()
+    alone = workers.usable_cores()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert workers.usable_cores() == max(1, alone // 2)
+
+
+def test_the_peak_of_memory_is_that_of_the_process_and_not_of_its_parent():
+    probe = "from lavcap.workers import most_resident; print(most_resident())"
+    held = [bytearray(300 << 20)]  # written to, and so resident
+    held[0][:: 1 << 12] = b"1" * len(held[0][:: 1 << 12])
+    assert workers.most_resident() > 300
+    assert 5 < float(subprocess.check_output([sys.executable, "-c", probe])) < 200
 
 
 def answers(work, jobs):

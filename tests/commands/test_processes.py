@@ -121,11 +121,11 @@ def test_what_a_recipe_costs_is_measured_without_its_weights(tmp_path):
 @pytest.mark.parametrize(
     "parts",
     [
-        ["transport", "dali_transport", "filter_bank", "media", "loading"],
-        pytest.param(["captioning", "avcap_search", "start_up"], marks=pytest.mark.slow),
-        pytest.param(["folder", "long_film"], marks=pytest.mark.slow),
+        ["transport", "dali_transport", "dali_entropic", "filter_bank", "media", "loading"],
+        ["captioning", "avcap_search", "folder", "decoding", "throughput"],
+        pytest.param(["start_up", "long_film"], marks=pytest.mark.slow),
         pytest.param(["data_set", "growth"], marks=pytest.mark.slow),
-        pytest.param(["training", "decoding", "throughput"], marks=pytest.mark.slow),
+        pytest.param(["training"], marks=pytest.mark.slow),
         pytest.param(["scaling"], marks=pytest.mark.slow),
     ],
 )

@@ -212,7 +212,15 @@ def test_frames_beyond_a_sound_hold_the_padding_value_and_those_beyond_the_windo
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
 def test_the_filter_bank_is_made_on_the_device_that_is_asked_for():
     device = torch.accelerator.current_accelerator()
-    samples = np.random.default_rng(0).normal(size=16000).astype(np.float32) / 10
+    samples = [np.random.default_rng(0).normal(size=size).astype(np.float32) / 10 for size in (16000, 300, 5000)]
     found = LavcapFeatureExtractor()(samples, device=device)["input_features"]
     assert found.device.type == device.type
     torch.testing.assert_close(found.cpu(), LavcapFeatureExtractor()(samples)["input_features"], atol=1e-3, rtol=0)
+
+
+def test_sounds_that_are_filtered_together_keep_their_frames():
+    sizes = (16000, 300, 5000)
+    together, apart = (
+        log_mel([torch.zeros(size, device=device) for size in sizes], 64, 16000) for device in ("meta", "cpu")
+    )
+    assert [rows.shape for rows in together] == [rows.shape for rows in apart]

@@ -50,6 +50,16 @@ def test_plan_is_the_same_by_scaling_and_in_the_log_domain(spread, error, shape)
     torch.testing.assert_close(found, expected.float(), atol=error, rtol=0)
 
 
+def test_gradients_are_the_same_by_scaling_and_in_the_log_domain():
+    weights, gradients = torch.randn(2, 20, 64, dtype=torch.float64), []
+    even = [torch.full((2, size), -math.log(size), dtype=torch.float64) for size in (20, 64)]
+    for marginals in ([], even):
+        similarity = torch.rand(2, 20, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        (log_sinkhorn(similarity.requires_grad_(), 0.1, 50, *marginals).exp() * weights).sum().backward()
+        gradients.append(similarity.grad)
+    torch.testing.assert_close(*gradients)
+
+
 def test_gradient_through_the_plan_is_that_of_finite_differences():
     similarity = torch.randn(2, 3, 4, dtype=torch.float64).tanh().requires_grad_()
     assert torch.autograd.gradcheck(lambda given: log_sinkhorn(given, 0.3, 5), (similarity,))

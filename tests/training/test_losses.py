@@ -154,3 +154,17 @@ def test_labels_of_rows_that_have_some_are_theirs():
 def test_a_line_of_the_console_names_the_terms_of_any_model():
     logs = {"loss": 3.0, "level_loss": 3.0, "relative_spread": 0.5, "loudness": 4.0, "grad_norm": 1.0}
     assert progress_line(logs, 2) == "step 2, epoch 0.00: loss 3.0000, level 3.0000, spread 50.0%, gradient 1"
+
+
+def test_the_fused_adamw_takes_the_steps_of_the_plain_one():
+    weights = []
+    for options in ({"fused": True}, {"foreach": False}):
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizer = torch.optim.AdamW(layers.parameters(), lr=0.1, weight_decay=0.1, **options)
+        for _ in range(5):
+            optimizer.zero_grad()
+            layers(torch.rand(16, 8, generator=torch.Generator().manual_seed(1))).square().mean().backward()
+            optimizer.step()
+        weights.append([weight.detach() for weight in layers.parameters()])
+    torch.testing.assert_close(*weights)
