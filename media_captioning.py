@@ -86,6 +86,7 @@ def read_clip(
     video: bool = True,
     start: float = 0.0,
     channels: str = "mean",
+    decoder_threads: int = 0,
 ) -> Clip:
     """Decode one window of a clip.
 
@@ -98,6 +99,7 @@ def read_clip(
         start: of the window, in seconds from the beginning of the file. What comes before it is not decoded, where
             the container has times or an index to jump by.
         channels: of several, which are heard: their `"mean"` or the `"first"`.
+        decoder_threads: of the picture; fewer where others are decoded meanwhile, 0: as many as are of use alone.
 
     Raises:
         MediaError: missing, unreadable, cut short, empty in the window, without sound and picture, with samples
@@ -106,7 +108,8 @@ def read_clip(
     source = as_source(medium)
     if (still := _read_still(source, num_frames, video)) is not None:
         return still
-    reading = Reading(source, Window(start, start + window), _kinds(audio, video))
+    span = Window(start, start + window)
+    reading = Reading(source, span, _kinds(audio, video), decoder_threads=decoder_threads)
     ((_, clip),) = _read_file(reading, sampling_rate, num_frames, channels, lambda duration: [reading.window])
     if isinstance(clip, MediaError):
         raise clip

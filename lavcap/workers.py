@@ -90,7 +90,7 @@ def threads_of_each(jobs: int, processes: int = 0) -> int:
     Args:
         processes: that do them; 0: threads of this one.
     """
-    return max(1, usable_cores() // min(jobs, processes or MOST_THREADS))
+    return max(1, usable_cores() // max(1, min(jobs, processes or MOST_THREADS)))
 
 
 def most_resident() -> float:

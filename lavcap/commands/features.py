@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--model", required=True, help="CLIP or LAVCap: a folder or a name on the Hub")
     parser.add_argument("--num_frames", type=positive, help="frames per clip; default: LAVCap's own, 20 for CLIP")
     parser.add_argument("--batch_size", type=positive, default=16, help="clips encoded at a time")
-    parser.add_argument("--threads", type=positive, default=2, help="that read frames")
+    parser.add_argument("--threads", type=positive, help="that read frames; default: as many as there are cores")
     parser.add_argument("--device", help="cpu, cuda, mps …; default: an accelerator if there is one")
     parser.add_argument(
         "--dtype",
@@ -43,6 +43,7 @@ def _extract(args: argparse.Namespace) -> int:
     from lavcap.data.schema import stored_features_of
     from lavcap.data.splits import read_split
     from lavcap.models.feature_encoder import load_feature_encoder
+    from lavcap.workers import usable_cores
 
     for split in args.split:
         if read_facts(args.data_dir).get(split, {}).get("embedded"):
@@ -55,7 +56,7 @@ def _extract(args: argparse.Namespace) -> int:
     encoder = replace(encoder, num_frames=args.num_frames or encoder.num_frames)
     facts, all_failed = encoder.facts, 0
     for split, rows in splits.items():
-        options = (encoder.encode, encoder.read_pixels, args.batch_size, args.threads)
+        options = (encoder.encode, encoder.read_pixels, args.batch_size, args.threads or usable_cores())
         results = extract_features(rows, args.data_dir, split, facts, *options)
         failed = 0
         for complaint in tqdm(results, desc=f"Features of {split}", total=len(rows), unit="clip"):

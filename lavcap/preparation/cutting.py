@@ -42,13 +42,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """A clip to cut. `stem` names its files, `output` is the folder of its split, `start_time` is in seconds."""
+    """A clip to cut. `stem` names its files, `output` is the folder of its split, `start_time` is in seconds, and
+    `decoder_threads` is as of [`read_clip`]."""
 
     stem: str
     output: str
     settings: Settings
     start_time: float | None
     media: Media
+    decoder_threads: int = 0
 
 
 @dataclass
@@ -119,7 +121,8 @@ def _cut(job: Job) -> Outcome:
     outcome.promised = _promised(media, job)
     if outcome.seconds <= 0:
         return outcome
-    clip = read_clip(media.path, SAMPLING_RATE, job.settings.num_frames, window, start=start)
+    options = {"start": start, "decoder_threads": job.decoder_threads}
+    clip = read_clip(media.path, SAMPLING_RATE, job.settings.num_frames, window, **options)
     frames, outcome.frames = _choose_frames(job, clip, outcome)
     digest = hashlib.sha256()
     if clip.waveform is not None:
@@ -165,7 +168,7 @@ def _choose_frames(job: Job, clip: Clip, outcome: Outcome) -> tuple[np.ndarray |
         try:
             duration = read_duration(media.video.path)
             start = _start_in(media.video, job, duration)
-            options = {"audio": False, "start": start}
+            options = {"audio": False, "start": start, "decoder_threads": job.decoder_threads}
             frames = read_clip(media.video.path, SAMPLING_RATE, count, job.settings.window, **options).frames
         except MediaError as error:
             outcome.no_picture = str(error)

@@ -41,6 +41,7 @@ from lavcap.preparation.pool import CLIP_TIMEOUT, cut_clips
 from lavcap.preparation.report import Report, write_reports
 from lavcap.preparation.sources import ExpectedClip, Source, signature, window_stem
 from lavcap.progress_log import ProgressLog
+from lavcap.workers import threads_of_each
 from sources_captioning import StoredFile
 
 
@@ -97,7 +98,8 @@ def prepare(
         with tqdm(total=len(left), desc=split, unit="clip", disable=not show_progress) as progress:
             keys = {plan.clip.id: plan.key for plan in left}
             with _told_what_to_do(output):
-                for name, outcome in cut_clips(_jobs(left, source), num_proc, clip_timeout):
+                jobs = _jobs(left, source, threads_of_each(len(left), num_proc))
+                for name, outcome in cut_clips(jobs, num_proc, clip_timeout):
                     log.add(name, {"key": keys[name], **asdict(outcome)})
                     progress.update()
             progress.update(progress.total - progress.n)
@@ -204,10 +206,10 @@ def _signatures(media: Media) -> list[Any]:
     return [*files, [media.frames[0], len(images), size, changed]]
 
 
-def _jobs(plans: list[_Plan], source: Source) -> Iterator[tuple[str, Job]]:
+def _jobs(plans: list[_Plan], source: Source, decoder_threads: int) -> Iterator[tuple[str, Job]]:
     """Jobs as they are needed: media of a data set are read from it one clip at a time."""
     for plan in plans:
-        job = plan.job
+        job = replace(plan.job, decoder_threads=decoder_threads)
         if source.stored is not None:
             media = _with_stored(job.media, source.read_stored(plan.clip.number))
             if not (media.audio or media.video):
