@@ -8,7 +8,7 @@ The clips are captioned as they are, and disturbed: the sound with the picture o
 the two alone (missing), with noise (noise), the sound late (delay), with frozen frames (dropped). Tables say how many
 words are right, with 95 % intervals, and how that differs from the undisturbed clips. What does not apply is named.
 
-Writes results.json, results.md and the captions of each model; docs/experiments.md explains every field.
+Writes results.json, results.md and the captions of each model; docs/robustness.md explains every field.
 """
 
 from lavcap.arguments import Parser, add_bootstrap, not_negative, positive

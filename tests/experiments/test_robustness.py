@@ -22,7 +22,7 @@ from lavcap.toy.world import paraphrase_captions, sample_clip
 
 
 SCRIPT = "scripts/measure_robustness.py"
-PAGE = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8")
 NAMES = [UNDISTURBED.name, *(each.name for each in DISTURBANCES)]
 IN_EVALUATION = {
     "undisturbed": "audio+video",
