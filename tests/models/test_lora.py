@@ -99,7 +99,7 @@ def test_what_the_second_recipe_changes_is_commented(tmp_path):
     first, second = (yaml.safe_load(path.read_text()) for path in (RELEASED, TODAY))
     flat = [recipe | recipe.pop("model_config") for recipe in (first, second)]
     changed = {name for name in flat[1] if flat[1][name] != flat[0].get(name)} - {"output_dir"}
-    assert {"transport_attention", "audio_only_rate", "warmup_steps", "per_device_train_batch_size"} <= changed
+    assert {"alignment_objective", "audio_only_rate", "warmup_steps", "per_device_train_batch_size"} <= changed
     lines, explained, in_comment = TODAY.read_text().splitlines(), set(), False
     for line in lines:
         name = line.split(":")[0].strip()
