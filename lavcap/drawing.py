@@ -44,11 +44,12 @@ def draw_alignment(
     video.imshow(_strip(frames), aspect="auto", extent=(0, 1, end, start))
     video.set(xticks=[], ylabel="video time (s)")
     values = np.log2(np.maximum(plan, 1e-9))
-    limit = max(float(np.quantile(np.abs(values), 0.98)), LEAST_LIMIT)
+    # What is gathered decides: where nothing is, mass may be smaller by any power.
+    limit = max(float(np.quantile(values, 0.98)), LEAST_LIMIT)
     extent = (start, last, end, start)
     image = heat.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", extent=extent)
     heat.set(xlabel="audio time (s)", xlim=(start, end))
-    figure.colorbar(image, ax=heat, label="mass against an even plan (log2)")
+    figure.colorbar(image, ax=heat, extend="both", label="mass against an even plan (log2)")
     return figure, heat
 
 

@@ -77,6 +77,7 @@ STUDIES = {
         "Does the plan point at the event?",
         (
             RELEASED,
+            NO_TRANSPORT,
             _transport("tokens-0.01-joint-epsilon-0.05", "joint", 0.01, sinkhorn_epsilon=0.05),
             _contrast(0.1, "joint", 0.1),
             _contrast(0.1, "joint", 0.05),

@@ -40,11 +40,13 @@ def format_study(name: str, study: Study, results: Results) -> str:
         results: what runs gave, also of other studies, by their names; those that failed have `failed`.
     """
     parts = [f"## {name}: {study.question}"]
-    if len(study.variants) == 1:
+    own = {run.name for run in runs_of([study])}
+    if own.isdisjoint(results):
+        parts.append("Not run.")
+    elif len(study.variants) == 1:
         parts.append(format_seeds(study, results))
     else:
         parts += [_world_table(study, world, results) for world in study.worlds]
-    own = {run.name for run in runs_of([study])}
     failed = [f"- {run}: {found['failed']}" for run, found in results.items() if run in own and "failed" in found]
     return "\n\n".join([*parts, *(["\n".join(["Failed:", "", *failed])] if failed else [])]) + "\n"
 
@@ -121,6 +123,8 @@ def _holm(values: Mapping[str, float]) -> dict[str, float]:
 
 def _world_table(study: Study, world: str, results: Results) -> str:
     found = {variant.name: _by_seed(variant, world, study, results) for variant in study.variants}
+    if not any(found.values()):
+        return f"World: {world}. Not run."
     scores = {name: {seed: _cider(each) for seed, each in rows.items()} for name, rows in found.items()}
     reference, *others = found
     tests = paired_tests(scores[reference], {name: scores[name] for name in others})
@@ -140,7 +144,7 @@ def _disturbed_table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> li
     for name, seeds in rows.items():
         cells = [_shares(seeds, *where) for _, *where in DISTURBED]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return ["", "Right words of disturbed clips, in per cent:", "", *lines] if rows else []
+    return ["", "Right words of disturbed clips, in per cent:", "", *lines]
 
 
 def _shares(rows: Sequence[Mapping[str, Any]], disturbance: str, whose: str, parts: Sequence[str]) -> str:

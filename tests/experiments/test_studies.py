@@ -156,3 +156,10 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another command"):
         next(carry_out(runs_of([STUDIES["seeds"]]), tmp_path, 1, tiny=True))
     assert not list(tmp_path.glob("free"))
+
+
+def test_the_published_tables_are_those_of_the_published_results():
+    folder = ROOT / "docs" / "studies"
+    results = known_results(folder, runs_of(STUDIES.values()))
+    text = "\n".join(format_study(name, study, results) for name, study in STUDIES.items())
+    assert results and (folder / "tables.md").read_text(encoding="utf-8") == text
