@@ -100,7 +100,8 @@ def test_the_avcap_page_converts_and_captions(avcap_downloads):
     assert (config["max_length"], config["num_beams"], config["length_norm"]) == (1024, 4, "gnmt")
     path = avcap_downloads / "my_avcap" / "generation_config.json"
     path.write_text(json.dumps(config | {"max_length": 6, "num_beams": 1}))
-    assert run(words_of(caption), avcap_downloads).strip()
+    # Random weights may well write nothing but special tokens.
+    assert "caption" in json.loads(run([*words_of(caption), "--json"], avcap_downloads))
 
 
 @pytest.mark.slow
@@ -124,7 +125,7 @@ def test_the_dali_page_converts_and_captions(tmp_path):
     convert, caption = commands.splitlines()
     assert "written to my_dali" in run(words_of(convert), tmp_path)
     shorten_captions(tmp_path / "my_dali")
-    assert run(words_of(caption), tmp_path).strip()
+    assert "caption" in json.loads(run([*words_of(caption), "--json"], tmp_path))
     (code,) = blocks("docs/dali.md", "python")
     assert run_code(code, tmp_path).strip()
 
