@@ -93,12 +93,26 @@ def threads_of_each(jobs: int, processes: int = 0) -> int:
     return max(1, usable_cores() // max(1, min(jobs, processes or MOST_THREADS)))
 
 
+def side_by_side() -> int:
+    """How many jobs that take a core each are done at a time."""
+    return min(usable_cores(), MOST_THREADS)
+
+
+def status_of_process(name: str) -> float:
+    """Memory of this process in MiB, by its name in the system's table: `"VmRSS"`, what it holds, or `"VmHWM"`, the
+    most that it held.
+
+    Raises:
+        OSError: the system has no such table; Linux has.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024  # of KiB
+
+
 def most_resident() -> float:
     """The most memory that this process has held, in MiB."""
     with suppress(OSError):  # Linux, where a new program does not begin with the peak of what started it
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
+        return status_of_process("VmHWM")
     import resource  # Unix alone has it
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -118,7 +132,7 @@ def _in_threads(work: Work, jobs: Iterator[tuple[str, Job]]) -> Iterator[tuple[s
 
     Twice as many jobs are begun as there are threads: while one of them waits for its turn, another one is done.
     """
-    end, count = object(), min(usable_cores(), MOST_THREADS)
+    end, count = object(), side_by_side()
     begun: deque[tuple[str, Iterator[Answer], Future]] = deque()
     threads = ThreadPoolExecutor(count)
     try:

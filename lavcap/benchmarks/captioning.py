@@ -19,7 +19,7 @@ from lavcap.captioning.loading import Loaded, Options, WindowLoader
 from lavcap.captioning.media_list import list_media
 from lavcap.captioning.outputs import Printed
 from lavcap.captioning.run import WINDOW_TIMEOUT, Captioning, lost
-from lavcap.workers import MOST_THREADS, threads_of_each, usable_cores, work_through
+from lavcap.workers import side_by_side, threads_of_each, work_through
 from modeling_captioning import CaptioningModel
 from processing_captioning import CaptioningProcessor
 
@@ -111,7 +111,7 @@ def measure_folder(bench: Bench) -> Iterator[Row]:
         }
         yield from rows.values()
         slower = max(rows, key=lambda piece: rows[piece].median_ms)
-        for workers in (0,) if bench.tiny else sorted({0, 1, 2, min(usable_cores(), MOST_THREADS)}):
+        for workers in (0,) if bench.tiny else sorted({0, 1, 2, side_by_side()}):
             yield bench.compare(
                 "folder",
                 f"{films} films, {workers} worker{'s' * (workers != 1)}",

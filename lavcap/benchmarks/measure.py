@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from lavcap.models.loading import device_name
-from lavcap.workers import usable_cores
+from lavcap.workers import status_of_process, usable_cores
 
 
 REPEATS, TINY_REPEATS = 20, 3
@@ -30,8 +30,6 @@ ONCE, LONG = 100.0, ((20.0, 1), (2.0, 5))
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("torch", "transformers", "numpy", "av")
 MATRIX, TINY_MATRIX = 2048, 256  # rows of the matrices by which the rate of operations is measured
-PROCESS = Path("/proc/self")  # of Linux; elsewhere memory is not told
-MEBIBYTE = 1024  # of the kibibytes there
 LEAST_MEMORY = 2  # MiB that say something
 COPIED, TINY_COPIED = 256 << 20, 4 << 20  # bytes of what is copied, by which the bandwidth is measured
 
@@ -271,20 +269,14 @@ def most_memory(run: Callable[[], Any]) -> int | None:
     gc.collect()
     pa.default_memory_pool().release_unused()
     try:
-        (PROCESS / "clear_refs").write_text("5")  # from here on the largest is sought
-        before = _of_process("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # from here on the largest is sought
+        before = status_of_process("VmRSS")
         result = run()
-        most = _of_process("VmHWM") - before
+        most = status_of_process("VmHWM") - before
     except OSError:
         return None
     del result
     return round(most) if most >= LEAST_MEMORY else None
-
-
-def _of_process(name: str) -> float:
-    """MiB."""
-    lines = (PROCESS / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / MEBIBYTE
 
 
 def spread(times: list[float]) -> float:

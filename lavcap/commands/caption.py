@@ -31,7 +31,7 @@ from lavcap.arguments import Parser, add_model_options, not_negative, positive
 from lavcap.captioning.records import FORMATS, TABLES
 from lavcap.endings import errors_in_one_line, printable
 from lavcap.files import check_writable
-from lavcap.workers import MOST_THREADS, usable_cores
+from lavcap.workers import MOST_THREADS, side_by_side
 
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ def _caption(
     workers = args.num_workers
     if workers is None:
         few = model.device.type == "cpu" or len(media) < MANY_CLIPS
-        workers = 0 if few else min(usable_cores(), MOST_THREADS)
+        workers = 0 if few else side_by_side()
     show = None if places is None else processes.is_main
     write = (args.instruction, args.num_captions, decoding)
     work = Captioning(model, processor, output, options, args.batch_size, workers, *write, show)
