@@ -5,6 +5,7 @@ A plan is video by audio: `(batch, video_tokens, audio_tokens)`.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ except ImportError:  # as a plain module: a clone, or after `pip install`
 
 
 LOOKED_AT = 4  # every so many steps it is seen whether they still change anything
+LOST = -80.0  # its exponential is lost in a sum of 1 and more; those of less may be denormal, and then slow
 
 
 def log_sinkhorn(
@@ -45,11 +47,29 @@ def log_sinkhorn(
         return _scale_kernel(scores, iterations)
     log_video = -math.log(similarity.shape[-2]) if log_rows is None else log_rows[..., :, None]
     log_audio = -math.log(similarity.shape[-1]) if log_columns is None else log_columns[..., None, :]
+    log_sums = _log_sums
+    if not (torch.compiler.is_compiling() or any(map(_needs_gradient, (scores, log_video, log_audio)))):
+        log_sums = partial(_log_sums_in, torch.empty_like(scores))
     audio_potential = torch.zeros_like(scores[..., :1, :])
     for _ in range(iterations):
-        video_potential = log_video - torch.logsumexp(scores + audio_potential, dim=-1, keepdim=True)
-        audio_potential = log_audio - torch.logsumexp(scores + video_potential, dim=-2, keepdim=True)
+        video_potential = log_video - log_sums(scores, audio_potential, dim=-1)
+        audio_potential = log_audio - log_sums(scores, video_potential, dim=-2)
     return scores + video_potential + audio_potential
+
+
+def _needs_gradient(value: torch.Tensor | float) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled()
+
+
+def _log_sums(scores: torch.Tensor, potential: torch.Tensor, dim: int) -> torch.Tensor:
+    return torch.logsumexp(scores + potential, dim=dim, keepdim=True)
+
+
+def _log_sums_in(memory: torch.Tensor, scores: torch.Tensor, potential: torch.Tensor, dim: int) -> torch.Tensor:
+    """The same to the last bit, in memory that is taken once: on a CPU, to be given it anew takes longer than this."""
+    torch.add(scores, potential, out=memory)
+    most = memory.amax(dim=dim, keepdim=True)
+    return memory.sub_(most).clamp_(min=LOST).exp_().sum(dim=dim, keepdim=True).log_().add_(most)
 
 
 def _stays_in_range(scores: torch.Tensor) -> bool:

@@ -13,7 +13,7 @@ import torch
 from lavcap.benchmarks.commands import run_command, run_python
 from lavcap.benchmarks.films import write_film, write_films
 from lavcap.benchmarks.measure import Bench, Cost, Row, most_memory
-from lavcap.benchmarks.models import random_clips, random_model, writing_cost
+from lavcap.benchmarks.models import TEXT, random_clips, random_model, writing_cost
 from lavcap.captioning.captions import write_captions
 from lavcap.captioning.loading import Loaded, Options, WindowLoader
 from lavcap.captioning.media_list import list_media
@@ -27,25 +27,43 @@ from processing_captioning import CaptioningProcessor
 NEW_TOKENS = 20
 BATCH = 8  # windows that are captioned at a time
 LARGER = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "vocab_size": 32_000}
+# As TinyLlama-1.1B: in float32, 4 GB.
+LARGEST = LARGER | {
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+}
 MINUTES, SMALL, LONG_RATE = (10, 120), (320, 180), 5  # lengths of long films, and their pictures
 
 
 def measure_captioning(bench: Bench) -> Iterator[Row]:
-    """Batches of clips, greedy and by 4 beams, against the same clips one by one."""
-    model, processor = random_model(bench.device, bench.dtype)
-    for batch in (1, 2) if bench.tiny else (1, 8, 32, 128):
+    """Batches of clips, greedy and by 4 beams, against the same clips one by one: of a small language model, and of
+    one as large as fits a machine without an accelerator."""
+    small, large = ((1, 2), (1,)) if bench.tiny else ((1, 8, 32, 128), (1, 8, 32))
+    yield from _captions_in_batches(bench, small)
+    yield from _captions_in_batches(bench, large, **TEXT | {"num_hidden_layers": 2} if bench.tiny else LARGEST)
+
+
+def _captions_in_batches(bench: Bench, batches: Sequence[int], **text_fields: Any) -> Iterator[Row]:
+    model, processor = random_model(bench.device, bench.dtype, **text_fields)
+    weights = model.language_model.num_parameters()
+    size = f"{weights / 1e9:.1f}B, " if text_fields else ""
+    for batch in batches:
         clips = random_clips(model, processor, batch)
         for beams in (1, 4):
             options = {"num_beams": beams, "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
             yield bench.compare(
                 "captioning",
-                f"batch {batch}, {'greedy' if beams == 1 else f'{beams} beams'}",
+                f"{size}batch {batch}, {'greedy' if beams == 1 else f'{beams} beams'}",
                 lambda: _written(model, processor, clips, options),  # noqa: B023 (called at once)
                 "one by one",
                 lambda: [_written(model, processor, [clip], options) for clip in clips],  # noqa: B023
                 writing_cost(model, NEW_TOKENS, batch * beams),
                 per_second={"captions": batch},
                 tokens=NEW_TOKENS,
+                weights=weights,
             )
 
 

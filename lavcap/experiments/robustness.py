@@ -76,17 +76,76 @@ class Subject:
     disturbances: Sequence[Disturbance]
     skipped: Mapping[str, str]
 
-    def caption(self, rows: Dataset, batch_size: int, seed: int, progress: tqdm) -> dict[str, list[Prediction]]:
-        """Captions by disturbance, in the order of the rows; their modality is the name of the disturbance."""
-        clean = ClipDataset(rows, self.processor, cache=True).preload("Reading clips")
+    def caption(
+        self,
+        rows: Dataset,
+        batch_size: int,
+        seed: int,
+        progress: tqdm,
+        known: Mapping[str, Sequence[Prediction]] | None = None,
+    ) -> dict[str, list[Prediction]]:
+        """Captions by disturbance, in the order of the rows; their modality is the name of the disturbance.
+
+        Args:
+            known: by modality, captions of the clips as they are, which this model has made before; default: they are
+                made.
+        """
+        if known is None:
+            known = self._caption_unchanged(rows, batch_size, progress)
         captions = {}
         for each in self.disturbances:
-            progress.set_description(f"{printable(self.name)}, {each.name}")
-            clips = DisturbedClips(rows, self.processor, each, seed) if each.change else clean
-            given = each.modality or self.modality
-            found = {p.id: p for p in predict(self.model, self.processor, clips, given, batch_size, progress)}
+            if each.change:
+                clips = DisturbedClips(rows, self.processor, each, seed)
+                made = self._predict(clips, each, batch_size, progress)
+            else:
+                made = known[each.modality or self.modality]
+            found = {prediction.id: prediction for prediction in made}
             captions[each.name] = [replace(found[name], modality=each.name) for name in rows["id"]]
         return captions
+
+    def _caption_unchanged(self, rows: Dataset, batch_size: int, progress: tqdm) -> dict[str, list[Prediction]]:
+        clips = ClipDataset(rows, self.processor, cache=True).preload("Reading clips")
+        unchanged = [each for each in self.disturbances if not each.change]
+        return {each.modality or self.modality: self._predict(clips, each, batch_size, progress) for each in unchanged}
+
+    def _predict(
+        self, clips: torch.utils.data.Dataset, disturbance: Disturbance, batch_size: int, progress: tqdm
+    ) -> list[Prediction]:
+        progress.set_description(f"{printable(self.name)}, {disturbance.name}")
+        given = disturbance.modality or self.modality
+        return predict(self.model, self.processor, clips, given, batch_size, progress)
+
+
+def subject_of(
+    name: str,
+    model: CaptioningModel,
+    processor: CaptioningProcessor,
+    provenance: dict[str, Any],
+    rows: Dataset,
+    chosen: Sequence[Disturbance],
+) -> Subject:
+    """A model that is loaded, with those of some disturbances that apply to it and to the clips.
+
+    Raises:
+        ValueError: it takes nothing of the clips.
+    """
+    shown, taken = set.intersection(*shown_modalities(rows)), set(processor.modalities)
+    if not shown & taken:
+        raise ValueError(
+            f"{name}: takes {' and '.join(processor.modalities)}, and the clips have nothing of it in common; name "
+            "another --split."
+        )
+    frames = min(len(each or ()) for each in rows["frames"])
+    obstacles = {each: obstacle(each, taken, shown, frames, len(rows)) for each in chosen}
+    return Subject(
+        name=name,
+        model=model,
+        processor=processor,
+        provenance=provenance,
+        modality="+".join(kind for kind in processor.modalities if kind in shown),
+        disturbances=[UNDISTURBED, *(each for each, reason in obstacles.items() if reason is None)],
+        skipped={each.name: reason for each, reason in obstacles.items() if reason is not None},
+    )
 
 
 class Measured(NamedTuple):
@@ -142,7 +201,9 @@ class Robustness:
             )
         self.expected = len(rows)
         self.rows = take_rows(rows, range(min(max_clips or len(rows), len(rows))))
-        self.subjects = [self._subject(name, chosen, device) for name in models]
+        self.subjects = [
+            subject_of(name, *load_model(name, device), read_provenance(name), self.rows, chosen) for name in models
+        ]
 
     def measure(self, resamples: int = 1000) -> Measured:
         """Captions of every model under every disturbance, and the shares of right words in them.
@@ -177,28 +238,6 @@ class Robustness:
                 skipped = dict(subject.skipped)
                 results["models"].append(described | seconds | {"predictions": file, "rows": rows, "skipped": skipped})
         return Measured(results, format_robustness(results), files)
-
-    def _subject(self, name: str, chosen: Sequence[Disturbance], device: str | None) -> Subject:
-        """A model that is loaded, with the disturbances that apply to it and to the clips."""
-        provenance = read_provenance(name)
-        model, processor = load_model(name, device)
-        shown, taken = set.intersection(*shown_modalities(self.rows)), set(processor.modalities)
-        if not shown & taken:
-            raise ValueError(
-                f"{name}: takes {' and '.join(processor.modalities)}, and the clips of {self.split} have nothing of "
-                "it in common; name another --split."
-            )
-        frames = min(len(each or ()) for each in self.rows["frames"])
-        obstacles = {each: obstacle(each, taken, shown, frames, len(self.rows)) for each in chosen}
-        return Subject(
-            name=name,
-            model=model,
-            processor=processor,
-            provenance=provenance,
-            modality="+".join(kind for kind in processor.modalities if kind in shown),
-            disturbances=[UNDISTURBED, *(each for each, reason in obstacles.items() if reason is None)],
-            skipped={each.name: reason for each, reason in obstacles.items() if reason is not None},
-        )
 
 
 # ---------------------------------------------------------------------------------------------------------- shares

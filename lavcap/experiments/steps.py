@@ -4,16 +4,19 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tqdm.auto import tqdm
 
 import train_hf
 from lavcap.documents import read_json
 from lavcap.evaluation.evaluation import Evaluation
 from lavcap.evaluation.scoring import Scoring
-from lavcap.experiments.robustness import Robustness
+from lavcap.experiments.disturbances import choose_disturbances
+from lavcap.experiments.robustness import subject_of, summarise
 from lavcap.files import replace_json, replace_text
 from lavcap.toy.accuracy import accuracy_table
 from lavcap.toy.dataset import read_truth, write_toy_world
@@ -65,13 +68,23 @@ def measure_run(model: Path, data: Path) -> dict[str, Any]:
     plans = alignments(evaluation.model, evaluation.processor, evaluation.rows)
     trained = read_json(model / TRAINED, "train again")
     rows = scores.results["modalities"]
-    (disturbed,) = Robustness([str(model)], data, disturbances=DISTURBED, device="cpu").measure(0).results["models"]
+    subject = subject_of(
+        str(model),
+        evaluation.model,
+        evaluation.processor,
+        evaluation.provenance,
+        evaluation.rows,
+        choose_disturbances(DISTURBED),
+    )
+    known = {modality: list(found) for modality, found in groupby(scores.predictions, lambda each: each.modality)}
+    with tqdm(unit="clip") as progress:
+        captions = subject.caption(evaluation.rows, evaluation.batch_size, 0, progress, known)
     return {
         "scores": {modality: row["metrics"] for modality, row in rows.items()},
         "intervals": {modality: row["intervals"] for modality, row in rows.items()},
         "words": accuracy_table(scores.predictions, clips),
         "plan": event_mass(plans, clips)._asdict() if plans else None,
-        "disturbed": {name: _shares(row) for name, row in disturbed["rows"].items()},
+        "disturbed": {name: _shares(row) for name, row in summarise(captions, clips, resamples=0).items()},
         "train_seconds": trained["train_runtime"],
         "parameters": trained["parameters"],
     }

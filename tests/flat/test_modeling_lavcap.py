@@ -69,6 +69,18 @@ def test_a_plan_of_costs_far_apart_is_finite():
     assert log_sinkhorn(500 * torch.rand(2, 20, 64), 0.1, 50).isfinite().all()
 
 
+@pytest.mark.parametrize("spread", (10, 60, 500))
+def test_the_log_domain_gives_the_same_plan_with_and_without_a_graph(spread):
+    torch.manual_seed(0)
+    similarity = spread * torch.rand(3, 20, 64)
+    marginals = [torch.rand(3, tokens).log_softmax(dim=-1) for tokens in (20, 64)]
+    kept = log_sinkhorn(similarity.clone().requires_grad_(), 1.0, 50, *marginals)
+    found = log_sinkhorn(similarity, 1.0, 50, *marginals)
+    assert kept.requires_grad and not found.requires_grad
+    torch.testing.assert_close(found, kept.detach(), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.exp().sum(dim=1), marginals[1].exp(), rtol=1e-4, atol=1e-6)
+
+
 def test_a_plan_of_nan_is_nan_and_of_no_clips_is_none():
     assert log_sinkhorn(torch.full((1, 2, 3), math.nan), 0.1, 5).isnan().all()
     assert log_sinkhorn(torch.zeros(0, 2, 3), 0.1, 5).shape == (0, 2, 3)
