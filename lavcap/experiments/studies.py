@@ -57,6 +57,7 @@ NOTHING_HIDDEN = {"audio_only_rate": 0, "video_only_rate": 0}
 RECIPE = Variant("recipe")
 RELEASED = RECIPE  # whose objective and attention are the released ones
 NO_TRANSPORT = Variant("no-transport", config={"optimal_transport": False})
+CONTRAST = _contrast(0.1, "joint", 0.05)
 
 STUDIES = {
     "seeds": Study("Does the recipe learn with every seed?", (RECIPE,), ("free",), MORE_SEEDS),
@@ -67,6 +68,7 @@ STUDIES = {
             _transport("tokens-0.01-none", "none", 0.01),
             RELEASED,
             _transport("tokens-0.01-barycentric", "barycentric", 0.01),
+            CONTRAST,
         ),
     ),
     "weight": Study(
@@ -80,10 +82,11 @@ STUDIES = {
             NO_TRANSPORT,
             _transport("tokens-0.01-joint-epsilon-0.05", "joint", 0.01, sinkhorn_epsilon=0.05),
             _contrast(0.1, "joint", 0.1),
-            _contrast(0.1, "joint", 0.05),
+            CONTRAST,
             _contrast(0.1, "joint", 0.03),
             _contrast(0.1, "barycentric", 0.05),
         ),
+        ("typical",),  # where something ties a frame to a sound
     ),
     "fusion": Study(
         "How should the modalities meet?",
