@@ -270,7 +270,7 @@ class SoftTokenModel(PlaceholderGenerationMixin, CaptioningModel):
         labels: torch.LongTensor | None,
         num_items_in_batch: torch.Tensor | int | None,
         num_clips_in_batch: torch.Tensor | int | None,
-        logits_to_keep: int | torch.Tensor,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> CaptioningOutput:
         """Put the clips among the words, run the language model, and add up the losses.
