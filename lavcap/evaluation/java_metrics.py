@@ -96,17 +96,10 @@ def meteor_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[s
     return statistics
 
 
-def evaluate_meteor(statistics: np.ndarray) -> np.ndarray:
-    """METEOR's own scores of each row of statistics, and of all rows together: `(clips + 1,)`."""
-    rows = (" ".join(map(str, row)) for row in statistics.tolist())
-    answers = _ask_meteor([" ||| ".join(("EVAL", *rows))])
-    return _as_numbers(answers, len(statistics) + 1, 1)[:, 0]
-
-
 def pool_meteor(sums: np.ndarray) -> np.ndarray:
     """METEOR of added-up statistics, `(samples, METEOR_STATISTICS)`, which is the formula of its `EVAL`: `(samples,)`.
 
-    Java's `EVAL` needs 8 seconds to start. A harmonic mean of weighted precision and recall, less a penalty for words
+    A harmonic mean of weighted precision and recall, less a penalty for words
     that match in many chunks.
     """
     lengths, functions = sums[:, 0:2], sums[:, 2:4]

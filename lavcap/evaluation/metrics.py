@@ -23,7 +23,6 @@ from lavcap.evaluation.fense import check_fense, fense_scores
 from lavcap.evaluation.java_metrics import (
     check_meteor,
     check_spice,
-    evaluate_meteor,
     meteor_statistics,
     pool_meteor,
     spice_scores,
@@ -38,6 +37,7 @@ __all__ = [
     "QUICK_METRICS",
     "Measurement",
     "measure_captions",
+    "measure_sets",
     "score_captions",
     "score_each_caption",
     "unavailable_metrics",
@@ -67,11 +67,6 @@ class _Clips:
     references: Sequence[Sequence[str]]
     hypotheses: dict[int, list[str]]
     truths: dict[int, list[str]]
-
-    @property
-    def lines(self) -> tuple[list[str], list[list[str]]]:
-        """Tokens of predictions and of references, in the order of the clips."""
-        return [caption for (caption,) in self.hypotheses.values()], list(self.truths.values())
 
 
 def unavailable_metrics(metrics: Iterable[str] = METRICS) -> dict[str, str]:
@@ -169,19 +164,36 @@ def measure_captions(
     Raises:
         ValueError: as `score_captions`.
     """
+    return measure_sets([(predictions, references)], metrics)[0]
+
+
+def measure_sets(
+    sets: Iterable[tuple[Sequence[str], Sequence[Sequence[str]]]], metrics: Iterable[str] = QUICK_METRICS
+) -> list[tuple[dict[str, Measurement], dict[str, str]]]:
+    """[`measure_captions`] of several sets, each apart; programs that take seconds to start are started once for all.
+
+    Args:
+        sets: predictions and references of each.
+        metrics: as for `score_captions`.
+
+    Raises:
+        ValueError: as `score_captions`.
+    """
     wanted = _known(metrics)
-    clips = _tokenize(predictions, references)
-    measured, skipped = {}, {}
+    sets = [_tokenize(*each) for each in sets]
+    found: list[tuple[dict[str, Measurement], dict[str, str]]] = [({}, {}) for _ in sets]
     for names, measure in _MEASURES.items():
         if not _needed(wanted).isdisjoint(names):
-            try:
-                measured |= zip(names, measure(clips), strict=True)
-            except MetricUnavailable as error:
-                skipped |= dict.fromkeys(names, str(error))
-    skipped |= _missing_halves(skipped)
-    if "spider" in wanted and "spider" not in skipped:
-        measured["spider"] = _of_mean((measured["cider_d"].each + measured["spice"].each) / 2)
-    return _in_order(wanted, measured), _in_order(wanted, skipped)
+            for (measured, skipped), each in zip(found, measure(sets), strict=True):
+                if isinstance(each, MetricUnavailable):
+                    skipped |= dict.fromkeys(names, str(each))
+                else:
+                    measured |= zip(names, each, strict=True)
+    for measured, skipped in found:
+        skipped |= _missing_halves(skipped)
+        if "spider" in wanted and "spider" not in skipped:
+            measured["spider"] = _of_mean((measured["cider_d"].each + measured["spice"].each) / 2)
+    return [(_in_order(wanted, measured), _in_order(wanted, skipped)) for measured, skipped in found]
 
 
 # -------------------------------------------------------------------------------------------------------- metrics
@@ -236,22 +248,32 @@ def _measure_cider_d(clips: _Clips) -> list[Measurement]:
     return [_of_mean(each, overall)]
 
 
-def _measure_meteor(clips: _Clips) -> list[Measurement]:
-    counts = meteor_statistics(*clips.lines)
-    *each, overall = evaluate_meteor(counts)
-    measurement = Measurement(float(overall), np.array(each), Statistics(counts, pool_meteor))
-    pooled = measurement.statistics.total()
-    if abs(pooled - overall) > 1e-6:
-        raise MetricUnavailable(f"METEOR gives {overall}, and its added-up statistics {pooled}")
-    return [measurement]
+def _measure_meteor(sets: Sequence[_Clips]) -> list[list[Measurement]]:
+    counts = meteor_statistics(*_lines(sets))
+    statistics = [Statistics(rows, pool_meteor) for rows in _apart(counts, sets)]
+    return [[Measurement(each.total(), pool_meteor(each.parts), each)] for each in statistics]
 
 
-def _measure_spice(clips: _Clips) -> list[Measurement]:
-    return [_of_mean(spice_scores(*clips.lines))]
+def _measure_spice(sets: Sequence[_Clips]) -> list[list[Measurement]]:
+    return [[_of_mean(scores)] for scores in _apart(spice_scores(*_lines(sets)), sets)]
 
 
-def _measure_fense(clips: _Clips) -> list[Measurement]:
-    return [_of_mean(fense_scores(clips.predictions, clips.references))]
+def _measure_fense(sets: Sequence[_Clips]) -> list[list[Measurement]]:
+    predictions, references = (
+        [each for clips in sets for each in getattr(clips, side)] for side in ("predictions", "references")
+    )
+    return [[_of_mean(scores)] for scores in _apart(fense_scores(predictions, references), sets)]
+
+
+def _lines(sets: Sequence[_Clips]) -> tuple[list[str], list[list[str]]]:
+    """Tokens of the predictions and of the references of all sets, one after the other."""
+    hypotheses = [caption for clips in sets for (caption,) in clips.hypotheses.values()]
+    return hypotheses, [captions for clips in sets for captions in clips.truths.values()]
+
+
+def _apart(rows: np.ndarray, sets: Sequence[_Clips]) -> list[np.ndarray]:
+    """Rows of all clips as those of each set."""
+    return np.split(rows, np.cumsum([len(clips.predictions) for clips in sets])[:-1])
 
 
 def _of_mean(each: Sequence[float], overall: float | None = None) -> Measurement:
@@ -259,13 +281,43 @@ def _of_mean(each: Sequence[float], overall: float | None = None) -> Measurement
     return Measurement(float(each.mean() if overall is None else overall), each, Statistics.of_mean(each))
 
 
-_MEASURES: dict[tuple[str, ...], Callable[[_Clips], list[Measurement]]] = {
-    BLEU: _measure_bleu,
-    ("rouge_l",): _measure_rouge_l,
-    ("cider_d",): _measure_cider_d,
-    ("meteor",): _measure_meteor,
-    ("spice",): _measure_spice,
-    ("fense",): _measure_fense,
+_Measured = list[Measurement] | MetricUnavailable  # of a set of clips, or why not
+
+
+def _each(measure: Callable[[_Clips], list[Measurement]]) -> Callable[[Sequence[_Clips]], list[_Measured]]:
+    """A function of several sets from one of a single set."""
+
+    def measure_each(sets: Sequence[_Clips]) -> list[_Measured]:
+        found: list[_Measured] = []
+        for clips in sets:
+            try:
+                found.append(measure(clips))
+            except MetricUnavailable as error:
+                found.append(error)
+        return found
+
+    return measure_each
+
+
+def _at_once(measure: Callable[[Sequence[_Clips]], list[_Measured]]) -> Callable[[Sequence[_Clips]], list[_Measured]]:
+    """A function of several sets which fails for all of them if it fails."""
+
+    def measure_at_once(sets: Sequence[_Clips]) -> list[_Measured]:
+        try:
+            return measure(sets)
+        except MetricUnavailable as error:
+            return [error] * len(sets)
+
+    return measure_at_once
+
+
+_MEASURES = {
+    BLEU: _each(_measure_bleu),
+    ("rouge_l",): _each(_measure_rouge_l),
+    ("cider_d",): _each(_measure_cider_d),
+    ("meteor",): _at_once(_measure_meteor),
+    ("spice",): _at_once(_measure_spice),
+    ("fense",): _at_once(_measure_fense),
 }
 
 

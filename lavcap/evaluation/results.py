@@ -10,7 +10,7 @@ from typing import Any
 from lavcap.arguments import listed
 from lavcap.documents import read_json
 from lavcap.evaluation.java_metrics import java_version
-from lavcap.evaluation.metrics import measure_captions
+from lavcap.evaluation.metrics import Measurement, measure_sets
 from lavcap.evaluation.names import METRICS, MODALITIES
 from lavcap.evaluation.predictions import Prediction, by_modality, write_predictions
 from lavcap.evaluation.significance import bootstrap_intervals, compare_paired
@@ -48,10 +48,13 @@ def summarise(
         `scored_ids`, `missing_ids`.
     """
     usable = [name for name in metrics if name not in unavailable]
-    return {
-        modality: _scores(chosen, usable, dict(unavailable), resamples) | _clips(chosen, expected)
-        for modality, chosen in by_modality(predictions).items()
-    }
+    sets = by_modality(predictions)
+    captions = [([p.caption for p in chosen], [p.references for p in chosen]) for chosen in sets.values()]
+    results = {}
+    for (modality, chosen), (measured, skipped) in zip(sets.items(), measure_sets(captions, usable), strict=True):
+        scores = _scores(measured, {**unavailable, **skipped}, resamples if len(chosen) > 1 else 0)
+        results[modality] = scores | _clips(chosen, expected)
+    return results
 
 
 def _clips(chosen: Sequence[Prediction], expected: Sequence[str]) -> dict[str, Any]:
@@ -67,11 +70,9 @@ def _clips(chosen: Sequence[Prediction], expected: Sequence[str]) -> dict[str, A
     }
 
 
-def _scores(chosen: Sequence[Prediction], metrics: list[str], unavailable: dict[str, str], resamples: int):
-    measured, skipped = measure_captions([p.caption for p in chosen], [p.references for p in chosen], metrics)
-    statistics = {name: measurement.statistics for name, measurement in measured.items()}
-    intervals = bootstrap_intervals(statistics, resamples) if resamples and len(chosen) > 1 else {}
-    skipped = unavailable | skipped
+def _scores(measured: Mapping[str, Measurement], skipped: Mapping[str, str], resamples: int) -> dict[str, Any]:
+    statistics = _statistics(measured)
+    intervals = bootstrap_intervals(statistics, resamples) if resamples else {}
     return {
         "metrics": {name: measurement.value for name, measurement in measured.items()},
         "intervals": {name: list(interval) for name, interval in intervals.items()},
@@ -114,8 +115,8 @@ def compare_sets(
         )
     usable = [name for name in metrics if name not in unavailable]
     references = [one[name].references for name in common]
-    sides = [measure_captions([side[name].caption for name in common], references, usable) for side in (one, other)]
-    (measured, skipped), (measured_other, skipped_other) = sides
+    sides = [([side[name].caption for name in common], references) for side in (one, other)]
+    (measured, skipped), (measured_other, skipped_other) = measure_sets(sides, usable)
     differences = compare_paired(_statistics(measured), _statistics(measured_other), resamples)
     skipped = dict(unavailable) | skipped | skipped_other
     return {

@@ -13,7 +13,7 @@ import pytest
 from lavcap.evaluation import fense, java_metrics
 from lavcap.evaluation.external_program import MetricUnavailable, run_program
 from lavcap.evaluation.java_metrics import pool_meteor, spice_scores
-from lavcap.evaluation.metrics import measure_captions, score_captions, unavailable_metrics
+from lavcap.evaluation.metrics import measure_captions, measure_sets, score_captions, unavailable_metrics
 
 
 FIXTURE = json.loads((Path(__file__).parents[1] / "golden" / "audiocaps_captions.json").read_text(encoding="utf-8"))
@@ -65,8 +65,9 @@ def test_meteor_equals_pycocoevalcap_and_copes_with_odd_captions() -> None:
     assert odd["empty"] == 0 and odd["verbatim"] == 1
     assert all(0 < value < 1 for name, value in odd.items() if name not in ("empty", "verbatim"))
     # Java's own scores, of each clip and of all of them, are those of our formula on the counts.
-    assert pool_meteor(counts) == pytest.approx(each, abs=1e-12)
-    assert measured["meteor"].statistics.total() == pytest.approx(measured["meteor"].value, abs=1e-12)
+    *own, of_all = _java_meteor(counts)
+    assert each == pytest.approx(own, abs=1e-12)
+    assert measured["meteor"].value == pytest.approx(of_all, abs=1e-12)
 
 
 def test_without_java_the_reason_is_given_and_no_score(no_java) -> None:
@@ -107,6 +108,24 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path) -> None:
         ["ps", "-o", "stat=", "-p", (tmp_path / "child").read_text()], capture_output=True, text=True
     )
     assert state.stdout.strip() in ("", "Z")  # gone, or waiting for init to take note
+
+
+def test_a_program_is_started_once_for_several_sets_and_each_has_its_own_scores(program, tmp_path) -> None:
+    # Each answer is what was asked: as many words as the caption has.
+    (tmp_path / "meteor.py").write_text(
+        "import sys\n"
+        f"open({str(tmp_path / 'starts')!r}, 'a').write('x')\n"
+        "for line in sys.stdin:\n"
+        "    words = len(line.split('|||')[-1].split())\n"
+        "    print(*[words, words, 0, 0, words, words, *[0] * 14, 1, words, words])\n"
+    )
+    program(f"exec {sys.executable} {tmp_path}/meteor.py")
+    sets = [(["a dog", "rain"], [["a dog"], ["rain"]]), (["a dog barks"], [["a dog"]])]
+    (first, _), (second, skipped) = measure_sets(sets, ["meteor", "cider_d"])
+    assert (tmp_path / "starts").read_text() == "x"
+    assert first["meteor"].statistics.parts[:, 0].tolist() == [2, 1] and len(first["meteor"].each) == 2
+    assert second["meteor"].statistics.parts[:, 0].tolist() == [3]
+    assert list(first) == ["cider_d", "meteor"] and list(second) == ["meteor"] and "one clip" in skipped["cider_d"]
 
 
 def test_missing_models_of_spice_are_named_and_not_downloaded(program, monkeypatch, tmp_path) -> None:
@@ -167,6 +186,14 @@ def test_fense_runs_where_its_models_are_and_stays_offline(monkeypatch, tmp_path
     assert score_captions(["rain", "a 🐶"], [["x"], ["y"]], ["fense"])["fense"] == pytest.approx((4 + 3) / 16)
     monkeypatch.setattr(fense, "try_to_load_from_cache", lambda name, file: None)
     assert "paraphrase-TinyBERT-L6-v2 is not in the Hub's cache" in unavailable_metrics(["fense"])["fense"]
+
+
+def _java_meteor(counts) -> list[float]:
+    """METEOR's own scores of each row of counts, and of all rows together."""
+    asked = " ||| ".join(["EVAL", *(" ".join(map(str, row)) for row in counts.tolist())])
+    command = ["java", "-Xmx2G", "-jar", str(java_metrics.METEOR_JAR), *["-", "-", "-stdio", "-l", "en", "-norm"]]
+    done = subprocess.run(command, input=f"{asked}\n", capture_output=True, text=True, check=True, timeout=300)
+    return [float(line) for line in done.stdout.split()]
 
 
 def _spice_folder(folder: Path, models) -> Path:
