@@ -33,7 +33,7 @@ setup(
         "safetensors>=0.5",
         "huggingface_hub>=1.5",
         "jinja2>=3.1",  # fills the model card
-        "av>=17.0",  # before, films in BT.709 had other colours
+        "av>=17.1",  # before, a damaged MPEG stream ended the process, and in 16 films in BT.709 had other colours
         "numpy>=1.26",
         "packaging>=23",
         "pillow>=10",

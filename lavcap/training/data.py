@@ -2,6 +2,7 @@
 
 import copy
 import multiprocessing
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,6 +162,7 @@ def with_own_workers(loader: DataLoader, seed: int) -> DataLoader:
     base = getattr(loader, "base_dataloader", loader)
     base.generator = torch.Generator().manual_seed(seed)
     if base.num_workers:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or each that is forked gives four lines of advice
         base.multiprocessing_context = copy.copy(multiprocessing.get_context())
         base.multiprocessing_context.Process = LoaderProcess
     return loader

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from tiny_models import tiny_model
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
 from lavcap.data.augmentation import RELEASED_INSTRUCTIONS, Augmentation
@@ -14,7 +15,9 @@ from lavcap.data.manifest import take_rows
 from lavcap.data.shards import find_shards, write_shards
 from lavcap.data.splits import load_split, one_row_per_caption
 from lavcap.data.streaming import ClipStream
+from lavcap.toy.dataset import train_tokenizer
 from lavcap.training.broken_clips import TrainingStopped
+from lavcap.training.data import with_own_workers
 from lavcap.training.in_training_evaluation import ValidationScores
 from lavcap.training.trainer import CaptioningTrainer
 from processing_lavcap import LavcapProcessor
@@ -264,3 +267,13 @@ def test_a_run_that_learned_nothing_does_not_end_well(trainer, tmp_path, monkeyp
         monkeypatch.setattr(trainer.model.__class__, "loss_terms", {"caption_loss": "tokens"})
     with pytest.raises(TrainingStopped, match=message):
         trainer.train()
+
+
+def test_workers_of_loaders_say_nothing_of_a_tokenizer_that_was_used_before(monkeypatch, capfd):
+    """Tokenizers before 0.23 give four lines of advice in each process that is forked."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM")  # and what is set below goes with the test
+    train_tokenizer(["a dog barks"])(["a dog barks"] * 1000)
+    loader = with_own_workers(DataLoader([torch.zeros(1)], num_workers=1), 0)
+    assert [batch.tolist() for batch in loader] == [[[0.0]]]
+    assert "forked" not in capfd.readouterr().err
