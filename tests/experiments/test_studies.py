@@ -47,7 +47,7 @@ def test_fields_within_fields_are_changed_alone():
 
 def test_runs_are_each_once_and_seed_by_seed():
     runs = runs_of([STUDIES["transport"], STUDIES["weight"]])
-    assert len({run.name for run in runs}) == len(runs) == 2 * 5 * (4 + 2)
+    assert len({run.name for run in runs}) == len(runs) == 2 * 5 * (5 + 2)
     seeds = [run.seed for run in runs]
     assert seeds == sorted(seeds)
 
