@@ -99,8 +99,7 @@ def meteor_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[s
 def pool_meteor(sums: np.ndarray) -> np.ndarray:
     """METEOR of added-up statistics, `(samples, METEOR_STATISTICS)`, which is the formula of its `EVAL`: `(samples,)`.
 
-    A harmonic mean of weighted precision and recall, less a penalty for words
-    that match in many chunks.
+    A harmonic mean of weighted precision and recall, less a penalty for words that match in many chunks.
     """
     lengths, functions = sums[:, 0:2], sums[:, 2:4]
     stages = sums[:, STAGES].reshape(len(sums), len(STAGE_WEIGHTS), 2, 2)  # (samples, stages, content or not, side)

@@ -122,9 +122,10 @@ def subject_of(
     processor: CaptioningProcessor,
     provenance: dict[str, Any],
     rows: Dataset,
+    split: str,
     chosen: Sequence[Disturbance],
 ) -> Subject:
-    """A model that is loaded, with those of some disturbances that apply to it and to the clips.
+    """A model that is loaded, with those of some disturbances that apply to it and to the clips of a split.
 
     Raises:
         ValueError: it takes nothing of the clips.
@@ -132,8 +133,8 @@ def subject_of(
     shown, taken = set.intersection(*shown_modalities(rows)), set(processor.modalities)
     if not shown & taken:
         raise ValueError(
-            f"{name}: takes {' and '.join(processor.modalities)}, and the clips have nothing of it in common; name "
-            "another --split."
+            f"{name}: takes {' and '.join(processor.modalities)}, and the clips of {split} have nothing of it in "
+            "common; name another --split."
         )
     frames = min(len(each or ()) for each in rows["frames"])
     obstacles = {each: obstacle(each, taken, shown, frames, len(rows)) for each in chosen}
@@ -202,7 +203,8 @@ class Robustness:
         self.expected = len(rows)
         self.rows = take_rows(rows, range(min(max_clips or len(rows), len(rows))))
         self.subjects = [
-            subject_of(name, *load_model(name, device), read_provenance(name), self.rows, chosen) for name in models
+            subject_of(name, *load_model(name, device), read_provenance(name), self.rows, split, chosen)
+            for name in models
         ]
 
     def measure(self, resamples: int = 1000) -> Measured:

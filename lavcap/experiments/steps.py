@@ -74,6 +74,7 @@ def measure_run(model: Path, data: Path) -> dict[str, Any]:
         evaluation.processor,
         evaluation.provenance,
         evaluation.rows,
+        evaluation.split,
         choose_disturbances(DISTURBED),
     )
     known = {modality: list(found) for modality, found in groupby(scores.predictions, lambda each: each.modality)}

@@ -237,7 +237,7 @@ def test_a_picture_of_one_frame_drops_none(saved_dali, natural_world):
 def test_a_model_that_takes_nothing_of_the_clips_is_refused(saved_model, toy_world, monkeypatch):
     shown = [{"audio"}] * 3 + [{"video"}] * 3
     monkeypatch.setattr("lavcap.experiments.robustness.shown_modalities", lambda rows: shown)
-    with pytest.raises(ValueError, match="takes audio and video, and the clips have nothing of it in common"):
+    with pytest.raises(ValueError, match="takes audio and video, and the clips of test have nothing of it in common"):
         Robustness([str(saved_model)], toy_world, device="cpu")
 
 
