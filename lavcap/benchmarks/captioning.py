@@ -101,7 +101,8 @@ def measure_folder(bench: Bench) -> Iterator[Row]:
         films = 2 if bench.tiny else 32
         model, processor = random_model(bench.device, bench.dtype)
         model.generation_config.update(num_beams=1, max_new_tokens=NEW_TOKENS)
-        media = list_media([str(write_films(Path(name) / "films", films, 1 if bench.tiny else 10))])
+        seconds = 1 if bench.tiny else 10
+        media = list_media([str(write_films(Path(name) / "films", [str(each) for each in range(films)], seconds))])
         jobs = [(str(medium), (medium.source, 0, 0.0)) for medium in media]
 
         def decoded() -> list[Loaded]:

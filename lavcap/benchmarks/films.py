@@ -1,9 +1,11 @@
 """Films to measure with: moving waves of colour with a little noise, and a chord in noise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
 import numpy as np
+from tqdm.auto import tqdm
 
 
 SIZE, FRAME_RATE, AUDIO_RATE = (640, 360), 25, 48_000
@@ -48,15 +50,15 @@ def write_film(
         container.mux(audio.encode(None))
 
 
-def write_films(folder: Path, count: int, seconds: float) -> Path:
-    """A folder of films, of which few differ: to draw them takes longer than to caption them."""
-    folder.mkdir()
-    for number in range(count):
-        path = folder / f"{number}.mp4"
+def write_films(folder: Path, names: Sequence[str], seconds: float) -> Path:
+    """A folder of films of which few differ, others being links: to draw them takes longer than to caption them."""
+    folder.mkdir(parents=True)
+    paths = [folder / f"{name}.mp4" for name in names]
+    for number, path in enumerate(tqdm(paths, desc="Generating films", unit="film")):
         if number < DIFFERENT:
             write_film(path, seconds, seed=number)
         else:
-            path.symlink_to(folder / f"{number % DIFFERENT}.mp4")
+            path.hardlink_to(paths[number % DIFFERENT])
     return folder
 
 

@@ -104,7 +104,7 @@ def _captioning(bench: Bench, counts: Sequence[int]) -> Iterator[Row]:
         folder = Path(name)
         model = save_model(folder / "model", bench)
         length = 1 if bench.tiny else 10
-        films = [write_films(folder / "few", few, length), write_films(folder / "all", clips, length)]
+        films = [write_films(folder / str(count), list(map(str, range(count))), length) for count in (few, clips)]
         options = ["--model", model, "--device", "cpu", "--output_dir", folder / "captions", "--overwrite"]
         runs: dict[Any, list[_Launch]] = {"launch": [], "few": [], **{count: [] for count in counts}}
         for _ in range(1 if bench.tiny else REPEATS):
