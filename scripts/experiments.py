@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run the studies of what a captioner learns on the generated worlds, and write their tables.
+"""Run the studies of what a captioner learns on the generated worlds, and write their tables and pictures.
 
     python scripts/experiments.py --output outputs/experiments
     python scripts/experiments.py --output outputs/experiments --study transport objective
@@ -10,8 +10,8 @@ lavcap/experiments/studies.py. Each run makes its world, trains a model, caption
 in results.json. What is there is not run again, unless its recipe has changed since: stopped, the command goes on
 where it was, and with a copy of results.json elsewhere. All studies take some hundred runs of minutes each. Tables
 hold means over seeds with intervals (Student, 95 %), those over clips beside them, and tests of the pairs of one seed,
-corrected by Holm; runs that fail are named below them. One command works in a folder at a time. It needs the extra
-`report`.
+corrected by Holm; runs that fail are named below them; and each study has a picture, STUDY.svg. One command works in a
+folder at a time. It needs the extra `report`.
 """
 
 import sys
@@ -27,6 +27,7 @@ from lavcap.workers import usable_cores
 def main() -> int:
     args = parser().parse_args()
     with errors_in_one_line():
+        from lavcap.experiments.pictures import draw_study
         from lavcap.experiments.runs import carry_out, known_results, runs_of
         from lavcap.experiments.tables import format_study
         from lavcap.files import replace_text
@@ -47,6 +48,8 @@ def main() -> int:
                 print(printable(f"{run.name}: {found.get('failed', 'done')}"), flush=True)
         text = "\n".join(format_study(name, study, results) for name, study in studies.items())
         replace_text(output / "tables.md", text)
+        for name, study in studies.items():
+            draw_study(study, results, output / f"{name}.svg")
         print(text)
     return int(any("failed" in found for found in results.values()))
 

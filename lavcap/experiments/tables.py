@@ -5,19 +5,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from lavcap.evaluation.results import main_modality
+from lavcap.experiments.measures import (
+    LEVEL,
+    OBJECTS,
+    PARTS,
+    SIDES,
+    Found,
+    Results,
+    cider_d,
+    disturbed_share,
+    found_by_seed,
+    has_learnt,
+    mean_interval,
+    of_main_modality,
+    paired_tests,
+    right_share,
+)
 from lavcap.experiments.runs import Run, runs_of
-from lavcap.experiments.studies import Study, Variant
+from lavcap.experiments.studies import Study
 
 
-LEVEL = 0.95
 COLUMNS = ("variant", "seeds", "CIDEr-D", "over clips", "difference", "p", "verdict", "colours", "shapes", "sounds")
-PLAN_COLUMNS = ("own", "other")
-LEARNT = {"seen pairs": 0.95, "typical pairs": 0.95, "unseen pairs": 0.8, "exceptional pairs": 0.8}
-PARTS = ("colour", "shape", "sound")
-OBJECTS = ("colour", "shape")
 # Heading, disturbance, and which words: of what is said, or of those of the clip that is heard, or seen, where they
 # differ.
 DISTURBED = (
@@ -30,7 +39,6 @@ DISTURBED = (
     ("sounds, 0.5 s late", "delay_0.5_s", "", ("sound",)),
     ("objects, 75 % of frames dropped", "dropped_75", "", OBJECTS),
 )
-Results = Mapping[str, Mapping[str, Any]]
 
 
 def format_study(name: str, study: Study, results: Results) -> str:
@@ -74,61 +82,17 @@ def format_seeds(study: Study, results: Results) -> str:
     return "\n".join([*lines, "", f"{learnt} of {len(there)} seeds learned all words."])
 
 
-def has_learnt(found: Mapping[str, Any]) -> bool:
-    """Whether enough of colours, shapes and sounds are right, of pairs that training showed and of others."""
-    words = _main(found["words"])
-    return all(row[part] >= LEARNT[pairs] for pairs, row in words.items() for part in PARTS)
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its Student interval at `LEVEL`; infinite for one value."""
-    if len(values) < 2:
-        return float(np.mean(values)), math.inf
-    error = stats.sem(values)
-    return float(np.mean(values)), float(error * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
-
-
-def paired_tests(reference: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> dict[str, tuple]:
-    """Mean difference to the reference and its p value, by name: Student's t test of the pairs of one seed, two-sided,
-    corrected for as many tests as there are (Holm, Scandinavian Journal of Statistics 6, 1979).
-
-    Args:
-        reference, others: a score by seed.
-    """
-    found = {}
-    for name, scores in others.items():
-        pairs = [(scores[seed], reference[seed]) for seed in scores if seed in reference]
-        differences = np.array([one - other for one, other in pairs])
-        if len(pairs) < 2:
-            found[name] = (float(differences.mean()) if pairs else math.nan, math.nan)
-        elif np.ptp(differences) == 0:
-            found[name] = (float(differences[0]), 0.0 if differences[0] else 1.0)
-        else:
-            found[name] = (float(differences.mean()), float(stats.ttest_1samp(differences, 0).pvalue))
-    return {name: (found[name][0], p) for name, p in _holm({name: p for name, (_, p) in found.items()}).items()}
-
-
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-def _holm(values: Mapping[str, float]) -> dict[str, float]:
-    """p values that were corrected; those that are not there stay so."""
-    there = sorted((name for name, p in values.items() if not math.isnan(p)), key=values.get)
-    corrected, highest = {}, 0.0
-    for rank, name in enumerate(there):
-        highest = max(highest, min(1.0, (len(there) - rank) * values[name]))
-        corrected[name] = highest
-    return {name: corrected.get(name, math.nan) for name in values}
-
-
 def _world_table(study: Study, world: str, results: Results) -> str:
-    found = {variant.name: _by_seed(variant, world, study, results) for variant in study.variants}
+    found = {variant.name: found_by_seed(variant, world, study, results) for variant in study.variants}
     if not any(found.values()):
         return f"World: {world}. Not run."
-    scores = {name: {seed: _cider(each) for seed, each in rows.items()} for name, rows in found.items()}
+    scores = {name: {seed: cider_d(each) for seed, each in rows.items()} for name, rows in found.items()}
     reference, *others = found
     tests = paired_tests(scores[reference], {name: scores[name] for name in others})
-    columns = COLUMNS + PLAN_COLUMNS
+    columns = COLUMNS + SIDES
     lines = [f"World: {world}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, rows in found.items():
         cells = [name, f"{len(rows)} of {len(study.seeds)}"]
@@ -137,7 +101,7 @@ def _world_table(study: Study, world: str, results: Results) -> str:
     return "\n".join([*lines, *_disturbed_table(found)])
 
 
-def _disturbed_table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+def _disturbed_table(found: Mapping[str, Mapping[int, Found]]) -> list[str]:
     """Lines of right words under disturbances, of the variants that were measured, by variant and seed."""
     rows = {name: list(seeds.values()) for name, seeds in found.items() if seeds}
     lines = [f"| variant | {' | '.join(heading for heading, *_ in DISTURBED)} |", "|---" * (len(DISTURBED) + 1) + "|"]
@@ -147,41 +111,25 @@ def _disturbed_table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> li
     return ["", "Right words of disturbed clips, in per cent:", "", *lines]
 
 
-def _shares(rows: Sequence[Mapping[str, Any]], disturbance: str, whose: str, parts: Sequence[str]) -> str:
+def _shares(rows: Sequence[Found], *which: Any) -> str:
     """Mean share of right words with its interval over seeds; nothing where the disturbance does not apply."""
-    there = [row["disturbed"][disturbance] for row in rows if disturbance in row["disturbed"]]
-    shares = [row["whose"][whose]["shares"] if whose else row["shares"] for row in there]
+    shares = [share for row in rows if (share := disturbed_share(row, *which)) is not None]
     if not shares:
         return ""
-    mean, half = mean_interval([100 * float(np.mean([share[part] for part in parts])) for share in shares])
+    mean, half = mean_interval([100 * share for share in shares])
     return f"{mean:.1f}{_plus_minus(half, 1)}"
 
 
-def _by_seed(variant: Variant, world: str, study: Study, results: Results) -> dict[int, Mapping[str, Any]]:
-    rows = {seed: results.get(Run(variant, world, seed).name) for seed in study.seeds}
-    return {seed: row for seed, row in rows.items() if row and "failed" not in row}
-
-
-def _main(modalities: Mapping[str, Any]) -> Any:
-    """What there is of the modality that counts."""
-    return modalities[main_modality(modalities)]
-
-
-def _cider(found: Mapping[str, Any]) -> float:
-    return _main(found["scores"])["cider_d"]
-
-
-def _cells(rows: Sequence[Mapping[str, Any]], test: tuple[float, float] | None) -> list[str]:
-    mean, half = mean_interval([_cider(row) for row in rows])
-    ends = [_main(row["intervals"])["cider_d"] for row in rows]
+def _cells(rows: Sequence[Found], test: tuple[float, float] | None) -> list[str]:
+    mean, half = mean_interval([cider_d(row) for row in rows])
+    ends = [of_main_modality(row["intervals"])["cider_d"] for row in rows]
     cells = [f"{mean:.3f}{_plus_minus(half, 3)}", f"± {np.mean([(high - low) / 2 for low, high in ends]):.3f}"]
     cells += ["", "", "reference"] if test is None else _verdict(*test)
-    words = [list(_main(row["words"]).values()) for row in rows]
     for part in PARTS:
-        shares = [sum(p[part] * p["events"] for p in row) / sum(p["events"] for p in row) for row in words]
+        shares = [right_share(row, part) for row in rows]
         cells.append(f"{np.mean(shares):.1%} ({min(shares):.0%})")
     plans = [row["plan"] for row in rows if row["plan"]]
-    for side in PLAN_COLUMNS:
+    for side in SIDES:
         mean, half = mean_interval([plan[side] for plan in plans]) if plans else (math.nan, math.inf)
         cells.append(f"{mean:.2f}{_plus_minus(half, 2)}" if plans else "")
     return cells

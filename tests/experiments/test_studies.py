@@ -7,13 +7,16 @@ import shutil
 import numpy as np
 import pytest
 from filelock import FileLock
+from matplotlib.figure import Figure
 from scipy import stats
 from stranger import run_inside
 
 from conftest import ROOT
+from lavcap.experiments.measures import has_learnt, mean_interval, paired_tests
+from lavcap.experiments.pictures import draw_study
 from lavcap.experiments.runs import RECORD, Run, carry_out, known_results, recipe_of, record, runs_of
 from lavcap.experiments.studies import RECIPE, STUDIES, Study, Variant
-from lavcap.experiments.tables import format_study, has_learnt, mean_interval, paired_tests
+from lavcap.experiments.tables import format_study
 from lavcap.models.families import config_class
 
 
@@ -110,6 +113,40 @@ def test_the_table_tells_better_from_not_told_apart_and_names_failures():
     assert "± 0.300" in lines["first"] and "2.00 ± 0.00" in lines["first"]
     cells = "|  |  | 100.0 ± 0.0 | 75.0 ± 0.0 |  | 50.0 ± 0.0 |  |  |"  # nothing where it was not measured
     assert f"| better {cells}" in disturbed and f"| same {cells}" in disturbed
+
+
+def test_the_picture_has_each_variant_its_seeds_and_mean(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
+    study = Study("Which?", (Variant("first"), Variant("second"), Variant("none")), ("free", "typical"), (1, 2, 3))
+    scores = {"first": (1.0, 2.0, 3.0), "second": (1.5, 2.5, 4.5)}
+    results = {
+        Run(Variant(name), "free", seed).name: result(score, plan={"own": score, "other": 0.5})
+        for name, values in scores.items()
+        for seed, score in zip(study.seeds, values, strict=True)
+    }
+    results[Run(Variant("first"), "free", 3).name] = {"failed": "see log.txt"}
+    assert draw_study(study, results, tmp_path / "study.svg")
+    ((difference, sounds, heard, mass),) = [figure.axes for figure in drawn]  # nothing of the other world
+    assert [label.get_text() for label in difference.get_yticklabels()] == ["first", "second", "none"]
+    dots = {place: line for line in difference.lines if line.get_marker() == "o" for place in line.get_ydata()}
+    assert dots.keys() == {1} and list(dots[1].get_xdata()) == [0.5, 0.5]  # pairs of one seed, of the reference none
+    own = [line for line in mass.lines if line.get_marker() == "o"]
+    assert [list(line.get_xdata()) for line in own[:2]] == [[1.0, 2.0], [1.5, 2.5, 4.5]]
+    assert sounds.get_title() and heard.get_title() and "1.500" in difference.get_title()
+    assert not draw_study(dataclasses.replace(study, worlds=("typical",)), results, tmp_path / "study.svg")
+    assert not draw_study(dataclasses.replace(study, variants=study.variants[:1]), results, tmp_path / "study.svg")
+
+
+def test_the_picture_of_a_study_is_the_same_each_time(tmp_path):
+    study = Study("Which?", (Variant("first"), Variant("second")), ("free",), (1, 2))
+    results = {run.name: result(run.seed + len(run.variant.name)) for run in runs_of([study])}
+    pictures = [tmp_path / name / "study.svg" for name in ("one", "two")]
+    for picture in pictures:
+        picture.parent.mkdir()
+        assert draw_study(study, results, picture)
+    one, two = (picture.read_text() for picture in pictures)
+    assert one == two and "second" in one and "free world" in one and "mass of the plan" not in one
 
 
 def test_tests_are_students_of_pairs_with_holms_correction():
