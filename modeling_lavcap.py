@@ -209,7 +209,8 @@ class LavcapFusionOutput(ModelOutput):
         tokens (`torch.FloatTensor` of shape `(batch, soft_tokens, hidden)`): tokens of each clip from the left; what
             lies beyond `counts` is filler.
         counts (`torch.LongTensor` of shape `(batch,)`): how many tokens each clip has.
-        alignment_loss (`torch.FloatTensor` of shape `()`): weighted mean over the clips that have both modalities.
+        alignment_loss (`torch.FloatTensor` of shape `()`): weighted mean over the clips that have both modalities and,
+            where clips are compared with each other, another one that has.
         num_aligned_clips (`torch.LongTensor` of shape `()`): the number of those clips.
         transport_plan (`torch.FloatTensor` of shape `(batch, video_tokens, audio_tokens)`): float32, total mass 1;
             zero for a clip that lacks a modality.
@@ -296,7 +297,7 @@ class LavcapFusion(nn.Module):
         else:
             weights = log_plan if self.config.alignment_weights == "log_plan" else plan
             per_clip = torch.where(both, alignment_loss(similarity, weights, self._alignment_scale()), 0.0)
-        output.num_aligned_clips = both.sum()
+        output.num_aligned_clips = _aligned_clips(self.config, both).sum()
         mean = per_clip.sum() / output.num_aligned_clips.clamp(min=1)
         output.alignment_loss = self.config.alignment_loss_weight * mean
         output.transport_plan = plan
@@ -360,6 +361,12 @@ class LavcapFusion(nn.Module):
 
 def _unit_length(tokens: torch.Tensor | None) -> torch.Tensor | None:
     return None if tokens is None else nn.functional.normalize(tokens, dim=-1)
+
+
+def _aligned_clips(config: LavcapConfig, both: torch.Tensor) -> torch.Tensor:
+    """Which clips the alignment loss counts, `(batch,)` bool: those with both modalities. Of one alone there is
+    nothing that a contrast between clips could say."""
+    return both & (both.sum() > 1) if config.alignment_objective == "clips" else both
 
 
 def _rows_to_one(plan: torch.Tensor) -> torch.Tensor:
@@ -517,8 +524,8 @@ class LavcapForConditionalGeneration(SoftTokenModel, LavcapPreTrainedModel):
         return 2 if self.config.optimal_transport and self.config.alignment_objective == "clips" else 1
 
     def counted_clips(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Those with sound and picture."""
-        return self.shows(batch, "audio") & self.shows(batch, "video")
+        """Those that are aligned."""
+        return _aligned_clips(self.config, self.shows(batch, "audio") & self.shows(batch, "video"))
 
     def statistics(self, output: Mapping[str, Any]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Entropy of the transport plans, in nats and as a share of an even plan's."""

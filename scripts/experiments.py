@@ -10,15 +10,15 @@ lavcap/experiments/studies.py. Each run makes its world, trains a model, caption
 in results.json. What is there is not run again, unless its recipe has changed since: stopped, the command goes on
 where it was, and with a copy of results.json elsewhere. All studies take some hundred runs of minutes each. Tables
 hold means over seeds with intervals (Student, 95 %), those over clips beside them, and tests of the pairs of one seed,
-corrected by Holm; runs that fail are named below them; and each study has a picture, STUDY.svg. One command works in a
-folder at a time. It needs the extra `report`.
+corrected by Holm; runs that fail are named below them. tables.md has those of all studies after each run, and each
+study has a picture in the end, STUDY.svg. One command works in a folder at a time. It needs the extra `report`.
 """
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from lavcap.arguments import Parser, positive
+from lavcap.arguments import Parser, listed, positive
 from lavcap.endings import errors_in_one_line, printable
 from lavcap.experiments.studies import STUDIES, WORLDS
 from lavcap.workers import usable_cores
@@ -27,30 +27,34 @@ from lavcap.workers import usable_cores
 def main() -> int:
     args = parser().parse_args()
     with errors_in_one_line():
-        from lavcap.experiments.pictures import draw_study
-        from lavcap.experiments.runs import carry_out, known_results, runs_of
-        from lavcap.experiments.tables import format_study
-        from lavcap.files import replace_text
+        from lavcap.experiments.pictures import draw_studies
+        from lavcap.experiments.runs import RECORD, carry_out, known_results, runs_of
+        from lavcap.experiments.tables import format_study, write_tables
 
         if unknown := [name for name in args.study if name not in STUDIES]:
             raise ValueError(f"--study {' '.join(unknown)}: unknown; expected some of {', '.join(STUDIES)}.")
         studies = {name: STUDIES[name] for name in args.study or STUDIES}
         if args.seeds:
-            studies = {name: replace(study, seeds=tuple(args.seeds)) for name, study in studies.items()}
+            studies = {name: replace(study, seeds=tuple(dict.fromkeys(args.seeds))) for name, study in studies.items()}
         if args.world:
             studies = {name: replace(study, worlds=(args.world,)) for name, study in studies.items()}
         output = args.output / "tiny" if args.tiny else args.output
         runs = runs_of(studies.values())
-        results = known_results(output, runs, args.tiny)
+        results, outdated = known_results(output, runs, args.tiny)
+        if outdated:
+            print(
+                f"{output / RECORD}: {len(outdated)} runs are of another recipe or of another version, and do not "
+                f"count: {listed(outdated)}",
+                file=sys.stderr,
+            )
         if not args.only_tables:
             for run, found in carry_out(runs, output, args.jobs, args.tiny):
                 results[run.name] = found
                 print(printable(f"{run.name}: {found.get('failed', 'done')}"), flush=True)
-        text = "\n".join(format_study(name, study, results) for name, study in studies.items())
-        replace_text(output / "tables.md", text)
-        for name, study in studies.items():
-            draw_study(study, results, output / f"{name}.svg")
-        print(text)
+                write_tables(output, args.tiny)
+        write_tables(output, args.tiny)
+        draw_studies(output, args.tiny)
+        print("\n".join(format_study(name, study, results) for name, study in studies.items()))
     return int(any("failed" in found for found in results.values()))
 
 

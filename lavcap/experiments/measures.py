@@ -16,7 +16,9 @@ LEVEL = 0.95
 PARTS = ("colour", "shape", "sound")
 OBJECTS = ("colour", "shape")
 SIDES = ("own", "other")  # events, on whose sound the plan has mass
-LEARNT = {"seen pairs": 0.95, "typical pairs": 0.95, "unseen pairs": 0.8, "exceptional pairs": 0.8}
+# Pairs of object and sound that training showed, or shows most; and others.
+NEW_PAIRS = {"free": "unseen pairs", "typical": "exceptional pairs"}  # by world
+LEARNT = {"seen pairs": 0.95, "typical pairs": 0.95, **dict.fromkeys(NEW_PAIRS.values(), 0.8)}  # least shares
 Found = Mapping[str, Any]  # of a run, as of `steps.measure_run`
 Results = Mapping[str, Found]  # by the names of runs; those that failed have `failed`
 
@@ -32,9 +34,14 @@ def cider_d(found: Found) -> float:
     return of_main_modality(found["scores"])["cider_d"]
 
 
-def right_share(found: Found, part: str) -> float:
-    """Share of all events whose colour, shape or sound is right, in captions from all that the model takes."""
-    rows = of_main_modality(found["words"]).values()
+def right_share(found: Found, part: str, new: bool = False) -> float:
+    """Share of events whose colour, shape or sound is right, in captions from all that the model takes.
+
+    Args:
+        new: of pairs of object and sound alone that are not those of training; default: of all.
+    """
+    words = of_main_modality(found["words"])
+    rows = [row for pairs, row in words.items() if not new or pairs in NEW_PAIRS.values()]
     return sum(row[part] * row["events"] for row in rows) / sum(row["events"] for row in rows)
 
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lavcap.experiments.measures import (
+    NEW_PAIRS,
     SIDES,
     Found,
     Results,
@@ -18,7 +19,8 @@ from lavcap.experiments.measures import (
     mean_interval,
     right_share,
 )
-from lavcap.experiments.studies import Study
+from lavcap.experiments.runs import known_results, runs_of
+from lavcap.experiments.studies import STUDIES, Study
 
 
 ROW, PANEL, MARGIN = 0.3, 2.9, 1.3  # inches: of a variant; of a figure's width; around the variants of a world
@@ -26,9 +28,17 @@ MASS = "mass of the plan on the own sound of an event,\nand (red) on the other's
 Values = Mapping[str, Mapping[int, float]]  # by variant and seed
 
 
+def draw_studies(output: Path, tiny: bool = False):
+    """Pictures of all studies in the folder of their runs, as `NAME.svg`."""
+    results = known_results(output, runs_of(STUDIES.values()), tiny).known
+    for name, study in STUDIES.items():
+        draw_study(study, results, output / f"{name}.svg")
+
+
 def draw_study(study: Study, results: Results, path: Path) -> bool:
     """A row of panels for each world that has results: CIDEr-D as the difference to the first variant with the same
-    seed, right sounds, and where the plan has its mass. Dots are seeds, bars means with Student's 95 % interval.
+    seed; right sounds where neither training nor the picture tells them; and where the plan has its mass. Dots are
+    seeds, bars means with Student's 95 % interval.
 
     Args:
         path: of the picture; its ending says of which kind it is.
@@ -70,7 +80,8 @@ def _draw_world(axes: Sequence[Axes], world: str, found: Mapping[str, Mapping[in
     axes[0].axvline(0, color="grey", linewidth=0.8, linestyle=":")
     axes[0].set_yticks(range(len(found)), list(found))
     axes[0].set_ylabel(f"{world} world")
-    _draw_panel(axes[1], _values(found, lambda each: 100 * right_share(each, "sound")), "right sounds, %")
+    new = _values(found, lambda each: 100 * right_share(each, "sound", new=True))
+    _draw_panel(axes[1], new, f"right sounds of\n{NEW_PAIRS[world]}, %")
     _draw_panel(axes[2], _values(found, _heard), "with another's picture,\nsounds of the sound, %")
     for each in axes[1:3]:
         each.set_xlim(max(each.get_xlim()[0], -1), min(each.get_xlim()[1], 101))

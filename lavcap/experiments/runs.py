@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from lavcap.documents import parse_yaml, read_json
-from lavcap.endings import interrupts_left_to_this_process
+from lavcap.endings import interrupts_left_to_this_process, printable
 from lavcap.experiments import steps
 from lavcap.experiments.studies import Study, Variant
 from lavcap.files import replace_text
@@ -25,6 +25,7 @@ from lavcap.files import replace_text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT, SETTINGS, LOG = "run.json", "recipe.yaml", "log.txt"  # in the folder of a run
+REASON = 200  # characters of it
 RECORD = "results.json"  # of all runs, a line each: with a copy of it they go on in another folder
 FOLDERS = ("data_dir", "tokenizer_name", "output_dir")  # of a recipe
 TINY = {  # to see that it works
@@ -66,14 +67,33 @@ def runs_of(studies: Iterable[Study]) -> list[Run]:
     return sorted(unique.values(), key=lambda run: order.index(run.seed))
 
 
-def known_results(output: Path, runs: Sequence[Run], tiny: bool = False) -> dict[str, dict[str, Any]]:
-    """What runs that have ended gave, by name; those of a recipe that has changed since are no longer known."""
-    recorded = _read_record(output)
-    return {
-        run.name: recorded[run.name]["gave"]
-        for run in runs
-        if run.name in recorded and recorded[run.name]["recipe"] == recipe_digest(run, tiny)
-    }
+class Recorded(NamedTuple):
+    """What a record says of runs.
+
+    Attributes:
+        known: what they gave, by name; of those that failed `failed`, which is why.
+        outdated: names of those that were of another recipe, or of another version of this command.
+    """
+
+    known: dict[str, dict[str, Any]]
+    outdated: list[str]
+
+
+def known_results(output: Path, runs: Sequence[Run], tiny: bool = False) -> Recorded:
+    """What runs gave that have ended.
+
+    Raises:
+        ValueError: the record cannot be read.
+    """
+    recorded, known, outdated = _read_record(output), {}, []
+    for run in runs:
+        if run.name not in recorded:
+            continue
+        if _is_known(recorded[run.name], recipe_digest(run, tiny)):
+            known[run.name] = recorded[run.name]["gave"]
+        else:
+            outdated.append(run.name)
+    return Recorded(known, outdated)
 
 
 def carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Iterator[tuple[Run, dict[str, Any]]]:
@@ -94,8 +114,8 @@ def carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Itera
 
 
 def _carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Iterator[tuple[Run, dict[str, Any]]]:
-    done = known_results(output, runs, tiny)
-    left = [run for run in runs if run.name not in done]
+    known = known_results(output, runs, tiny).known
+    left = [run for run in runs if "failed" in known.get(run.name, {"failed": "not run"})]
     for unfinished in (output / "worlds").glob(".*"):  # of a command that was killed
         shutil.rmtree(unfinished, ignore_errors=True)
     site = _Site(output, tiny, {(run.world, run.seed): Lock() for run in left})
@@ -105,8 +125,7 @@ def _carry_out(runs: Sequence[Run], output: Path, jobs: int, tiny: bool) -> Iter
             for future in as_completed(futures):
                 bar.update()
                 run, found = futures[future], future.result()
-                if "failed" not in found:
-                    record(run, found, output, tiny)
+                record(run, found, output, tiny)
                 yield run, found
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -160,17 +179,21 @@ class _Site:
         folder, data = self.output / run.name, self.output / "worlds" / f"{run.world}_{run.seed}"
         model, result = folder / "model", folder / RESULT
         folder.mkdir(parents=True, exist_ok=True)
+        result.unlink(missing_ok=True)  # what is there after this is of this run
         with self.worlds[run.world, run.seed]:
             if not data.exists():
                 size = TINY_WORLD if self.tiny else {}
                 self._do(steps.make_world, folder, data, {"world": run.world, "seed": run.seed, **size})
         if data.exists():
-            result.unlink(missing_ok=True)
             if not (_is_of(run, folder / SETTINGS, self.tiny) and (model / steps.TRAINED).exists()):
                 shutil.rmtree(model, ignore_errors=True)  # of a run that was stopped, or of another recipe
             recipe = recipe_of(run, data, model, self.tiny)
             self._do(steps.train_and_measure, folder, recipe, folder / SETTINGS, result)
-        return read_json(result, "run again") if result.exists() else {"failed": f"see {folder / LOG}"}
+        return (
+            read_json(result, "run again")
+            if result.exists()
+            else {"failed": _reason(folder / LOG, f"{run.name}/{LOG}")}
+        )
 
     def close(self):
         """End what runs, and begin nothing any more."""
@@ -192,6 +215,21 @@ class _Site:
             self._begun.discard(process)
 
 
+def _reason(log: Path, named: str) -> str:
+    """Why a run failed, by the last line that its log has, and where to read more."""
+    said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    last = next((line.rpartition("\r")[2].strip() for line in reversed(said) if line.strip()), "")
+    return f"{printable(last)[:REASON]} (see {named})"
+
+
+def _is_known(recorded: Any, digest: str) -> bool:
+    """Whether an entry of the record is of a recipe, and has all that is told of a run."""
+    if not isinstance(recorded, dict) or recorded.get("recipe") != digest:
+        return False
+    gave = recorded.get("gave")
+    return isinstance(gave, dict) and ("failed" in gave or gave.keys() >= steps.MEASURED)
+
+
 def _is_of(run: Run, recipe: Path, tiny: bool) -> bool:
     """Whether a recipe is there and, but for its folders, is that of the run as it is now."""
     found = parse_yaml(recipe.read_text(encoding="utf-8")) if recipe.exists() else None
@@ -205,7 +243,11 @@ def _digest(recipe: Mapping[str, Any]) -> str:
 
 def _read_record(output: Path) -> dict[str, Any]:
     file = output / RECORD
-    return read_json(file, "repair or remove it: models that are there are measured again") if file.exists() else {}
+    advice = "repair or remove it: models that are there are measured again"
+    found = read_json(file, advice) if file.exists() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: holds no object of runs; {advice}.")
+    return found
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

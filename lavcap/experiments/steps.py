@@ -26,6 +26,7 @@ from lavcap.workers import end_with_parent
 
 METRICS = ("cider_d", "bleu_4")
 DISTURBED = ("other_video", "missing", "noise_20_db", "noise_5_db", "delay_0.5_s", "dropped_75")
+MEASURED = {"scores", "intervals", "words", "plan", "disturbed", "train_seconds", "parameters"}  # see `measure_run`
 TRAINED = "train_results.json"  # what `train_hf.py` writes when the model is there
 
 

@@ -1,13 +1,14 @@
 """Tables of a study: means over seeds with intervals, and paired tests against its first variant."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from lavcap.experiments.measures import (
     LEVEL,
+    NEW_PAIRS,
     OBJECTS,
     PARTS,
     SIDES,
@@ -22,11 +23,12 @@ from lavcap.experiments.measures import (
     paired_tests,
     right_share,
 )
-from lavcap.experiments.runs import Run, runs_of
-from lavcap.experiments.studies import Study
+from lavcap.experiments.runs import Run, known_results, runs_of
+from lavcap.experiments.studies import STUDIES, Study
+from lavcap.files import replace_text
 
 
-COLUMNS = ("variant", "seeds", "CIDEr-D", "over clips", "difference", "p", "verdict", "colours", "shapes", "sounds")
+COLUMNS = ("variant", "seeds", "learned", "CIDEr-D", "over clips", "difference", "p", "verdict")
 # Heading, disturbance, and which words: of what is said, or of those of the clip that is heard, or seen, where they
 # differ.
 DISTURBED = (
@@ -39,6 +41,9 @@ DISTURBED = (
     ("sounds, 0.5 s late", "delay_0.5_s", "", ("sound",)),
     ("objects, 75 % of frames dropped", "dropped_75", "", OBJECTS),
 )
+MODALITIES = ("audio+video", "audio", "video", "audio+other_video")
+Measure = Callable[[Found], float | None]
+Variants = Mapping[str, Mapping[int, Found]]  # what their runs gave, by name and seed
 
 
 def format_study(name: str, study: Study, results: Results) -> str:
@@ -62,24 +67,28 @@ def format_study(name: str, study: Study, results: Results) -> str:
 def format_seeds(study: Study, results: Results) -> str:
     """Markdown of a study of one variant: a row for each seed, and whether it learned what there is to learn."""
     ((variant,), (world,)) = study.variants, study.worlds
-    lines = [
-        "| seed | CIDEr-D audio+video | audio only | video only | BLEU-4 audio+video "
-        "| right colours / shapes / sounds, seen pairs | the same, unseen pairs | minutes |",
-        "|---" * 8 + "|",
-    ]
+    columns = ("seed", *(f"CIDEr-D {modality}" for modality in MODALITIES), "BLEU-4 audio+video", *SIDES, "minutes")
+    pairs = ("seen pairs" if world == "free" else "typical pairs", NEW_PAIRS[world])
+    headings = [*columns[:-1], *(f"right colours / shapes / sounds, {each}" for each in pairs), columns[-1]]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    there = found_by_seed(variant, world, study, results)
     for seed in study.seeds:
-        found = results.get(Run(variant, world, seed).name)
-        if found is None or "failed" in found:
-            lines.append(f"| {seed} | {'not run' if found is None else 'failed'} |" + " |" * 6)
-            continue
-        scores, words = found["scores"], found["words"]["audio+video"]
-        cider = " | ".join(f"{scores[modality]['cider_d']:.3f}" for modality in ("audio+video", "audio", "video"))
-        right = " | ".join(" / ".join(f"{row[part]:.1%}" for part in PARTS) for row in words.values())
-        minutes = found["train_seconds"] / 60
-        lines.append(f"| {seed} | {cider} | {scores['audio+video']['bleu_4']:.3f} | {right} | {minutes:.1f} |")
-    there = [found for seed in study.seeds if (found := results.get(Run(variant, world, seed).name))]
-    learnt = sum("failed" not in found and has_learnt(found) for found in there)
-    return "\n".join([*lines, "", f"{learnt} of {len(there)} seeds learned all words."])
+        cells = [str(seed), *(_seed_cells(there[seed], pairs) if seed in there else ["not run"])]
+        if "failed" in results.get(Run(variant, world, seed).name, {}):
+            cells[1] = "failed"
+        lines.append(f"| {' | '.join(cells + [''] * (len(headings) - len(cells)))} |")
+    told = f"{sum(map(has_learnt, there.values()))} of {len(study.seeds)} seeds learned all words."
+    if there:
+        over_seeds, over_clips = _score_cells(list(there.values()))
+        told += f" CIDEr-D audio+video: {over_seeds} over seeds, {over_clips} over clips."
+    return "\n".join([*lines, "", told])
+
+
+def write_tables(output: Path, tiny: bool = False):
+    """Write the tables of all studies into the folder of their runs, as `tables.md`."""
+    results = known_results(output, runs_of(STUDIES.values()), tiny).known
+    text = "\n".join(format_study(name, study, results) for name, study in STUDIES.items())
+    replace_text(output / "tables.md", text)
 
 
 # -------------------------------------------------------------------------------------------------------- internals
@@ -89,50 +98,101 @@ def _world_table(study: Study, world: str, results: Results) -> str:
     found = {variant.name: found_by_seed(variant, world, study, results) for variant in study.variants}
     if not any(found.values()):
         return f"World: {world}. Not run."
-    scores = {name: {seed: cider_d(each) for seed, each in rows.items()} for name, rows in found.items()}
-    reference, *others = found
-    tests = paired_tests(scores[reference], {name: scores[name] for name in others})
-    columns = COLUMNS + SIDES
+    tests = _tests(found, cider_d)
+    columns = (*COLUMNS, "colours", "shapes", "sounds", f"sounds, {NEW_PAIRS[world]}", *SIDES)
     lines = [f"World: {world}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, rows in found.items():
         cells = [name, f"{len(rows)} of {len(study.seeds)}"]
         cells += _cells(list(rows.values()), tests.get(name)) if rows else ["not run"] + [""] * (len(columns) - 3)
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *_disturbed_table(found)])
+    measures = _word_measures(world)
+    return "\n".join([*lines, *_words_table(found, measures), *_differences_table(found, measures)])
 
 
-def _disturbed_table(found: Mapping[str, Mapping[int, Found]]) -> list[str]:
-    """Lines of right words under disturbances, of the variants that were measured, by variant and seed."""
-    rows = {name: list(seeds.values()) for name, seeds in found.items() if seeds}
-    lines = [f"| variant | {' | '.join(heading for heading, *_ in DISTURBED)} |", "|---" * (len(DISTURBED) + 1) + "|"]
-    for name, seeds in rows.items():
-        cells = [_shares(seeds, *where) for _, *where in DISTURBED]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return ["", "Right words of disturbed clips, in per cent:", "", *lines]
+def _word_measures(world: str) -> dict[str, Measure]:
+    """Shares of right words that are told with intervals and tests, by their headings."""
+    own = {
+        "sounds": lambda found: right_share(found, "sound"),
+        f"sounds, {NEW_PAIRS[world]}": lambda found: right_share(found, "sound", new=True),
+    }
+    disturbed = {heading: lambda found, which=which: disturbed_share(found, *which) for heading, *which in DISTURBED}
+    return own | disturbed
 
 
-def _shares(rows: Sequence[Found], *which: Any) -> str:
-    """Mean share of right words with its interval over seeds; nothing where the disturbance does not apply."""
-    shares = [share for row in rows if (share := disturbed_share(row, *which)) is not None]
-    if not shares:
-        return ""
-    mean, half = mean_interval([100 * share for share in shares])
-    return f"{mean:.1f}{_plus_minus(half, 1)}"
+def _words_table(found: Variants, measures: Mapping[str, Measure]) -> list[str]:
+    """Lines of right words, also of disturbed clips, of the variants that were measured."""
+    lines = [f"| variant | {' | '.join(measures)} |", "|---" * (len(measures) + 1) + "|"]
+    for name, rows in found.items():
+        if rows:
+            cells = [_share_cell([measure(row) for row in rows.values()]) for measure in measures.values()]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return ["", "Right words, also of disturbed clips, in per cent:", "", *lines]
+
+
+def _differences_table(found: Variants, measures: Mapping[str, Measure]) -> list[str]:
+    """Lines of how right words differ from the first variant's, with p values."""
+    tests = {heading: _tests(found, measure) for heading, measure in measures.items()}
+    lines = [f"| variant | {' | '.join(measures)} |", "|---" * (len(measures) + 1) + "|"]
+    for name in list(found)[1:]:
+        cells = [_difference_cell(*column[name]) for column in tests.values()]
+        if any(cells):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    if len(lines) == 2:
+        return []
+    return ["", f"Their differences to {next(iter(found))}, in points, with p:", "", *lines]
+
+
+def _tests(found: Variants, measure: Measure) -> dict[str, tuple[float, float]]:
+    """[`paired_tests`] of a measure against the first variant."""
+    values = {
+        name: {seed: value for seed, row in rows.items() if (value := measure(row)) is not None}
+        for name, rows in found.items()
+    }
+    reference, *others = values
+    return paired_tests(values[reference], {name: values[name] for name in others})
+
+
+def _seed_cells(found: Found, pairs: Sequence[str]) -> list[str]:
+    scores, words, plan = found["scores"], found["words"]["audio+video"], found["plan"]
+    cider = [f"{scores[modality]['cider_d']:.3f}" for modality in MODALITIES]
+    right = [" / ".join(f"{words[each][part]:.1%}" for part in PARTS) for each in pairs]
+    masses = [f"{plan[side]:.2f}" for side in SIDES]
+    return [*cider, f"{scores['audio+video']['bleu_4']:.3f}", *masses, *right, f"{found['train_seconds'] / 60:.1f}"]
+
+
+def _score_cells(rows: Sequence[Found]) -> list[str]:
+    """CIDEr-D with its interval over seeds, and the mean half of its interval over the clips of a run."""
+    mean, half = mean_interval([cider_d(row) for row in rows])
+    ends = [of_main_modality(row["intervals"])["cider_d"] for row in rows]
+    return [f"{mean:.3f}{_plus_minus(half, 3)}", f"± {np.mean([(high - low) / 2 for low, high in ends]):.3f}"]
 
 
 def _cells(rows: Sequence[Found], test: tuple[float, float] | None) -> list[str]:
-    mean, half = mean_interval([cider_d(row) for row in rows])
-    ends = [of_main_modality(row["intervals"])["cider_d"] for row in rows]
-    cells = [f"{mean:.3f}{_plus_minus(half, 3)}", f"± {np.mean([(high - low) / 2 for low, high in ends]):.3f}"]
+    cells = [f"{sum(map(has_learnt, rows))} of {len(rows)}", *_score_cells(rows)]
     cells += ["", "", "reference"] if test is None else _verdict(*test)
-    for part in PARTS:
-        shares = [right_share(row, part) for row in rows]
+    for part, new in (*((part, False) for part in PARTS), ("sound", True)):
+        shares = [right_share(row, part, new) for row in rows]
         cells.append(f"{np.mean(shares):.1%} ({min(shares):.0%})")
     plans = [row["plan"] for row in rows if row["plan"]]
     for side in SIDES:
         mean, half = mean_interval([plan[side] for plan in plans]) if plans else (math.nan, math.inf)
         cells.append(f"{mean:.2f}{_plus_minus(half, 2)}" if plans else "")
     return cells
+
+
+def _share_cell(shares: Sequence[float | None]) -> str:
+    """Mean share with its interval over seeds; nothing where it does not apply."""
+    there = [100 * share for share in shares if share is not None]
+    if not there:
+        return ""
+    mean, half = mean_interval(there)
+    return f"{mean:.1f}{_plus_minus(half, 1)}"
+
+
+def _difference_cell(difference: float, p: float) -> str:
+    if math.isnan(difference):
+        return ""
+    return f"{100 * difference:+.1f}" + ("" if math.isnan(p) else f" ({p:.3f})")
 
 
 def _plus_minus(half: float, digits: int) -> str:

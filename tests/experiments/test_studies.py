@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import json
+import re
 import shutil
 
 import numpy as np
@@ -12,11 +14,12 @@ from scipy import stats
 from stranger import run_inside
 
 from conftest import ROOT
-from lavcap.experiments.measures import has_learnt, mean_interval, paired_tests
+from lavcap.experiments.measures import has_learnt, mean_interval, paired_tests, right_share
 from lavcap.experiments.pictures import draw_study
-from lavcap.experiments.runs import RECORD, Run, carry_out, known_results, recipe_of, record, runs_of
+from lavcap.experiments.runs import RECORD, Run, carry_out, known_results, recipe_digest, recipe_of, record, runs_of
+from lavcap.experiments.steps import make_world
 from lavcap.experiments.studies import RECIPE, STUDIES, Study, Variant
-from lavcap.experiments.tables import format_study
+from lavcap.experiments.tables import MODALITIES, format_study
 from lavcap.models.families import config_class
 
 
@@ -32,14 +35,17 @@ def test_every_variant_is_a_configuration_of_its_own(name):
         config = config_class(recipe["model_config"].get("model_type", "lavcap"))(**fields)
         config.check()
         made[variant.name] = (config.to_json_string(), recipe["audio_only_rate"])
-    same = {"recipe", "avcap"} | {each for each in VARIANTS if made[name] == made["plain"]}
-    assert (made[name] == made["plain"]) == (name in same)
+    assert (made[name] == made["plain"]) == (name in {"recipe", "avcap"})
     assert recipe["seed"] == 42 and recipe["eval_strategy"] == "no"  # nothing is chosen by a score
 
 
-def test_a_name_is_one_variant():
+def test_variants_of_two_names_are_of_two_recipes_and_a_name_is_one_variant():
     for one, other in itertools.combinations((each for study in STUDIES.values() for each in study.variants), 2):
-        assert one.name != other.name or one == other
+        assert (one.name != other.name) == (digest(one) != digest(other))
+
+
+def digest(variant: Variant) -> str:
+    return recipe_digest(Run(variant, "free", 42))
 
 
 def test_fields_within_fields_are_changed_alone():
@@ -56,19 +62,20 @@ def test_runs_are_each_once_and_seed_by_seed():
 
 
 @pytest.mark.whole
-def test_runs_are_carried_out_once_and_a_failure_is_named(tmp_path):
+def test_runs_are_carried_out_once_and_a_failure_is_named_and_tried_again(tmp_path):
     broken = Variant("broken", options={"max_steps": -7, "optim": "no such"})
     study = Study("Does it work?", (RECIPE, dataclasses.replace(RECIPE, name="again"), broken), ("typical",), (3,))
     runs = runs_of([study])
     found = {run.name: result for run, result in carry_out(runs, tmp_path, 2, tiny=True)}
     good, again, failed = (found[run.name] for run in runs)
-    assert "log.txt" in failed["failed"] and "optim" in (tmp_path / runs[2].name / "log.txt").read_text()
+    assert "optim" in failed["failed"] and failed["failed"].endswith("(see typical/broken/seed_3/log.txt)")
     assert good["scores"]["audio+video"] == again["scores"]["audio+video"]  # the same world, seed and recipe
-    assert good["plan"]["own"] > 0 and {"typical pairs", "exceptional pairs"} >= set(good["words"]["audio"])
-    assert known_results(tmp_path, runs, tiny=True).keys() == {runs[0].name, runs[1].name}
-    assert not known_results(tmp_path, runs)  # a tiny run is of another recipe
+    assert good["plan"]["own"] > 0 and set(good["words"]["audio"]) == {"typical pairs", "exceptional pairs"}
+    assert known_results(tmp_path, runs, tiny=True) == (found, [])
+    assert known_results(tmp_path, runs) == ({}, [run.name for run in runs])  # a tiny run is of another recipe
     changed = dataclasses.replace(runs[0], variant=dataclasses.replace(RECIPE, options={"learning_rate": 0.5}))
-    assert changed.name == runs[0].name and not known_results(tmp_path, [changed], tiny=True)
+    assert changed.name == runs[0].name
+    assert known_results(tmp_path, [changed], tiny=True) == ({}, [changed.name])
     (tmp_path / RECORD).write_text("{}")  # nothing is known, but the models are there: they are only measured
     measured = {run.name: result for run, result in carry_out(runs[:2], tmp_path, 2, tiny=True)}
     assert measured == {runs[0].name: good, runs[1].name: again}
@@ -77,15 +84,78 @@ def test_runs_are_carried_out_once_and_a_failure_is_named(tmp_path):
     assert not list(carry_out(runs[:2], tmp_path / "elsewhere", 2, tiny=True))
 
 
+@pytest.fixture
+def quick_steps(monkeypatch):
+    """Steps of runs that take no time: what they are to do is a function of the log and the other arguments."""
+
+    def have(step):
+        monkeypatch.setattr("lavcap.experiments.runs._Site._do", lambda site, what, folder, *rest: step(what, *rest))
+
+    return have
+
+
+def test_what_a_run_of_before_left_is_not_what_a_failed_one_gave(tmp_path, quick_steps):
+    run = Run(RECIPE, "free", 1)
+    (tmp_path / run.name).mkdir(parents=True)
+    (tmp_path / run.name / "run.json").write_text('{"scores": "of another recipe"}')
+    quick_steps(lambda *_: None)  # the disk is full: not even the world is made
+    assert carried_out([run], tmp_path)[run.name].keys() == {"failed"}
+
+
+def carried_out(runs, folder) -> dict:
+    return {run.name: found for run, found in carry_out(runs, folder, 1, tiny=False)}
+
+
+def test_a_failure_is_recorded_and_tried_again(tmp_path, quick_steps):
+    runs, outcomes = runs_of([Study("?", (RECIPE,), ("free",), (1, 2))]), {1: None, 2: result(4.0)}
+
+    def step(what, *rest):
+        if what is make_world:
+            rest[0].mkdir(parents=True)
+            return
+        recipe, _, file = rest
+        if outcomes[recipe["seed"]]:
+            file.write_text(json.dumps(outcomes[recipe["seed"]]))
+        else:
+            (file.parent / "log.txt").write_text("a bar 10%\ra bar 20%\nValueError: no \x1b such thing\n\n")
+
+    quick_steps(step)
+    told = "ValueError: no \\x1b such thing (see free/recipe/seed_1/log.txt)"
+    one, two = (run.name for run in runs)
+    assert carried_out(runs[:1], tmp_path) == {one: {"failed": told}}
+    assert carried_out(runs, tmp_path) == {one: {"failed": told}, two: outcomes[2]}
+    assert known_results(tmp_path, runs) == ({one: {"failed": told}, two: outcomes[2]}, [])
+    text = format_study("seeds", Study("?", (RECIPE,), ("free",), (1, 2)), known_results(tmp_path, runs).known)
+    assert "1 of 2 seeds" in text and "| 1 | failed |" in text and told in text
+    outcomes[1] = result(3.0)
+    assert carried_out(runs, tmp_path) == {one: outcomes[1]}  # the other one is known
+
+
+@pytest.mark.parametrize("entry", ["text", {}, {"recipe": 1}, {"gave": {}}, {"gave": {"scores": {}}}, {"gave": 3}])
+def test_an_entry_of_another_version_does_not_count(tmp_path, entry):
+    run = Run(RECIPE, "free", 42)
+    if isinstance(entry, dict) and "gave" in entry:
+        entry["recipe"] = recipe_digest(run)
+    (tmp_path / RECORD).write_text(json.dumps({run.name: entry, "free/of a variant that was/seed_1": 3}))
+    assert known_results(tmp_path, [run]) == ({}, [run.name])
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "3"])
+def test_a_record_that_is_none_is_told(tmp_path, text):
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(ValueError, match=r"results\.json.*repair or remove it"):
+        known_results(tmp_path, [])
+
+
 def result(cider: float, words: float = 1.0, plan: dict | None = None) -> dict:
     row = {"events": 10, "colour": words, "shape": words, "sound": words, "all three": words}
     sides = {"heard": {"shares": {"sound": words}}, "seen": {"shares": {"colour": words, "shape": words - 0.5}}}
     whose = {"shares": {"sound": 0.0}, "whose": sides}
     return {
-        "scores": {name: {"cider_d": cider, "bleu_4": 1.0} for name in ("audio+video", "audio", "video")},
+        "scores": {name: {"cider_d": cider, "bleu_4": 1.0} for name in MODALITIES},
         "intervals": {"audio+video": {"cider_d": [cider - 0.2, cider + 0.4]}},
         "words": {"audio+video": {"seen pairs": row, "unseen pairs": row}},
-        "plan": plan,
+        "plan": plan or {"own": 2.0, "other": 0.5},
         "disturbed": {"noise_5_db": {"shares": {"sound": words / 2}}, "other_video": whose},
         "train_seconds": 60.0,
         "parameters": 1,
@@ -97,22 +167,45 @@ def test_the_table_tells_better_from_not_told_apart_and_names_failures():
     study = Study("Which?", (first, better, same), ("free",), (1, 2, 3, 4, 5))
     noise = np.random.default_rng(0).normal(0, 0.1, (3, 5))
     results = {
-        Run(variant, "free", seed).name: result(mean + noise[row, seed - 1], plan={"own": 2.0, "other": 0.5})
+        Run(variant, "free", seed).name: result(mean + noise[row, seed - 1])
         for row, (variant, mean) in enumerate(((first, 2.0), (better, 3.0), (same, 2.01)))
         for seed in study.seeds
     }
     results[Run(same, "free", 5).name] = {"failed": "see log.txt"}
     text = format_study("name", study, results)
-    text, disturbed = text.split("Right words of disturbed clips")
-    lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    scores, words, differences = re.split("Right words, also of|Their differences to first", text)
+    lines = {line.split(" | ")[0].strip("| "): line for line in scores.splitlines() if line.startswith("| ")}
     assert "reference" in lines["first"] and "| better |" in lines["better"] and "not told apart" in lines["same"]
-    assert "5 of 5" in lines["better"] and "4 of 5" in lines["same"]
-    assert "free/same/seed_5: see log.txt" in disturbed
+    assert "| 5 of 5 | 5 of 5 |" in lines["better"] and "| 4 of 5 | 4 of 4 |" in lines["same"]
+    assert "free/same/seed_5: see log.txt" in differences
     other = dataclasses.replace(study, variants=(first, better))
     assert "same" not in format_study("other", other, results)
     assert "± 0.300" in lines["first"] and "2.00 ± 0.00" in lines["first"]
-    cells = "|  |  | 100.0 ± 0.0 | 75.0 ± 0.0 |  | 50.0 ± 0.0 |  |  |"  # nothing where it was not measured
-    assert f"| better {cells}" in disturbed and f"| same {cells}" in disturbed
+    # Nothing where it was not measured.
+    cells = "| 100.0 ± 0.0 | 100.0 ± 0.0 |  |  | 100.0 ± 0.0 | 75.0 ± 0.0 |  | 50.0 ± 0.0 |  |  |"
+    assert f"| better {cells}" in words and f"| same {cells}" in words
+    cells = "| +0.0 (1.000) | +0.0 (1.000) |  |  | +0.0 (1.000) | +0.0 (1.000) |  | +0.0 (1.000) |  |  |"
+    assert f"| better {cells}" in differences and f"| same {cells}" in differences
+
+
+def test_differences_of_words_are_tested_as_those_of_scores_are():
+    study = Study("Which?", (Variant("first"), Variant("second")), ("typical",), (1, 2, 3))
+    values = {"first": (0.5, 0.6, 0.7), "second": (0.8, 0.7, 0.9)}
+    results = {
+        Run(Variant(name), "typical", seed).name: result(1.0, share)
+        for name, shares in values.items()
+        for seed, share in zip(study.seeds, shares, strict=True)
+    }
+    text = format_study("name", study, results).split("Their differences to first, in points, with p:")[1]
+    p = stats.ttest_rel(values["second"], values["first"]).pvalue
+    assert f"| second | +20.0 ({p:.3f}) | +20.0 ({p:.3f}) |" in text and f"+10.0 ({p:.3f})" in text
+
+
+def test_shares_of_new_pairs_are_of_those_events_alone():
+    found = result(1.0)
+    found["words"]["audio+video"]["unseen pairs"] = {"events": 30, "colour": 1.0, "shape": 1.0, "sound": 0.2}
+    assert right_share(found, "sound") == pytest.approx((10 + 6) / 40)
+    assert right_share(found, "sound", new=True) == pytest.approx(0.2)
 
 
 def test_the_picture_has_each_variant_its_seeds_and_mean(tmp_path, monkeypatch):
@@ -146,7 +239,16 @@ def test_the_picture_of_a_study_is_the_same_each_time(tmp_path):
         picture.parent.mkdir()
         assert draw_study(study, results, picture)
     one, two = (picture.read_text() for picture in pictures)
-    assert one == two and "second" in one and "free world" in one and "mass of the plan" not in one
+    assert one == two and "second" in one and "free world" in one and "unseen pairs" in one
+
+
+def test_a_panel_of_what_no_variant_has_is_left_out(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
+    study = Study("Which?", (Variant("first"), Variant("second")), ("typical",), (1, 2))
+    results = {run.name: result(run.seed) | {"plan": None} for run in runs_of([study])}
+    assert draw_study(study, results, tmp_path / "study.svg")
+    assert [axes.axison for axes in drawn[0].axes] == [True, True, True, False]
 
 
 def test_tests_are_students_of_pairs_with_holms_correction():
@@ -176,17 +278,39 @@ def test_a_seed_has_learnt_when_enough_words_are_right(words, learnt):
     study = Study("Each?", (RECIPE,), ("free",), (1, 2, 3))
     found = {Run(RECIPE, "free", 1).name: result(4.0, words), Run(RECIPE, "free", 2).name: {"failed": "x"}}
     text = format_study("seeds", study, found)
-    assert f"{int(learnt)} of 2 seeds" in text and "| 2 | failed |" in text and "| 3 | not run |" in text
+    assert f"{int(learnt)} of 3 seeds" in text and "| 2 | failed |" in text and "| 3 | not run |" in text
+    found |= {Run(RECIPE, "free", 2).name: result(5.0, words)}
+    text = format_study("seeds", study, found)
+    assert "CIDEr-D audio+video: 4.500 ± 6.353 over seeds, ± 0.300 over clips." in text
+    assert "right colours / shapes / sounds, unseen pairs" in text and "| 4.000 | 1.000 | 2.00 | 0.50 |" in text
+    typical = {name.replace("free", "typical"): each for name, each in found.items()}
+    for each in typical.values():
+        rows = each["words"]["audio+video"]
+        each["words"] = {"audio+video": dict(zip(("typical pairs", "exceptional pairs"), rows.values(), strict=True))}
+    text = format_study("seeds", dataclasses.replace(study, worlds=("typical",)), typical)
+    assert "sounds, exceptional pairs" in text and "unseen" not in text
 
 
 @pytest.mark.whole
 def test_the_command_reads_what_is_there_and_refuses_what_it_does_not_know(tmp_path):
     done = run_inside("scripts/experiments.py", "--output", tmp_path, "--study", "seed")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "seeds" in done.stderr
-    record(Run(RECIPE, "free", 42), result(4.125), tmp_path)
-    done = run_inside("scripts/experiments.py", "--output", tmp_path, "--study", "seeds", "--only_tables")
-    assert done.returncode == 0 and "| 42 | 4.125 |" in done.stdout
-    assert (tmp_path / "tables.md").read_text() in done.stdout
+    for variant, score in ((RECIPE, 4.125), (STUDIES["dropout"].variants[1], 2.5)):
+        record(Run(variant, "free", 42), result(score), tmp_path)
+    known = json.loads((tmp_path / RECORD).read_text())
+    (tmp_path / RECORD).write_text(json.dumps(known | {"free/recipe/seed_43": {"recipe": "of before", "gave": {}}}))
+    options = ("--output", tmp_path, "--study", "seeds", "--seeds", "43", "42", "43", "--only_tables")
+    done = run_inside("scripts/experiments.py", *options)
+    assert done.returncode == 0 and "| 42 | 4.125 |" in done.stdout and "1 of 2 seeds" in done.stdout
+    assert "1 runs are of another recipe" in done.stderr and "free/recipe/seed_43" in done.stderr
+    tables = (tmp_path / "tables.md").read_text()
+    assert all(f"## {name}: " in tables for name in STUDIES) and "1 of 10 seeds" in tables
+    assert "nothing-hidden" in (tmp_path / "dropout.svg").read_text() and not (tmp_path / "avcap.svg").exists()
+    done = run_inside("scripts/experiments.py", *options[:2], "--world", "typical", "--only_tables")
+    assert done.returncode == 0 and "4.125" not in done.stdout and (tmp_path / "tables.md").read_text() == tables
+    record(Run(RECIPE, "free", 44), {"failed": "the disk was full"}, tmp_path)
+    done = run_inside("scripts/experiments.py", *options[:4], "--only_tables")
+    assert done.returncode == 1 and "| 44 | failed |" in done.stdout and "the disk was full" in done.stdout
 
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path):
@@ -197,6 +321,7 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path):
 
 def test_the_published_tables_are_those_of_the_published_results():
     folder = ROOT / "docs" / "studies"
-    results = known_results(folder, runs_of(STUDIES.values()))
+    results, outdated = known_results(folder, runs_of(STUDIES.values()))
     text = "\n".join(format_study(name, study, results) for name, study in STUDIES.items())
-    assert results and (folder / "tables.md").read_text(encoding="utf-8") == text
+    assert results.keys() == json.loads((folder / RECORD).read_text()).keys() and not outdated
+    assert (folder / "tables.md").read_text(encoding="utf-8") == text

@@ -114,8 +114,8 @@ def test_training_batches_are_not_those_of_evaluation(trainer):
     assert "generation_input_ids" not in training and "generation_input_ids" in evaluation
 
 
-def trained_weights(model, processor, rows, folder, **arguments) -> dict[str, torch.Tensor]:
-    """Weights after one step on the first four clips, whose captions are of unequal lengths."""
+def trained_weights(model, processor, clips, folder, **arguments) -> dict[str, torch.Tensor]:
+    """Weights after one step."""
     model = copy.deepcopy(model)
     options = {"use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "optim": "sgd"}
     options |= {"max_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
@@ -123,7 +123,7 @@ def trained_weights(model, processor, rows, folder, **arguments) -> dict[str, to
         model=model,
         args=TrainingArguments(output_dir=str(folder), **options, **arguments),
         data_collator=TrainingCollator(processor),
-        train_dataset=ClipDataset(rows.select(range(4)), processor, cache=True),
+        train_dataset=clips,
         processing_class=processor,
     ).train()
     return model.state_dict()
@@ -136,11 +136,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(toy_world, fitting_c
         model.audio_tower.batch_norm.requires_grad_(False)
     processor = LavcapProcessor.from_config(model.config, copy.deepcopy(tokenizer))
     rows = one_row_per_caption(load_split(toy_world, "train"))
-    captions = [row["captions"][0] for row in rows.select(range(4))]
-    assert len({len(caption.split()) for caption in captions}) > 1
+    clips = ClipDataset(rows.select(range(4)), processor, cache=True)
+    assert len({len(clip["captions"][0].split()) for clip in clips}) > 1
     whole, parts = (
         trained_weights(
-            model, processor, rows, tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=4 // size
+            model, processor, clips, tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=4 // size
         )
         for size in (4, 1)
     )
@@ -148,6 +148,43 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(toy_world, fitting_c
         torch.testing.assert_close(parts[name], whole[name], atol=1e-6, rtol=1e-5)
     moved = [name for name, start in model.state_dict().items() if not torch.equal(whole[name], start)]
     assert any("language_model" in name for name in moved) and any("vision_tower" in name for name in moved)
+
+
+@pytest.mark.parametrize("together", [(0, 1, 2, 3, 4), (0, 1, 3), (0, 3)])
+def test_a_contrast_over_accumulated_batches_counts_clips_that_have_another_to_be_compared_with(
+    toy_world, fitting_config, tokenizer, tmp_path, together
+):
+    """Two batches, of three clips and of two, of which some have no picture."""
+    text_config = {"vocab_size": fitting_config.text_config.vocab_size}
+    model = tiny_model(alignment_objective="clips", alignment_loss_weight=0.5, text_config=text_config)
+    processor = LavcapProcessor.from_config(model.config, copy.deepcopy(tokenizer))
+    rows = one_row_per_caption(load_split(toy_world, "train")).select(range(5))
+    clips = [ClipDataset(rows, processor)[index] for index in range(5)]
+    for index in set(range(5)) - set(together):
+        del clips[index]["features"]["pixel_values_videos"]
+    trained = trained_weights(
+        model,
+        processor,
+        clips,
+        tmp_path,
+        per_device_train_batch_size=3,
+        gradient_accumulation_steps=2,
+        train_sampling_strategy="sequential",
+    )
+    batches = [model_inputs(TrainingCollator(processor)(part)) for part in (clips[:3], clips[3:])]
+    words = [int((batch["labels"][:, 1:] != -100).sum()) for batch in batches]
+    pairs = [len(set(together) & set(part)) for part in (range(3), range(3, 5))]
+    pairs = [count if count > 1 else 0 for count in pairs]
+    model.train()
+    for batch, said, compared in zip(batches, words, pairs, strict=True):
+        output = model(**batch)
+        loss = output.caption_loss * said / sum(words) + output.alignment_loss * compared / max(1, sum(pairs))
+        assert bool(output.alignment_loss > 0) == bool(compared)
+        loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            moved = parameter.detach() - (0 if parameter.grad is None else parameter.grad)
+            torch.testing.assert_close(trained[name], moved, atol=1e-6, rtol=1e-5)
 
 
 EVERYTHING = Augmentation(16, 12, True, 0.2, 0.2, RELEASED_INSTRUCTIONS)
