@@ -152,6 +152,27 @@ def test_two_processes_on_a_stream_train_the_model_of_one_with_twice_the_batch(r
         torch.testing.assert_close(models[2][name], weight, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_contrast_the_clips_of_their_own_batches(recipe, tmp_path):
+    """As one process does that accumulates the two batches: clips of other processes are not gathered."""
+    objective = {"alignment_objective": "clips", "alignment_loss_weight": 0.5}
+    options = ("--model_config", json.dumps(objective), "--optim", "sgd", "--learning_rate", "0.5", "--max_steps", "1")
+    options += ("--audio_only_rate", "0", "--video_only_rate", "0", "--train_sampling_strategy", "sequential")
+    models = {}
+    for processes, batches in ((1, 2), (2, 1), (1, 1)):
+        folder = tmp_path / f"{batches} of {processes}"
+        command = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes)
+        command += ("train_hf.py", recipe, "--use_cpu", "true", *options, "--output_dir", folder)
+        done = launch(*command, "--per_device_train_batch_size", 3, "--gradient_accumulation_steps", batches)
+        assert done.returncode == 0, done.stderr[-3000:]
+        weights = load_file(folder / "model.safetensors")
+        models[processes, batches] = {name: each for name, each in weights.items() if each.is_floating_point()}
+    for name, weight in models[1, 2].items():
+        if "running_" not in name:  # BatchNorm's, which each process has of its own clips
+            torch.testing.assert_close(models[2, 1][name], weight, atol=1e-5, rtol=1e-4)
+    assert any(not torch.allclose(models[1, 1][name], weight, atol=1e-4) for name, weight in models[1, 2].items())
+
+
 def test_an_option_that_the_first_step_stumbles_over_is_told_in_one_line(recipe, tmp_path):
     options = ("--output_dir", tmp_path / "run", "--dataloader_persistent_workers", "true")
     done = run_inside("train_hf.py", recipe, *options)
