@@ -24,7 +24,7 @@ from lavcap.experiments.measures import (
     right_share,
 )
 from lavcap.experiments.runs import Run, known_results, runs_of
-from lavcap.experiments.studies import STUDIES, Study
+from lavcap.experiments.studies import STUDIES, WORLDS, Study
 from lavcap.files import replace_text
 
 
@@ -64,6 +64,25 @@ def format_study(name: str, study: Study, results: Results) -> str:
     return "\n\n".join([*parts, *(["\n".join(["Failed:", "", *failed])] if failed else [])]) + "\n"
 
 
+def format_summary(studies: Mapping[str, Study], results: Results) -> str:
+    """One Markdown table of all studies that compare: a row for each variant, of which every world has its columns."""
+    headings = ["study", "variant"]
+    for world in WORLDS:
+        headings += [f"CIDEr-D, {world} world", "difference, p", f"sounds of {NEW_PAIRS[world]}, %"]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for name, study in studies.items():
+        cells = {variant.name: [] for variant in study.variants}
+        for world in WORLDS:
+            found = {each.name: found_by_seed(each, world, study, results) for each in study.variants}
+            tests = _tests(found, cider_d)
+            for variant, rows in found.items():
+                asked = world in study.worlds
+                cells[variant] += _summary_cells(list(rows.values()), tests.get(variant)) if asked else [""] * 3
+        if len(study.variants) > 1:
+            lines += [f"| {name} | {variant} | {' | '.join(row)} |" for variant, row in cells.items()]
+    return "\n".join(lines) + "\n"
+
+
 def format_seeds(study: Study, results: Results) -> str:
     """Markdown of a study of one variant: a row for each seed, and whether it learned what there is to learn."""
     ((variant,), (world,)) = study.variants, study.worlds
@@ -84,11 +103,16 @@ def format_seeds(study: Study, results: Results) -> str:
     return "\n".join([*lines, "", told])
 
 
+def format_tables(results: Results) -> str:
+    """Markdown of all studies: one table, and each of them in full."""
+    each = [format_study(name, study, results) for name, study in STUDIES.items()]
+    return "\n".join(["# Studies\n", format_summary(STUDIES, results), *each])
+
+
 def write_tables(output: Path, tiny: bool = False):
     """Write the tables of all studies into the folder of their runs, as `tables.md`."""
     results = known_results(output, runs_of(STUDIES.values()), tiny).known
-    text = "\n".join(format_study(name, study, results) for name, study in STUDIES.items())
-    replace_text(output / "tables.md", text)
+    replace_text(output / "tables.md", format_tables(results))
 
 
 # -------------------------------------------------------------------------------------------------------- internals
@@ -178,6 +202,15 @@ def _cells(rows: Sequence[Found], test: tuple[float, float] | None) -> list[str]
         mean, half = mean_interval([plan[side] for plan in plans]) if plans else (math.nan, math.inf)
         cells.append(f"{mean:.2f}{_plus_minus(half, 2)}" if plans else "")
     return cells
+
+
+def _summary_cells(rows: Sequence[Found], test: tuple[float, float] | None) -> list[str]:
+    if not rows:
+        return ["not run", "", ""]
+    difference, p, verdict = ("", "", "reference") if test is None else _verdict(*test)
+    told = ", ".join(filter(None, (" ".join(filter(None, (difference, p and f"({p})"))), verdict)))
+    new = _share_cell([right_share(row, "sound", new=True) for row in rows])
+    return [_score_cells(rows)[0], told, new]
 
 
 def _share_cell(shares: Sequence[float | None]) -> str:

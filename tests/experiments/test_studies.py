@@ -19,7 +19,7 @@ from lavcap.experiments.pictures import draw_study
 from lavcap.experiments.runs import RECORD, Run, carry_out, known_results, recipe_digest, recipe_of, record, runs_of
 from lavcap.experiments.steps import make_world
 from lavcap.experiments.studies import RECIPE, STUDIES, Study, Variant
-from lavcap.experiments.tables import MODALITIES, format_study
+from lavcap.experiments.tables import MODALITIES, format_study, format_summary, format_tables
 from lavcap.models.families import config_class
 
 
@@ -188,6 +188,26 @@ def test_the_table_tells_better_from_not_told_apart_and_names_failures():
     assert f"| better {cells}" in differences and f"| same {cells}" in differences
 
 
+def test_one_table_has_every_variant_in_every_world():
+    study = Study("Which?", (Variant("first"), Variant("second"), Variant("third")), ("free", "typical"), (1, 2))
+    results = {
+        Run(variant, "typical", seed).name: result(seed + shift)
+        for variant, shift in zip(study.variants[:2], (0, 1), strict=True)
+        for seed in study.seeds
+    }
+    results[Run(Variant("first"), "free", 1).name] = result(4.0, 0.5)
+    results[Run(Variant("third"), "free", 1).name] = result(3.0, 0.5)
+    studies = {"a": study, "b": dataclasses.replace(study, worlds=("free",)), "seeds": STUDIES["seeds"]}
+    lines = format_summary(studies, results).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        [f"| {name}", each.name] for name in "ab" for each in study.variants
+    ]
+    assert lines[2] == "| a | first | 4.000 | reference | 50.0 | 1.500 ± 6.353 | reference | 100.0 ± 0.0 |"
+    assert lines[3] == "| a | second | not run |  |  | 2.500 ± 6.353 | +1.000 (0.000), better | 100.0 ± 0.0 |"
+    assert lines[4] == "| a | third | 3.000 | -1.000, one seed | 50.0 | not run |  |  |"
+    assert lines[5] == "| b | first | 4.000 | reference | 50.0 |  |  |  |"  # nothing of a world that a study has not
+
+
 def test_differences_of_words_are_tested_as_those_of_scores_are():
     study = Study("Which?", (Variant("first"), Variant("second")), ("typical",), (1, 2, 3))
     values = {"first": (0.5, 0.6, 0.7), "second": (0.8, 0.7, 0.9)}
@@ -322,6 +342,6 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path):
 def test_the_published_tables_are_those_of_the_published_results():
     folder = ROOT / "docs" / "studies"
     results, outdated = known_results(folder, runs_of(STUDIES.values()))
-    text = "\n".join(format_study(name, study, results) for name, study in STUDIES.items())
     assert results.keys() == json.loads((folder / RECORD).read_text()).keys() and not outdated
-    assert (folder / "tables.md").read_text(encoding="utf-8") == text
+    assert (folder / "tables.md").read_text(encoding="utf-8") == format_tables(results)
+    assert format_summary(STUDIES, results) in (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
