@@ -86,9 +86,10 @@ def format_summary(studies: Mapping[str, Study], results: Results) -> str:
 def format_seeds(study: Study, results: Results) -> str:
     """Markdown of a study of one variant: a row for each seed, and whether it learned what there is to learn."""
     ((variant,), (world,)) = study.variants, study.worlds
-    columns = ("seed", *(f"CIDEr-D {modality}" for modality in MODALITIES), "BLEU-4 audio+video", *SIDES, "minutes")
     pairs = ("seen pairs" if world == "free" else "typical pairs", NEW_PAIRS[world])
-    headings = [*columns[:-1], *(f"right colours / shapes / sounds, {each}" for each in pairs), columns[-1]]
+    scores = [*(f"CIDEr-D {modality}" for modality in MODALITIES), "BLEU-4 audio+video"]
+    words = [f"right colours / shapes / sounds, {each}" for each in pairs]
+    headings = ["seed", *scores, *SIDES, *words, "minutes"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     there = found_by_seed(variant, world, study, results)
     for seed in study.seeds:
