@@ -524,7 +524,7 @@ class LavcapForConditionalGeneration(SoftTokenModel, LavcapPreTrainedModel):
         return 2 if self.config.optimal_transport and self.config.alignment_objective == "clips" else 1
 
     def counted_clips(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Those that are aligned."""
+        """Those with sound and picture; where clips are compared, another of the batch has them, too."""
         return _aligned_clips(self.config, self.shows(batch, "audio") & self.shows(batch, "video"))
 
     def statistics(self, output: Mapping[str, Any]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

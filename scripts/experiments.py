@@ -11,7 +11,8 @@ in results.json. What is there is not run again, unless its recipe has changed s
 where it was, and with a copy of results.json elsewhere. All studies take some hundred runs of minutes each. Tables
 hold means over seeds with intervals (Student, 95 %), those over clips beside them, and tests of the pairs of one seed,
 corrected by Holm; runs that fail are named below them. tables.md has those of all studies after each run, and each
-study has a picture in the end, STUDY.svg. One command works in a folder at a time. It needs the extra `report`.
+study has a picture in the end, STUDY.svg; both are of the seeds that the studies name. One command works in a folder
+at a time. It needs the extra `report`.
 """
 
 import sys

@@ -24,7 +24,7 @@ from lavcap.experiments.studies import STUDIES, Study
 
 
 ROW, PANEL, MARGIN = 0.3, 2.9, 1.3  # inches: of a variant; of a figure's width; around the variants of a world
-MASS = "mass of the plan on the own sound of an event,\nand (red) on the other's; even plan = 1"
+MASS = "mass of the plan on an event's own\nsound, and (red) on the other's,\nof an even plan's"
 Values = Mapping[str, Mapping[int, float]]  # by variant and seed
 
 
@@ -90,6 +90,8 @@ def _draw_world(axes: Sequence[Axes], world: str, found: Mapping[str, Mapping[in
         _draw_panel(axes[3], masses, MASS, colour)
     for each in axes[1:]:
         each.set_yticks(range(len(found)), [])
+        if not each.has_data():  # no variant has it
+            each.axis("off")
 
 
 def _heard(found: Found) -> float | None:
@@ -109,9 +111,6 @@ def _draw_panel(axes: Axes, values: Values, title: str, colour: str = "C0"):
         axes.plot(list(seeds.values()), [place] * len(seeds), "o", color=colour, alpha=0.35, markersize=4)
         mean, half = mean_interval(list(seeds.values()))
         axes.errorbar(mean, place, xerr=None if math.isinf(half) else half, fmt="|", color=colour, capsize=3)
-    if not any(values.values()) and not axes.has_data():  # no variant has it
-        axes.axis("off")
-        return
     axes.set_title(title, fontsize=9)
     axes.set_ylim(len(values) - 0.5, -0.5)
     axes.grid(axis="y", linewidth=0.3)

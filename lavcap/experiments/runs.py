@@ -179,21 +179,21 @@ class _Site:
         folder, data = self.output / run.name, self.output / "worlds" / f"{run.world}_{run.seed}"
         model, result = folder / "model", folder / RESULT
         folder.mkdir(parents=True, exist_ok=True)
-        result.unlink(missing_ok=True)  # what is there after this is of this run
+        for left in (result, folder / LOG):  # what is there after this is of this run
+            left.unlink(missing_ok=True)
+        ended = 0
         with self.worlds[run.world, run.seed]:
             if not data.exists():
                 size = TINY_WORLD if self.tiny else {}
-                self._do(steps.make_world, folder, data, {"world": run.world, "seed": run.seed, **size})
+                ended = self._do(steps.make_world, folder, data, {"world": run.world, "seed": run.seed, **size})
         if data.exists():
             if not (_is_of(run, folder / SETTINGS, self.tiny) and (model / steps.TRAINED).exists()):
                 shutil.rmtree(model, ignore_errors=True)  # of a run that was stopped, or of another recipe
             recipe = recipe_of(run, data, model, self.tiny)
-            self._do(steps.train_and_measure, folder, recipe, folder / SETTINGS, result)
-        return (
-            read_json(result, "run again")
-            if result.exists()
-            else {"failed": _reason(folder / LOG, f"{run.name}/{LOG}")}
-        )
+            ended = self._do(steps.train_and_measure, folder, recipe, folder / SETTINGS, result)
+        if not result.exists():
+            return {"failed": _reason(ended, folder / LOG, f"{run.name}/{LOG}")}
+        return read_json(result, "run again")
 
     def close(self):
         """End what runs, and begin nothing any more."""
@@ -202,21 +202,25 @@ class _Site:
             for process in self._begun:
                 process.kill()
 
-    def _do(self, step: Callable[..., None], folder: Path, *args: Any):
+    def _do(self, step: Callable[..., None], folder: Path, *args: Any) -> int:
+        """Have a process take a step; its exit status, negative where a signal ended it."""
         process = self._processes.Process(target=step, args=(folder / LOG, *args))
         with self._starting:
             if self._closed:
-                return
+                return 0
             with interrupts_left_to_this_process():
                 process.start()
             self._begun.add(process)
         process.join()
         with self._starting:
             self._begun.discard(process)
+        return process.exitcode
 
 
-def _reason(log: Path, named: str) -> str:
-    """Why a run failed, by the last line that its log has, and where to read more."""
+def _reason(ended: int, log: Path, named: str) -> str:
+    """Why a run failed, by the signal that ended it or the last line of its log, and where to read more."""
+    if ended < 0:
+        return f"ended by signal {-ended}, which is 9 where memory runs out (see {named})"
     said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     last = next((line.rpartition("\r")[2].strip() for line in reversed(said) if line.strip()), "")
     return f"{printable(last)[:REASON]} (see {named})"

@@ -77,7 +77,8 @@ def format_summary(studies: Mapping[str, Study], results: Results) -> str:
             tests = _tests(found, cider_d)
             for variant, rows in found.items():
                 asked = world in study.worlds
-                cells[variant] += _summary_cells(list(rows.values()), tests.get(variant)) if asked else [""] * 3
+                some = f" ({len(rows)} of {len(study.seeds)} seeds)" if len(rows) < len(study.seeds) else ""
+                cells[variant] += _summary_cells(list(rows.values()), some, tests.get(variant)) if asked else [""] * 3
         if len(study.variants) > 1:
             lines += [f"| {name} | {variant} | {' | '.join(row)} |" for variant, row in cells.items()]
     return "\n".join(lines) + "\n"
@@ -124,7 +125,7 @@ def _world_table(study: Study, world: str, results: Results) -> str:
     if not any(found.values()):
         return f"World: {world}. Not run."
     tests = _tests(found, cider_d)
-    columns = (*COLUMNS, "colours", "shapes", "sounds", f"sounds, {NEW_PAIRS[world]}", *SIDES)
+    columns = (*COLUMNS, "colours", "shapes", *SIDES)
     lines = [f"World: {world}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, rows in found.items():
         cells = [name, f"{len(rows)} of {len(study.seeds)}"]
@@ -195,8 +196,8 @@ def _score_cells(rows: Sequence[Found]) -> list[str]:
 def _cells(rows: Sequence[Found], test: tuple[float, float] | None) -> list[str]:
     cells = [f"{sum(map(has_learnt, rows))} of {len(rows)}", *_score_cells(rows)]
     cells += ["", "", "reference"] if test is None else _verdict(*test)
-    for part, new in (*((part, False) for part in PARTS), ("sound", True)):
-        shares = [right_share(row, part, new) for row in rows]
+    for part in OBJECTS:
+        shares = [right_share(row, part) for row in rows]
         cells.append(f"{np.mean(shares):.1%} ({min(shares):.0%})")
     plans = [row["plan"] for row in rows if row["plan"]]
     for side in SIDES:
@@ -205,13 +206,13 @@ def _cells(rows: Sequence[Found], test: tuple[float, float] | None) -> list[str]
     return cells
 
 
-def _summary_cells(rows: Sequence[Found], test: tuple[float, float] | None) -> list[str]:
+def _summary_cells(rows: Sequence[Found], some: str, test: tuple[float, float] | None) -> list[str]:
     if not rows:
         return ["not run", "", ""]
     difference, p, verdict = ("", "", "reference") if test is None else _verdict(*test)
     told = ", ".join(filter(None, (" ".join(filter(None, (difference, p and f"({p})"))), verdict)))
     new = _share_cell([right_share(row, "sound", new=True) for row in rows])
-    return [_score_cells(rows)[0], told, new]
+    return [_score_cells(rows)[0] + some, told, new]
 
 
 def _share_cell(shares: Sequence[float | None]) -> str:
@@ -226,7 +227,8 @@ def _share_cell(shares: Sequence[float | None]) -> str:
 def _difference_cell(difference: float, p: float) -> str:
     if math.isnan(difference):
         return ""
-    return f"{100 * difference:+.1f}" + ("" if math.isnan(p) else f" ({p:.3f})")
+    points = round(100 * difference, 1) or 0.0  # and not -0.0
+    return f"{points:+.1f}" + ("" if math.isnan(p) else f" ({p:.3f})")
 
 
 def _plus_minus(half: float, digits: int) -> str:

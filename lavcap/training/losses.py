@@ -98,7 +98,7 @@ def split_loss(
 class EvaluationLoss:
     """Loss of an evaluation: the means of its terms over all label tokens or all clips that count.
 
-    Every clip counts once, however many make a batch and however many processes share them out.
+    Every clip that the model counts does so once, however many make a batch and however many processes share them out.
 
     Args:
         model: without PEFT around it.

@@ -3,8 +3,10 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -89,7 +91,8 @@ def quick_steps(monkeypatch):
     """Steps of runs that take no time: what they are to do is a function of the log and the other arguments."""
 
     def have(step):
-        monkeypatch.setattr("lavcap.experiments.runs._Site._do", lambda site, what, folder, *rest: step(what, *rest))
+        do = "lavcap.experiments.runs._Site._do"
+        monkeypatch.setattr(do, lambda site, what, folder, *rest: step(what, *rest) or 0)
 
     return have
 
@@ -99,7 +102,20 @@ def test_what_a_run_of_before_left_is_not_what_a_failed_one_gave(tmp_path, quick
     (tmp_path / run.name).mkdir(parents=True)
     (tmp_path / run.name / "run.json").write_text('{"scores": "of another recipe"}')
     quick_steps(lambda *_: None)  # the disk is full: not even the world is made
-    assert carried_out([run], tmp_path)[run.name].keys() == {"failed"}
+    (tmp_path / run.name / "log.txt").write_text("ValueError: of before")
+    (found,) = carried_out([run], tmp_path).values()
+    assert found.keys() == {"failed"} and "before" not in found["failed"]
+
+
+def test_a_run_that_a_signal_ended_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("lavcap.experiments.steps.make_world", kill_itself)
+    (found,) = carried_out([Run(RECIPE, "free", 1)], tmp_path).values()
+    assert found["failed"].startswith("ended by signal 9") and "see free/recipe/seed_1/log.txt" in found["failed"]
+
+
+def kill_itself(log, *_):
+    log.write_text("Captioning: 100%")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def carried_out(runs, folder) -> dict:
@@ -202,10 +218,14 @@ def test_one_table_has_every_variant_in_every_world():
     assert [line.split(" | ")[:2] for line in lines[2:]] == [
         [f"| {name}", each.name] for name in "ab" for each in study.variants
     ]
-    assert lines[2] == "| a | first | 4.000 | reference | 50.0 | 1.500 ± 6.353 | reference | 100.0 ± 0.0 |"
+    assert (
+        lines[2] == "| a | first | 4.000 (1 of 2 seeds) | reference | 50.0 | 1.500 ± 6.353 | reference | 100.0 ± 0.0 |"
+    )
     assert lines[3] == "| a | second | not run |  |  | 2.500 ± 6.353 | +1.000 (0.000), better | 100.0 ± 0.0 |"
-    assert lines[4] == "| a | third | 3.000 | -1.000, one seed | 50.0 | not run |  |  |"
-    assert lines[5] == "| b | first | 4.000 | reference | 50.0 |  |  |  |"  # nothing of a world that a study has not
+    assert lines[4] == "| a | third | 3.000 (1 of 2 seeds) | -1.000, one seed | 50.0 | not run |  |  |"
+    assert (
+        lines[5] == "| b | first | 4.000 (1 of 2 seeds) | reference | 50.0 |  |  |  |"
+    )  # nothing of a world that a study has not
 
 
 def test_differences_of_words_are_tested_as_those_of_scores_are():
@@ -269,6 +289,11 @@ def test_a_panel_of_what_no_variant_has_is_left_out(tmp_path, monkeypatch):
     results = {run.name: result(run.seed) | {"plan": None} for run in runs_of([study])}
     assert draw_study(study, results, tmp_path / "study.svg")
     assert [axes.axison for axes in drawn[0].axes] == [True, True, True, False]
+    study = dataclasses.replace(study, variants=(Variant("none"), *study.variants))  # nothing to compare with
+    assert draw_study(study, results, tmp_path / "study.svg")
+    difference, *_ = drawn[1].axes
+    assert [label.get_text() for label in difference.get_yticklabels()] == ["none", "first", "second"]
+    assert difference.axison and "difference to\nnone" in difference.get_title()
 
 
 def test_tests_are_students_of_pairs_with_holms_correction():
