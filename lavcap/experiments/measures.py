@@ -1,7 +1,7 @@
 """What runs gave, as figures: of one run, and over seeds with intervals and paired tests."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,27 @@ NEW_PAIRS = {"free": "unseen pairs", "typical": "exceptional pairs"}  # by world
 LEARNT = {"seen pairs": 0.95, "typical pairs": 0.95, **dict.fromkeys(NEW_PAIRS.values(), 0.8)}  # least shares
 Found = Mapping[str, Any]  # of a run, as of `steps.measure_run`
 Results = Mapping[str, Found]  # by the names of runs; those that failed have `failed`
+Variants = Mapping[str, Mapping[int, Found]]  # what their runs gave, by name and seed
+Measure = Callable[[Found], float | None]
 
 
 def found_by_seed(variant: Variant, world: str, study: Study, results: Results) -> dict[int, Found]:
     """What the runs of a variant gave, of those that did not fail."""
     rows = {seed: results.get(Run(variant, world, seed).name) for seed in study.seeds}
     return {seed: row for seed, row in rows.items() if row and "failed" not in row}
+
+
+def found_by_variant(study: Study, world: str, results: Results) -> Variants:
+    """[`found_by_seed`] of every variant of a study, in its order."""
+    return {variant.name: found_by_seed(variant, world, study, results) for variant in study.variants}
+
+
+def measured(found: Variants, measure: Measure) -> dict[str, dict[int, float]]:
+    """A measure by variant and seed, where it applies."""
+    return {
+        name: {seed: value for seed, row in rows.items() if (value := measure(row)) is not None}
+        for name, rows in found.items()
+    }
 
 
 def cider_d(found: Found) -> float:

@@ -1,7 +1,7 @@
 """Pictures of studies: each variant over its seeds, in every world."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -13,10 +13,12 @@ from lavcap.experiments.measures import (
     SIDES,
     Found,
     Results,
+    Variants,
     cider_d,
     disturbed_share,
-    found_by_seed,
+    found_by_variant,
     mean_interval,
+    measured,
     right_share,
 )
 from lavcap.experiments.runs import known_results, runs_of
@@ -46,10 +48,7 @@ def draw_study(study: Study, results: Results, path: Path) -> bool:
     Returns:
         Whether there is something to draw: a study of one variant has its table.
     """
-    worlds = {
-        world: {variant.name: found_by_seed(variant, world, study, results) for variant in study.variants}
-        for world in study.worlds
-    }
+    worlds = {world: found_by_variant(study, world, results) for world in study.worlds}
     worlds = {world: found for world, found in worlds.items() if sum(map(bool, found.values())) > 1}
     if not worlds:
         return False
@@ -66,9 +65,9 @@ def draw_study(study: Study, results: Results, path: Path) -> bool:
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-def _draw_world(axes: Sequence[Axes], world: str, found: Mapping[str, Mapping[int, Found]]):
+def _draw_world(axes: Sequence[Axes], world: str, found: Variants):
     reference, *_ = found
-    scores = _values(found, cider_d)
+    scores = measured(found, cider_d)
     first = scores[reference]
     differences = {
         name: {seed: score - first[seed] for seed, score in seeds.items() if seed in first}
@@ -80,13 +79,13 @@ def _draw_world(axes: Sequence[Axes], world: str, found: Mapping[str, Mapping[in
     axes[0].axvline(0, color="grey", linewidth=0.8, linestyle=":")
     axes[0].set_yticks(range(len(found)), list(found))
     axes[0].set_ylabel(f"{world} world")
-    new = _values(found, lambda each: 100 * right_share(each, "sound", new=True))
+    new = measured(found, lambda each: 100 * right_share(each, "sound", new=True))
     _draw_panel(axes[1], new, f"right sounds of\n{NEW_PAIRS[world]}, %")
-    _draw_panel(axes[2], _values(found, _heard), "with another's picture,\nsounds of the sound, %")
+    _draw_panel(axes[2], measured(found, _heard), "with another's picture,\nsounds of the sound, %")
     for each in axes[1:3]:
         each.set_xlim(max(each.get_xlim()[0], -1), min(each.get_xlim()[1], 101))
     for side, colour in zip(SIDES, ("C0", "C3"), strict=True):
-        masses = _values(found, lambda each, side=side: each["plan"][side] if each["plan"] else None)
+        masses = measured(found, lambda each, side=side: each["plan"][side] if each["plan"] else None)
         _draw_panel(axes[3], masses, MASS, colour)
     for each in axes[1:]:
         each.set_yticks(range(len(found)), [])
@@ -97,11 +96,6 @@ def _draw_world(axes: Sequence[Axes], world: str, found: Mapping[str, Mapping[in
 def _heard(found: Found) -> float | None:
     share = disturbed_share(found, "other_video", "heard", ("sound",))
     return None if share is None else 100 * share
-
-
-def _values(found: Mapping[str, Mapping[int, Found]], measure: Callable[[Found], float | None]) -> Values:
-    every = {name: {seed: measure(each) for seed, each in seeds.items()} for name, seeds in found.items()}
-    return {name: {seed: value for seed, value in seeds.items() if value is not None} for name, seeds in every.items()}
 
 
 def _draw_panel(axes: Axes, values: Values, title: str, colour: str = "C0"):

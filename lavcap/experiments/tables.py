@@ -1,7 +1,7 @@
 """Tables of a study: means over seeds with intervals, and paired tests against its first variant."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,16 @@ from lavcap.experiments.measures import (
     PARTS,
     SIDES,
     Found,
+    Measure,
     Results,
+    Variants,
     cider_d,
     disturbed_share,
     found_by_seed,
+    found_by_variant,
     has_learnt,
     mean_interval,
+    measured,
     of_main_modality,
     paired_tests,
     right_share,
@@ -42,8 +46,6 @@ DISTURBED = (
     ("objects, 75 % of frames dropped", "dropped_75", "", OBJECTS),
 )
 MODALITIES = ("audio+video", "audio", "video", "audio+other_video")
-Measure = Callable[[Found], float | None]
-Variants = Mapping[str, Mapping[int, Found]]  # what their runs gave, by name and seed
 
 
 def format_study(name: str, study: Study, results: Results) -> str:
@@ -73,7 +75,7 @@ def format_summary(studies: Mapping[str, Study], results: Results) -> str:
     for name, study in studies.items():
         cells = {variant.name: [] for variant in study.variants}
         for world in WORLDS:
-            found = {each.name: found_by_seed(each, world, study, results) for each in study.variants}
+            found = found_by_variant(study, world, results)
             tests = _tests(found, cider_d)
             for variant, rows in found.items():
                 asked = world in study.worlds
@@ -121,7 +123,7 @@ def write_tables(output: Path, tiny: bool = False):
 
 
 def _world_table(study: Study, world: str, results: Results) -> str:
-    found = {variant.name: found_by_seed(variant, world, study, results) for variant in study.variants}
+    found = found_by_variant(study, world, results)
     if not any(found.values()):
         return f"World: {world}. Not run."
     tests = _tests(found, cider_d)
@@ -170,10 +172,7 @@ def _differences_table(found: Variants, measures: Mapping[str, Measure]) -> list
 
 def _tests(found: Variants, measure: Measure) -> dict[str, tuple[float, float]]:
     """[`paired_tests`] of a measure against the first variant."""
-    values = {
-        name: {seed: value for seed, row in rows.items() if (value := measure(row)) is not None}
-        for name, rows in found.items()
-    }
+    values = measured(found, measure)
     reference, *others = values
     return paired_tests(values[reference], {name: values[name] for name in others})
 
