@@ -48,6 +48,8 @@ def main() -> int:
                 f"count: {listed(outdated)}",
                 file=sys.stderr,
             )
+        if args.only_tables and not (output / RECORD).exists():
+            raise ValueError(f"--only_tables: {output / RECORD} is not there; name the --output of runs.")
         if not args.only_tables:
             for run, found in carry_out(runs, output, args.jobs, args.tiny):
                 results[run.name] = found

@@ -118,12 +118,12 @@ KINDS = tuple(dict.fromkeys(each.kind for each in DISTURBANCES))
 
 
 def choose_disturbances(names: Sequence[str] | None = None) -> list[Disturbance]:
-    """Disturbances by names or kinds, in the order of the table; default: all.
+    """Disturbances by names or kinds, in the order of the table; default: all. `undisturbed` is there in any case.
 
     Raises:
         ValueError: one is unknown.
     """
-    reject_unknown("a disturbance", names or (), {*KINDS, *(each.name for each in DISTURBANCES)})
+    reject_unknown("a disturbance", names or (), {UNDISTURBED.name, *KINDS, *(each.name for each in DISTURBANCES)})
     return [each for each in DISTURBANCES if names is None or {each.name, each.kind} & set(names)]
 
 

@@ -1,14 +1,14 @@
 """What runs gave, as figures: of one run, and over seeds with intervals and paired tests."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from lavcap.evaluation.results import main_modality
-from lavcap.experiments.runs import Run
+from lavcap.experiments.runs import Run, runs_of
 from lavcap.experiments.studies import Study, Variant
 
 
@@ -23,12 +23,33 @@ Found = Mapping[str, Any]  # of a run, as of `steps.measure_run`
 Results = Mapping[str, Found]  # by the names of runs; those that failed have `failed`
 Variants = Mapping[str, Mapping[int, Found]]  # what their runs gave, by name and seed
 Measure = Callable[[Found], float | None]
+ROUNDING = 1e-12  # differences of scores that are closer to each other are the same
+
+
+class Tested(NamedTuple):
+    """A paired test.
+
+    Attributes:
+        difference: mean over the pairs; NaN where there is none.
+        p: NaN where there are not two pairs, or all have the same difference, which says nothing of how it varies.
+        pairs: how many there are.
+    """
+
+    difference: float
+    p: float
+    pairs: int
 
 
 def found_by_seed(variant: Variant, world: str, study: Study, results: Results) -> dict[int, Found]:
     """What the runs of a variant gave, of those that did not fail."""
     rows = {seed: results.get(Run(variant, world, seed).name) for seed in study.seeds}
     return {seed: row for seed, row in rows.items() if row and "failed" not in row}
+
+
+def failed_runs(studies: Iterable[Study], results: Results) -> dict[str, str]:
+    """Why runs of studies failed, by their names."""
+    names = [run.name for run in runs_of(studies)]
+    return {name: results[name]["failed"] for name in names if "failed" in results.get(name, {})}
 
 
 def found_by_variant(study: Study, world: str, results: Results) -> Variants:
@@ -49,19 +70,20 @@ def cider_d(found: Found) -> float:
     return of_main_modality(found["scores"])["cider_d"]
 
 
-def right_share(found: Found, part: str, new: bool = False) -> float:
-    """Share of events whose colour, shape or sound is right, in captions from all that the model takes.
+def right_share(found: Found, part: str, new: bool = False) -> float | None:
+    """Share of events whose colour, shape or sound is right, in captions from all that the model takes; nothing where
+    there is no such event.
 
     Args:
         new: of pairs of object and sound alone that are not those of training; default: of all.
     """
     words = of_main_modality(found["words"])
     rows = [row for pairs, row in words.items() if not new or pairs in NEW_PAIRS.values()]
-    return sum(row[part] * row["events"] for row in rows) / sum(row["events"] for row in rows)
+    return sum(row[part] * row["events"] for row in rows) / sum(row["events"] for row in rows) if rows else None
 
 
 def disturbed_share(found: Found, disturbance: str, whose: str, parts: Sequence[str]) -> float | None:
-    """Mean share of right words of disturbed clips; nothing where the disturbance does not apply.
+    """Mean share of right words of disturbed clips; nothing where the disturbance does not apply, or no word differs.
 
     Args:
         whose: of words in which the clip that is heard and the one that is seen differ, those of the one that is
@@ -71,7 +93,7 @@ def disturbed_share(found: Found, disturbance: str, whose: str, parts: Sequence[
         return None
     row = found["disturbed"][disturbance]
     shares = row["whose"][whose]["shares"] if whose else row["shares"]
-    return float(np.mean([shares[part] for part in parts]))
+    return float(np.mean([shares[part] for part in parts])) if shares.keys() >= set(parts) else None
 
 
 def has_learnt(found: Found) -> bool:
@@ -93,8 +115,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(error * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
 
 
-def paired_tests(reference: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> dict[str, tuple]:
-    """Mean difference to the reference and its p value, by name: Student's t test of the pairs of one seed, two-sided,
+def paired_tests(reference: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> dict[str, Tested]:
+    """Mean differences to the reference, and their p values: Student's t tests of the pairs of one seed, two-sided,
     corrected for as many tests as there are (Holm, Scandinavian Journal of Statistics 6, 1979).
 
     Args:
@@ -102,15 +124,15 @@ def paired_tests(reference: Mapping[int, float], others: Mapping[str, Mapping[in
     """
     found = {}
     for name, scores in others.items():
-        pairs = [(scores[seed], reference[seed]) for seed in scores if seed in reference]
-        differences = np.array([one - other for one, other in pairs])
-        if len(pairs) < 2:
-            found[name] = (float(differences.mean()) if pairs else math.nan, math.nan)
-        elif np.ptp(differences) == 0:
-            found[name] = (float(differences[0]), 0.0 if differences[0] else 1.0)
-        else:
-            found[name] = (float(differences.mean()), float(stats.ttest_1samp(differences, 0).pvalue))
-    return {name: (found[name][0], p) for name, p in _holm({name: p for name, (_, p) in found.items()}).items()}
+        differences = np.array([score - reference[seed] for seed, score in scores.items() if seed in reference])
+        mean, p = float(differences.mean()) if differences.size else math.nan, math.nan
+        if differences.size > 1 and np.ptp(differences) > ROUNDING:
+            p = float(stats.ttest_1samp(differences, 0).pvalue)
+        elif differences.size > 1 and abs(mean) <= ROUNDING:
+            p = 1.0
+        found[name] = Tested(mean, p, differences.size)
+    corrected = _holm({name: test.p for name, test in found.items()})
+    return {name: test._replace(p=corrected[name]) for name, test in found.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- internals

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from lavcap.experiments.measures import (
     NEW_PAIRS,
     SIDES,
-    Found,
     Results,
     Variants,
     cider_d,
@@ -79,9 +78,10 @@ def _draw_world(axes: Sequence[Axes], world: str, found: Variants):
     axes[0].axvline(0, color="grey", linewidth=0.8, linestyle=":")
     axes[0].set_yticks(range(len(found)), list(found))
     axes[0].set_ylabel(f"{world} world")
-    new = measured(found, lambda each: 100 * right_share(each, "sound", new=True))
-    _draw_panel(axes[1], new, f"right sounds of\n{NEW_PAIRS[world]}, %")
-    _draw_panel(axes[2], measured(found, _heard), "with another's picture,\nsounds of the sound, %")
+    new = measured(found, lambda each: right_share(each, "sound", new=True))
+    _draw_panel(axes[1], _in_per_cent(new), f"right sounds of\n{NEW_PAIRS[world]}, %")
+    heard = measured(found, lambda each: disturbed_share(each, "other_video", "heard", ("sound",)))
+    _draw_panel(axes[2], _in_per_cent(heard), "with another's picture,\nsounds of the sound, %")
     for each in axes[1:3]:
         each.set_xlim(max(each.get_xlim()[0], -1), min(each.get_xlim()[1], 101))
     for side, colour in zip(SIDES, ("C0", "C3"), strict=True):
@@ -91,11 +91,11 @@ def _draw_world(axes: Sequence[Axes], world: str, found: Variants):
         each.set_yticks(range(len(found)), [])
         if not each.has_data():  # no variant has it
             each.axis("off")
+            each.set_title("")
 
 
-def _heard(found: Found) -> float | None:
-    share = disturbed_share(found, "other_video", "heard", ("sound",))
-    return None if share is None else 100 * share
+def _in_per_cent(values: Values) -> Values:
+    return {name: {seed: 100 * share for seed, share in seeds.items()} for name, seeds in values.items()}
 
 
 def _draw_panel(axes: Axes, values: Values, title: str, colour: str = "C0"):

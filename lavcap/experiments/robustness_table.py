@@ -5,7 +5,7 @@ from typing import Any
 
 from lavcap.endings import printable
 from lavcap.evaluation.results import TEST_MARKS, format_title
-from lavcap.experiments.disturbances import UNDISTURBED
+from lavcap.experiments.disturbances import DISTURBANCES, UNDISTURBED
 from lavcap.toy.accuracy import word_columns
 
 
@@ -83,7 +83,7 @@ def _pairs(models: Sequence[dict[str, Any]]) -> Iterable[tuple[str, dict[str, An
 
 
 def _names(models: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for model in models for name in model["rows"]))
+    return [each.name for each in (UNDISTURBED, *DISTURBANCES) if any(each.name in model["rows"] for model in models)]
 
 
 def _label(model: dict[str, Any]) -> str:

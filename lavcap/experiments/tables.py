@@ -1,8 +1,9 @@
 """Tables of a study: means over seeds with intervals, and paired tests against its first variant."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,9 +16,11 @@ from lavcap.experiments.measures import (
     Found,
     Measure,
     Results,
+    Tested,
     Variants,
     cider_d,
     disturbed_share,
+    failed_runs,
     found_by_seed,
     found_by_variant,
     has_learnt,
@@ -28,7 +31,7 @@ from lavcap.experiments.measures import (
     right_share,
 )
 from lavcap.experiments.runs import Run, known_results, runs_of
-from lavcap.experiments.studies import STUDIES, WORLDS, Study
+from lavcap.experiments.studies import STUDIES, WORLDS, Study, Variant
 from lavcap.files import replace_text
 
 
@@ -62,8 +65,7 @@ def format_study(name: str, study: Study, results: Results) -> str:
         parts.append(format_seeds(study, results))
     else:
         parts += [_world_table(study, world, results) for world in study.worlds]
-    failed = [f"- {run}: {found['failed']}" for run, found in results.items() if run in own and "failed" in found]
-    return "\n\n".join([*parts, *(["\n".join(["Failed:", "", *failed])] if failed else [])]) + "\n"
+    return "\n\n".join([*parts, *_failures([study], results)]) + "\n"
 
 
 def format_summary(studies: Mapping[str, Study], results: Results) -> str:
@@ -77,13 +79,14 @@ def format_summary(studies: Mapping[str, Study], results: Results) -> str:
         for world in WORLDS:
             found = found_by_variant(study, world, results)
             tests = _tests(found, cider_d)
-            for variant, rows in found.items():
+            for variant in study.variants:
+                rows, test = list(found[variant.name].values()), tests.get(variant.name)
+                there = _seeds_there(study, variant, world, results)
                 asked = world in study.worlds
-                some = f" ({len(rows)} of {len(study.seeds)} seeds)" if len(rows) < len(study.seeds) else ""
-                cells[variant] += _summary_cells(list(rows.values()), some, tests.get(variant)) if asked else [""] * 3
+                cells[variant.name] += _summary_cells(rows, there, test) if asked else [""] * 3
         if len(study.variants) > 1:
             lines += [f"| {name} | {variant} | {' | '.join(row)} |" for variant, row in cells.items()]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(["\n".join(lines), *_failures(studies.values(), results)]) + "\n"
 
 
 def format_seeds(study: Study, results: Results) -> str:
@@ -122,16 +125,45 @@ def write_tables(output: Path, tiny: bool = False):
 # -------------------------------------------------------------------------------------------------------- internals
 
 
+class _Seeds(NamedTuple):
+    """How many runs of a variant in a world gave something, failed, and are asked for."""
+
+    gave: int
+    failed: int
+    asked: int
+
+    @property
+    def none(self) -> str:
+        """What stands where no run gave anything."""
+        return "failed" if self.failed else "not run"
+
+
+def _seeds_there(study: Study, variant: Variant, world: str, results: Results) -> _Seeds:
+    gave = len(found_by_seed(variant, world, study, results))
+    failed = sum("failed" in results.get(Run(variant, world, seed).name, {}) for seed in study.seeds)
+    return _Seeds(gave, failed, len(study.seeds))
+
+
+def _failures(studies: Iterable[Study], results: Results) -> list[str]:
+    """A paragraph of the runs that failed, if any did."""
+    failed = [f"- {run}: {why}" for run, why in failed_runs(studies, results).items()]
+    return ["\n".join(["Failed:", "", *failed])] if failed else []
+
+
 def _world_table(study: Study, world: str, results: Results) -> str:
     found = found_by_variant(study, world, results)
+    there = {variant.name: _seeds_there(study, variant, world, results) for variant in study.variants}
     if not any(found.values()):
-        return f"World: {world}. Not run."
+        return f"World: {world}. {'Failed' if any(each.failed for each in there.values()) else 'Not run'}."
     tests = _tests(found, cider_d)
     columns = (*COLUMNS, "colours", "shapes", *SIDES)
     lines = [f"World: {world}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, rows in found.items():
         cells = [name, f"{len(rows)} of {len(study.seeds)}"]
-        cells += _cells(list(rows.values()), tests.get(name)) if rows else ["not run"] + [""] * (len(columns) - 3)
+        if rows:
+            cells += _cells(list(rows.values()), there[name].failed, tests.get(name))
+        else:
+            cells += [there[name].none] + [""] * (len(columns) - 3)
         lines.append(f"| {' | '.join(cells)} |")
     measures = _word_measures(world)
     return "\n".join([*lines, *_words_table(found, measures), *_differences_table(found, measures)])
@@ -162,7 +194,7 @@ def _differences_table(found: Variants, measures: Mapping[str, Measure]) -> list
     tests = {heading: _tests(found, measure) for heading, measure in measures.items()}
     lines = [f"| variant | {' | '.join(measures)} |", "|---" * (len(measures) + 1) + "|"]
     for name in list(found)[1:]:
-        cells = [_difference_cell(*column[name]) for column in tests.values()]
+        cells = [_difference_cell(column[name]) for column in tests.values()]
         if any(cells):
             lines.append(f"| {name} | {' | '.join(cells)} |")
     if len(lines) == 2:
@@ -170,7 +202,7 @@ def _differences_table(found: Variants, measures: Mapping[str, Measure]) -> list
     return ["", f"Their differences to {next(iter(found))}, in points, with p:", "", *lines]
 
 
-def _tests(found: Variants, measure: Measure) -> dict[str, tuple[float, float]]:
+def _tests(found: Variants, measure: Measure) -> dict[str, Tested]:
     """[`paired_tests`] of a measure against the first variant."""
     values = measured(found, measure)
     reference, *others = values
@@ -192,9 +224,9 @@ def _score_cells(rows: Sequence[Found]) -> list[str]:
     return [f"{mean:.3f}{_plus_minus(half, 3)}", f"± {np.mean([(high - low) / 2 for low, high in ends]):.3f}"]
 
 
-def _cells(rows: Sequence[Found], test: tuple[float, float] | None) -> list[str]:
-    cells = [f"{sum(map(has_learnt, rows))} of {len(rows)}", *_score_cells(rows)]
-    cells += ["", "", "reference"] if test is None else _verdict(*test)
+def _cells(rows: Sequence[Found], failed: int, test: Tested | None) -> list[str]:
+    cells = [f"{sum(map(has_learnt, rows))} of {len(rows) + failed}", *_score_cells(rows)]
+    cells += ["", "", "reference"] if test is None else _verdict(test)
     for part in OBJECTS:
         shares = [right_share(row, part) for row in rows]
         cells.append(f"{np.mean(shares):.1%} ({min(shares):.0%})")
@@ -205,10 +237,12 @@ def _cells(rows: Sequence[Found], test: tuple[float, float] | None) -> list[str]
     return cells
 
 
-def _summary_cells(rows: Sequence[Found], some: str, test: tuple[float, float] | None) -> list[str]:
+def _summary_cells(rows: Sequence[Found], there: _Seeds, test: Tested | None) -> list[str]:
     if not rows:
-        return ["not run", "", ""]
-    difference, p, verdict = ("", "", "reference") if test is None else _verdict(*test)
+        return [there.none, "", ""]
+    failed = f", {there.failed} failed" if there.failed else ""
+    some = f" ({there.gave} of {there.asked} seeds{failed})" if there.gave < there.asked else ""
+    difference, p, verdict = ("", "", "reference") if test is None else _verdict(test)
     told = ", ".join(filter(None, (" ".join(filter(None, (difference, p and f"({p})"))), verdict)))
     new = _share_cell([right_share(row, "sound", new=True) for row in rows])
     return [_score_cells(rows)[0] + some, told, new]
@@ -223,19 +257,22 @@ def _share_cell(shares: Sequence[float | None]) -> str:
     return f"{mean:.1f}{_plus_minus(half, 1)}"
 
 
-def _difference_cell(difference: float, p: float) -> str:
-    if math.isnan(difference):
+def _difference_cell(test: Tested) -> str:
+    if not test.pairs:
         return ""
-    points = round(100 * difference, 1) or 0.0  # and not -0.0
-    return f"{points:+.1f}" + ("" if math.isnan(p) else f" ({p:.3f})")
+    points = round(100 * test.difference, 1) or 0.0  # and not -0.0
+    return f"{points:+.1f}" + ("" if math.isnan(test.p) else f" ({test.p:.3f})")
 
 
 def _plus_minus(half: float, digits: int) -> str:
     return "" if math.isinf(half) else f" ± {half:.{digits}f}"
 
 
-def _verdict(difference: float, p: float) -> list[str]:
-    if math.isnan(p):
-        return ["", "", ""] if math.isnan(difference) else [f"{difference:+.3f}", "", "one seed"]
-    told = "not told apart" if p >= 1 - LEVEL else "better" if difference > 0 else "worse"
-    return [f"{difference:+.3f}", f"{p:.3f}", told]
+def _verdict(test: Tested) -> list[str]:
+    if not test.pairs:
+        return ["", "", ""]
+    difference = f"{test.difference:+.3f}"
+    if math.isnan(test.p):
+        return [difference, "", "one seed" if test.pairs == 1 else "the same with each seed"]
+    told = "not told apart" if test.p >= 1 - LEVEL else "better" if test.difference > 0 else "worse"
+    return [difference, f"{test.p:.3f}", told]

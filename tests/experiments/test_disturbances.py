@@ -109,6 +109,7 @@ def test_disturbances_are_chosen_by_name_and_kind_and_unknown_ones_refused():
     chosen = choose_disturbances(["noise_0_db", "missing", "video_only"])
     assert [each.name for each in chosen] == ["audio_only", "video_only", "noise_0_db"]
     assert {each.kind for each in choose_disturbances(KINDS)} == {*KINDS} and len(choose_disturbances(KINDS)) == 14
+    assert choose_disturbances(["undisturbed"]) == []  # which is measured in any case
     with pytest.raises(ValueError, match="'nois' is not a disturbance; did you mean noise?"):
         choose_disturbances(["noise", "nois"])
 

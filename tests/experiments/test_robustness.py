@@ -16,6 +16,7 @@ from lavcap.data.splits import load_split
 from lavcap.evaluation.predictions import Prediction, by_modality, read_predictions
 from lavcap.experiments.disturbances import DISTURBANCES, KINDS, UNDISTURBED, Disturbance
 from lavcap.experiments.robustness import DisturbedClips, Robustness, summarise
+from lavcap.experiments.robustness_table import format_robustness
 from lavcap.toy.dataset import write_toy_world
 from lavcap.toy.natural import TYPICAL_SOUNDS, sample_natural_clip
 from lavcap.toy.world import paraphrase_captions, sample_clip
@@ -82,6 +83,14 @@ def test_two_models_stand_side_by_side_under_every_disturbance(measured):
     assert shown == pairs + [pair for pair in pairs if pair[0] != "undisturbed"]
     assert all(f"`{field}`" in PAGE for field in (*results, *results["models"][0], *row))
     assert all(f"`{name}`" in PAGE for name in (*NAMES, *KINDS))
+
+
+def test_rows_stand_in_one_order_also_where_the_first_model_lacks_some(measured):
+    results = read(measured)
+    del results["models"][0]["rows"]["other_video"]
+    section = format_robustness(results).split("## ")[1]
+    shown = re.findall(r"^\| (\w[\w.]*) \| outputs\S+ \|", section, re.M)
+    assert list(dict.fromkeys(shown)) == NAMES and shown.count("other_video") == 1
 
 
 @pytest.mark.parametrize("number", [1, 2])

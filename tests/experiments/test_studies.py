@@ -192,7 +192,7 @@ def test_the_table_tells_better_from_not_told_apart_and_names_failures():
     scores, words, differences = re.split("Right words, also of|Their differences to first", text)
     lines = {line.split(" | ")[0].strip("| "): line for line in scores.splitlines() if line.startswith("| ")}
     assert "reference" in lines["first"] and "| better |" in lines["better"] and "not told apart" in lines["same"]
-    assert "| 5 of 5 | 5 of 5 |" in lines["better"] and "| 4 of 5 | 4 of 4 |" in lines["same"]
+    assert "| 5 of 5 | 5 of 5 |" in lines["better"] and "| 4 of 5 | 4 of 5 |" in lines["same"]
     assert "free/same/seed_5: see log.txt" in differences
     other = dataclasses.replace(study, variants=(first, better))
     assert "same" not in format_study("other", other, results)
@@ -221,11 +221,44 @@ def test_one_table_has_every_variant_in_every_world():
     assert (
         lines[2] == "| a | first | 4.000 (1 of 2 seeds) | reference | 50.0 | 1.500 ± 6.353 | reference | 100.0 ± 0.0 |"
     )
-    assert lines[3] == "| a | second | not run |  |  | 2.500 ± 6.353 | +1.000 (0.000), better | 100.0 ± 0.0 |"
+    assert lines[3] == "| a | second | not run |  |  | 2.500 ± 6.353 | +1.000, the same with each seed | 100.0 ± 0.0 |"
     assert lines[4] == "| a | third | 3.000 (1 of 2 seeds) | -1.000, one seed | 50.0 | not run |  |  |"
     assert (
         lines[5] == "| b | first | 4.000 (1 of 2 seeds) | reference | 50.0 |  |  |  |"
     )  # nothing of a world that a study has not
+    assert len(lines) == 2 + 2 * 3
+
+
+def test_what_failed_is_told_in_every_table_and_is_not_taken_for_what_was_not_run():
+    study = Study("Which?", (Variant("first"), Variant("second"), Variant("third")), ("free", "typical"), (1, 2, 3))
+    results = {Run(Variant("first"), "free", seed).name: result(seed) for seed in (1, 2)}
+    why = {Run(Variant("first"), "free", 3).name: "no memory"}
+    why |= {Run(Variant(name), "free", 1).name: "no such" for name in ("second", "third")}
+    results |= {run: {"failed": reason} for run, reason in why.items()}
+    summary, whole = format_summary({"a": study}, results), format_study("a", study, results)
+    lines = summary.splitlines()
+    assert lines[2].startswith("| a | first | 1.500 ± 6.353 (2 of 3 seeds, 1 failed) | reference |")
+    assert lines[3] == "| a | second | failed |  |  | not run |  |  |"
+    assert "| first | 2 of 3 | 2 of 3 |" in whole and "| second | 0 of 3 | failed |" in whole
+    assert "World: typical. Not run." in whole
+    for text in (summary, whole):
+        assert all(f"- {run}: {reason}" in text for run, reason in why.items())
+    results = {Run(variant, "free", 1).name: {"failed": "no such"} for variant in study.variants}
+    assert "World: free. Failed." in format_study("a", study, results)
+
+
+def test_where_no_event_is_of_the_new_pairs_they_have_no_share(tmp_path):
+    """A world of four test clips may have no object with another kind's sound."""
+    study = Study("Which?", (Variant("first"), Variant("second")), ("typical",), (1, 2))
+    results = {run.name: result(run.seed * len(run.variant.name)) for run in runs_of([study])}
+    for found in results.values():
+        found["words"] = {"audio+video": {"typical pairs": found["words"]["audio+video"]["seen pairs"]}}
+        found["disturbed"]["other_video"]["whose"]["heard"]["shares"] = {}
+    text = format_study("name", study, results)
+    assert "| second | 100.0 ± 0.0 |  |  |  |  | 75.0 ± 0.0 |" in text
+    assert format_summary({"a": study}, results).splitlines()[2].endswith("reference |  |")
+    assert draw_study(study, results, tmp_path / "study.svg")
+    assert "exceptional pairs" not in (tmp_path / "study.svg").read_text()
 
 
 def test_differences_of_words_are_tested_as_those_of_scores_are():
@@ -308,8 +341,15 @@ def test_tests_are_students_of_pairs_with_holms_correction():
     expected = {name: (3 - rank) * plain[name] for rank, name in enumerate(order)}
     expected = {name: max(expected[each] for each in order[: order.index(name) + 1]) for name in order}
     found = paired_tests(reference, others)
-    assert {name: p for name, (_, p) in found.items()} == pytest.approx({k: min(1, p) for k, p in expected.items()})
-    assert np.isnan(paired_tests({1: 2.0}, {"a": {1: 3.0}})["a"][1])
+    assert {name: p for name, (_, p, _) in found.items()} == pytest.approx({k: min(1, p) for k, p in expected.items()})
+    assert np.isnan(paired_tests({1: 2.0}, {"a": {1: 3.0}})["a"].p)
+
+
+@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.05, np.nan)])
+def test_differences_that_are_all_the_same_say_nothing_of_how_they_vary(shift, p):
+    reference = {1: 0.5, 2: 0.6, 3: 0.1 + 0.2}  # differences to these are the same but for rounding
+    found = paired_tests(reference, {"a": {seed: score + shift for seed, score in reference.items()}})["a"]
+    assert found == pytest.approx((shift, p, 3), nan_ok=True)
 
 
 def test_the_interval_of_two_values_is_students():
@@ -354,6 +394,8 @@ def test_the_command_reads_what_is_there_and_refuses_what_it_does_not_know(tmp_p
     done = run_inside("scripts/experiments.py", *options[:2], "--world", "typical", "--only_tables")
     assert done.returncode == 0 and "4.125" not in done.stdout and (tmp_path / "tables.md").read_text() == tables
     record(Run(RECIPE, "free", 44), {"failed": "the disk was full"}, tmp_path)
+    done = run_inside("scripts/experiments.py", "--output", tmp_path / "mistyped", "--only_tables")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (tmp_path / "mistyped").exists()
     done = run_inside("scripts/experiments.py", *options[:4], "--only_tables")
     assert done.returncode == 1 and "| 44 | failed |" in done.stdout and "the disk was full" in done.stdout
 
