@@ -72,7 +72,7 @@ def format_summary(studies: Mapping[str, Study], results: Results) -> str:
     """One Markdown table of all studies that compare: a row for each variant, of which every world has its columns."""
     headings = ["study", "variant"]
     for world in WORLDS:
-        headings += [f"CIDEr-D, {world} world", "difference, p", f"sounds of {NEW_PAIRS[world]}, %"]
+        headings += [f"CIDEr-D, {world} world", "difference, p", "learned", f"sounds of {NEW_PAIRS[world]}, %"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name, study in studies.items():
         cells = {variant.name: [] for variant in study.variants}
@@ -83,7 +83,7 @@ def format_summary(studies: Mapping[str, Study], results: Results) -> str:
                 rows, test = list(found[variant.name].values()), tests.get(variant.name)
                 there = _seeds_there(study, variant, world, results)
                 asked = world in study.worlds
-                cells[variant.name] += _summary_cells(rows, there, test) if asked else [""] * 3
+                cells[variant.name] += _summary_cells(rows, there, test) if asked else [""] * 4
         if len(study.variants) > 1:
             lines += [f"| {name} | {variant} | {' | '.join(row)} |" for variant, row in cells.items()]
     return "\n\n".join(["\n".join(lines), *_failures(studies.values(), results)]) + "\n"
@@ -225,7 +225,7 @@ def _score_cells(rows: Sequence[Found]) -> list[str]:
 
 
 def _cells(rows: Sequence[Found], failed: int, test: Tested | None) -> list[str]:
-    cells = [f"{sum(map(has_learnt, rows))} of {len(rows) + failed}", *_score_cells(rows)]
+    cells = [_learnt_cell(rows, failed), *_score_cells(rows)]
     cells += ["", "", "reference"] if test is None else _verdict(test)
     for part in OBJECTS:
         shares = [right_share(row, part) for row in rows]
@@ -239,13 +239,17 @@ def _cells(rows: Sequence[Found], failed: int, test: Tested | None) -> list[str]
 
 def _summary_cells(rows: Sequence[Found], there: _Seeds, test: Tested | None) -> list[str]:
     if not rows:
-        return [there.none, "", ""]
+        return [there.none, "", "", ""]
     failed = f", {there.failed} failed" if there.failed else ""
     some = f" ({there.gave} of {there.asked} seeds{failed})" if there.gave < there.asked else ""
     difference, p, verdict = ("", "", "reference") if test is None else _verdict(test)
     told = ", ".join(filter(None, (" ".join(filter(None, (difference, p and f"({p})"))), verdict)))
     new = _share_cell([right_share(row, "sound", new=True) for row in rows])
-    return [_score_cells(rows)[0] + some, told, new]
+    return [_score_cells(rows)[0] + some, told, _learnt_cell(rows, there.failed), new]
+
+
+def _learnt_cell(rows: Sequence[Found], failed: int) -> str:
+    return f"{sum(map(has_learnt, rows))} of {len(rows) + failed}"
 
 
 def _share_cell(shares: Sequence[float | None]) -> str:
@@ -271,7 +275,7 @@ def _plus_minus(half: float, digits: int) -> str:
 def _verdict(test: Tested) -> list[str]:
     if not test.pairs:
         return ["", "", ""]
-    difference = f"{test.difference:+.3f}"
+    difference = f"{round(test.difference, 3) or 0.0:+.3f}"  # and not -0.000
     if math.isnan(test.p):
         return [difference, "", "one seed" if test.pairs == 1 else "the same with each seed"]
     told = "not told apart" if test.p >= 1 - LEVEL else "better" if test.difference > 0 else "worse"
