@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from lavcap.experiments.measures import (
     right_share,
 )
 from lavcap.experiments.runs import Run, known_results, runs_of
-from lavcap.experiments.studies import STUDIES, WORLDS, Study, Variant
+from lavcap.experiments.studies import STUDIES, WORLDS, Study
 from lavcap.files import replace_text
 
 
@@ -79,11 +78,10 @@ def format_summary(studies: Mapping[str, Study], results: Results) -> str:
         for world in WORLDS:
             found = found_by_variant(study, world, results)
             tests = _tests(found, cider_d)
-            for variant in study.variants:
-                rows, test = list(found[variant.name].values()), tests.get(variant.name)
-                there = _seeds_there(study, variant, world, results)
-                asked = world in study.worlds
-                cells[variant.name] += _summary_cells(rows, there, test) if asked else [""] * 4
+            failed, asked = _failed_by_variant(study, world, results), len(study.seeds)
+            for variant, rows in found.items():
+                row = _summary_cells(list(rows.values()), asked, failed[variant], tests.get(variant))
+                cells[variant] += row if world in study.worlds else [""] * len(row)
         if len(study.variants) > 1:
             lines += [f"| {name} | {variant} | {' | '.join(row)} |" for variant, row in cells.items()]
     return "\n\n".join(["\n".join(lines), *_failures(studies.values(), results)]) + "\n"
@@ -125,23 +123,18 @@ def write_tables(output: Path, tiny: bool = False):
 # -------------------------------------------------------------------------------------------------------- internals
 
 
-class _Seeds(NamedTuple):
-    """How many runs of a variant in a world gave something, failed, and are asked for."""
-
-    gave: int
-    failed: int
-    asked: int
-
-    @property
-    def none(self) -> str:
-        """What stands where no run gave anything."""
-        return "failed" if self.failed else "not run"
+def _failed_by_variant(study: Study, world: str, results: Results) -> dict[str, int]:
+    """How many runs of every variant failed."""
+    failed = failed_runs([study], results)
+    return {
+        variant.name: sum(Run(variant, world, seed).name in failed for seed in study.seeds)
+        for variant in study.variants
+    }
 
 
-def _seeds_there(study: Study, variant: Variant, world: str, results: Results) -> _Seeds:
-    gave = len(found_by_seed(variant, world, study, results))
-    failed = sum("failed" in results.get(Run(variant, world, seed).name, {}) for seed in study.seeds)
-    return _Seeds(gave, failed, len(study.seeds))
+def _nothing(failed: int) -> str:
+    """What stands where no run gave anything."""
+    return "failed" if failed else "not run"
 
 
 def _failures(studies: Iterable[Study], results: Results) -> list[str]:
@@ -152,18 +145,18 @@ def _failures(studies: Iterable[Study], results: Results) -> list[str]:
 
 def _world_table(study: Study, world: str, results: Results) -> str:
     found = found_by_variant(study, world, results)
-    there = {variant.name: _seeds_there(study, variant, world, results) for variant in study.variants}
+    failed = _failed_by_variant(study, world, results)
     if not any(found.values()):
-        return f"World: {world}. {'Failed' if any(each.failed for each in there.values()) else 'Not run'}."
+        return f"World: {world}. {_nothing(sum(failed.values())).capitalize()}."
     tests = _tests(found, cider_d)
     columns = (*COLUMNS, "colours", "shapes", *SIDES)
     lines = [f"World: {world}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, rows in found.items():
         cells = [name, f"{len(rows)} of {len(study.seeds)}"]
         if rows:
-            cells += _cells(list(rows.values()), there[name].failed, tests.get(name))
+            cells += _cells(list(rows.values()), failed[name], tests.get(name))
         else:
-            cells += [there[name].none] + [""] * (len(columns) - 3)
+            cells += [_nothing(failed[name])] + [""] * (len(columns) - 3)
         lines.append(f"| {' | '.join(cells)} |")
     measures = _word_measures(world)
     return "\n".join([*lines, *_words_table(found, measures), *_differences_table(found, measures)])
@@ -237,15 +230,14 @@ def _cells(rows: Sequence[Found], failed: int, test: Tested | None) -> list[str]
     return cells
 
 
-def _summary_cells(rows: Sequence[Found], there: _Seeds, test: Tested | None) -> list[str]:
+def _summary_cells(rows: Sequence[Found], asked: int, failed: int, test: Tested | None) -> list[str]:
     if not rows:
-        return [there.none, "", "", ""]
-    failed = f", {there.failed} failed" if there.failed else ""
-    some = f" ({there.gave} of {there.asked} seeds{failed})" if there.gave < there.asked else ""
+        return [_nothing(failed), "", "", ""]
+    some = f" ({len(rows)} of {asked} seeds{f', {failed} failed' if failed else ''})" if len(rows) < asked else ""
     difference, p, verdict = ("", "", "reference") if test is None else _verdict(test)
     told = ", ".join(filter(None, (" ".join(filter(None, (difference, p and f"({p})"))), verdict)))
     new = _share_cell([right_share(row, "sound", new=True) for row in rows])
-    return [_score_cells(rows)[0] + some, told, _learnt_cell(rows, there.failed), new]
+    return [_score_cells(rows)[0] + some, told, _learnt_cell(rows, failed), new]
 
 
 def _learnt_cell(rows: Sequence[Found], failed: int) -> str:
