@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from tqdm.auto import tqdm
 
@@ -43,6 +44,7 @@ def train_and_measure(log: Path, recipe: dict[str, Any], settings: Path, result:
         settings: file for the recipe.
     """
     model = Path(recipe["output_dir"])
+    torch.set_num_threads(recipe["cpu_threads"])  # also where the model is there: sums depend on it
     with _told(log):
         if not (model / TRAINED).exists():
             replace_text(settings, yaml.safe_dump(recipe, sort_keys=False))
